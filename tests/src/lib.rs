@@ -1,0 +1,1 @@
+//! End-to-end tests of the products; each product has one test binary.
