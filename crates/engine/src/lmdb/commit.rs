@@ -1,0 +1,180 @@
+//! Committing: one LMDB write transaction a batch, and what each failure of it means.
+//!
+//! Invariant: `NotApplied` is reported only where LMDB can't have written the page that names the batch's root.
+//!
+//! What LMDB does in `mdb_txn_commit`, in order, and what a failure of each step leaves:
+//! 1. saves its list of free pages: needs pages, may fail with `MDB_MAP_FULL`; nothing has been written;
+//! 2. writes the changed pages, all to places that no committed root reaches: `ENOSPC`, or `EIO` if a write was cut short. The batch
+//!    is not applied; LMDB goes on, and so does the engine if the cause is shown to be a full disk;
+//! 3. `fdatasync`: after a failure the system may have dropped pages while calling them clean. The batch is not applied, but what the disk
+//!    holds is in doubt, so the process must end;
+//! 4. writes the root page and syncs it: after a failure it may be on the disk or not. LMDB refuses everything from then on.
+
+use heed::{MdbError, PutFlags, RwTxn};
+
+use super::record::{self, CHECKSUM_BYTES};
+use super::room::Room;
+use super::snapshot::read_head;
+use super::{Lmdb, cause, is_no_space, open};
+use crate::{Batch, Cause, CommitError, Operation, Table};
+
+/// What only the thread that commits uses.
+pub(super) struct Writer {
+    room: Room,
+    /// A row with its checksum, reused from row to row.
+    stored: Vec<u8>,
+}
+
+impl Writer {
+    pub(super) fn new(room: Room) -> Self {
+        Self {
+            room,
+            stored: Vec::new(),
+        }
+    }
+}
+
+impl Lmdb {
+    fn fatal(&self, cause: Cause) -> CommitError {
+        // The first reason stays; later ones follow from it.
+        let _ = self.poison.set(cause.to_string());
+        CommitError::Fatal(cause)
+    }
+}
+
+pub(super) fn commit(engine: &Lmdb, batch: &Batch) -> Result<(), CommitError> {
+    engine.limits.check(batch).map_err(CommitError::NotApplied)?;
+    let mut writer = engine.writer.lock();
+    engine.check_poison().map_err(CommitError::Fatal)?;
+    make_room(engine, &mut writer.room, batch)?;
+
+    // Until the commit, a failure leaves nothing behind: the transaction is dropped, and with it its pages.
+    let mut txn = engine
+        .env
+        .write_txn()
+        .map_err(|e| before_commit(engine, &e, "begin a batch"))?;
+    let head = read_head(&engine.rows, &txn).map_err(|cause| engine.fatal(cause))?;
+    if head != batch.expected {
+        return Err(CommitError::Fenced(head));
+    }
+    for operation in &batch.operations {
+        apply(engine, &mut txn, &mut writer.stored, operation)
+            .map_err(|e| before_commit(engine, &e, "apply a batch"))?;
+    }
+    open::put_engine_row(&engine.rows, &mut txn, open::HEAD_KEY, &batch.next.encode())
+        .map_err(|e| before_commit(engine, &e, "write the head"))?;
+    let id = txn.id();
+    match txn.commit() {
+        Ok(()) => {
+            engine.readers.advance(id);
+            Ok(())
+        }
+        Err(error) => Err(failed_commit(engine, &mut writer.room, id, &error)),
+    }
+}
+
+fn apply(engine: &Lmdb, txn: &mut RwTxn<'_>, stored: &mut Vec<u8>, operation: &Operation) -> heed::Result<()> {
+    match operation {
+        Operation::Put { table, key, value } => {
+            let sum = record::checksum(table.number(), key, value);
+            stored.clear();
+            stored.extend_from_slice(value);
+            stored.extend_from_slice(&sum.to_le_bytes());
+            let rows = engine.rows.table(*table);
+            if *table == Table::Log {
+                // The log grows at its end: appending fills pages instead of leaving each half empty behind a split.
+                match rows.put_with_flags(txn, PutFlags::APPEND, key, stored) {
+                    Err(heed::Error::Mdb(MdbError::KeyExist)) => {}
+                    other => return other,
+                }
+            }
+            rows.put(txn, key, stored)
+        }
+        Operation::Delete { table, key } => engine.rows.table(*table).delete(txn, key).map(|_| ()),
+    }
+}
+
+/// Refuses a batch that would use the room kept back, unless it makes room.
+fn make_room(engine: &Lmdb, room: &mut Room, batch: &Batch) -> Result<(), CommitError> {
+    let page = engine.page_bytes;
+    let mut payload = 0;
+    let mut deletes = 0;
+    for operation in &batch.operations {
+        match operation {
+            Operation::Put { .. } => payload += (operation.payload_bytes() + CHECKSUM_BYTES) as u64,
+            Operation::Delete { .. } => deletes += 1,
+        }
+    }
+    // Each operation rewrites its leaf, may split it, and shares the pages above with its neighbours.
+    let pages = batch.operations.len() as u64 * 4 + 64;
+    let batch_bytes = pages * page + 2 * payload;
+    let want = batch_bytes + engine.reserve_bytes;
+    let file_end = (engine.env.info().last_page_number as u64 + 1) * page;
+    let is_map_short = file_end + want > engine.map_bytes;
+    let refused = room.ensure((file_end + want).min(engine.map_bytes)).err();
+    if refused.is_none() && !is_map_short || deletes * 2 >= batch.operations.len() {
+        return Ok(());
+    }
+    // No room behind the last page: it must be among the free pages.
+    let in_use = (|| engine.rows.in_use_bytes(&*engine.env.read_txn()?, page))();
+    let in_use = in_use.map_err(|e| before_commit(engine, &e, "read the file's statistics"))?;
+    let holds = if is_map_short {
+        engine.map_bytes
+    } else {
+        room.allocated_bytes()
+    };
+    if in_use + want <= holds {
+        return Ok(());
+    }
+    Err(CommitError::NotApplied(match refused {
+        Some(e) if !is_no_space(&e) => Cause::Io(format!("can't allocate room for the data file: {e}")),
+        Some(e) => Cause::NoSpace(format!("{in_use} bytes in use, and the data file can't grow: {e}")),
+        None => Cause::NoSpace(format!(
+            "{in_use} bytes in use of {}, {} are kept back",
+            engine.map_bytes, engine.reserve_bytes
+        )),
+    }))
+}
+
+/// The error of a batch whose transaction was not committed.
+fn before_commit(engine: &Lmdb, error: &heed::Error, doing: &str) -> CommitError {
+    match cause(error, doing) {
+        // The tree itself can't be walked or LMDB has given up: nothing further can be trusted.
+        cause @ (Cause::Corrupt(_) | Cause::Poisoned(_)) => engine.fatal(cause),
+        cause => CommitError::NotApplied(cause),
+    }
+}
+
+/// The error of a batch for which `mdb_txn_commit` failed; see the module's table of its steps.
+fn failed_commit(engine: &Lmdb, room: &mut Room, id: usize, error: &heed::Error) -> CommitError {
+    let reported = cause(error, "commit a batch");
+    match error {
+        heed::Error::Mdb(MdbError::MapFull | MdbError::TxnFull) => return CommitError::NotApplied(reported),
+        heed::Error::Io(_) => {}
+        heed::Error::Mdb(_) | heed::Error::Encoding(_) | heed::Error::Decoding(_) | heed::Error::EnvAlreadyOpened => {
+            return engine.fatal(reported);
+        }
+    }
+    // A failed root page makes LMDB refuse every later transaction; that it serves one, of the state before, shows that step 4 was
+    // never reached.
+    match engine.env.read_txn() {
+        Ok(txn) if txn.id() < id => {}
+        _ => return engine.fatal(reported),
+    }
+    // A failed sync shows on this descriptor too.
+    if let Err(e) = room.verify_written() {
+        return engine.fatal(Cause::Io(format!("written data did not reach the disk: {e} ({error})")));
+    }
+    match reported {
+        Cause::NoSpace(_) => CommitError::NotApplied(reported),
+        // LMDB's word for a write that was cut short.
+        Cause::Io(text) if is_eio(error) && room.is_disk_full() => {
+            CommitError::NotApplied(Cause::NoSpace(format!("the disk is full: {text}")))
+        }
+        other => engine.fatal(other),
+    }
+}
+
+fn is_eio(error: &heed::Error) -> bool {
+    matches!(error, heed::Error::Io(e) if e.raw_os_error() == Some(libc::EIO))
+}

@@ -1,0 +1,105 @@
+//! Room on the disk, taken before it is needed.
+//!
+//! LMDB learns of a full disk while it writes a batch's pages, and tells a write that was cut short because of it apart from a failing
+//! disk neither by its error (both are `EIO`) nor otherwise. So the file is allocated ahead of LMDB: a full disk shows before a
+//! batch begins, and the pages kept back let batches that mostly delete go on.
+//!
+//! Invariant: never writes or shortens the file; allocation only adds room behind its end or fills holes in it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use super::is_no_space;
+
+/// The file grows by a quarter of its size, within these bounds.
+const GROWTH_BYTES_MIN: u64 = 1 << 20;
+const GROWTH_BYTES_MAX: u64 = 64 << 20;
+
+/// The engine's own descriptor on LMDB's file.
+pub(super) struct Room {
+    file: File,
+    /// The file has room on the disk up to here.
+    allocated_bytes: u64,
+    /// Cleared for good where the file system can't allocate ahead.
+    is_supported: bool,
+}
+
+impl Room {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // A descriptor of its own, not a copy of LMDB's: see `verify_written`.
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let mut room = Self {
+            file,
+            allocated_bytes: 0,
+            is_supported: true,
+        };
+        // Fills the holes that LMDB leaves where it takes a page and gives it back within one batch.
+        let length = room.file.metadata()?.len();
+        match room.extend_to(length) {
+            Err(e) if !is_no_space(&e) => return Err(e),
+            _ => Ok(room),
+        }
+    }
+
+    /// The file has room up to here.
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes
+    }
+
+    /// Makes sure that the file has room up to `end_bytes`, and takes more than that if it is to be had.
+    pub(super) fn ensure(&mut self, end_bytes: u64) -> io::Result<()> {
+        if end_bytes <= self.allocated_bytes {
+            return Ok(());
+        }
+        let growth = (self.allocated_bytes / 4).clamp(GROWTH_BYTES_MIN, GROWTH_BYTES_MAX);
+        match self.extend_to(end_bytes.next_multiple_of(GROWTH_BYTES_MIN) + growth) {
+            Err(e) if is_no_space(&e) => self.extend_to(end_bytes),
+            other => other,
+        }
+    }
+
+    /// Whether the disk refuses any further page.
+    pub(super) fn is_disk_full(&mut self) -> bool {
+        let length = self.file.metadata().map_or(0, |m| m.len());
+        let end_bytes = length.max(self.allocated_bytes) + GROWTH_BYTES_MIN;
+        matches!(self.extend_to(end_bytes), Err(e) if is_no_space(&e))
+    }
+
+    /// Asks the system whether anything written to the file since the last call was lost on its way to the disk. The answer is this
+    /// descriptor's own, whatever LMDB's descriptors have been told.
+    pub(super) fn verify_written(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn extend_to(&mut self, end_bytes: u64) -> io::Result<()> {
+        if !self.is_supported {
+            return Ok(());
+        }
+        // What is allocated already is left alone.
+        let start = i64::try_from(self.allocated_bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let end = i64::try_from(end_bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        if end <= start {
+            return Ok(());
+        }
+        let error = loop {
+            // SAFETY: a system call on a descriptor that `self` owns, with no pointers.
+            #[allow(unsafe_code)]
+            let result = unsafe { libc::fallocate(self.file.as_raw_fd(), 0, start, end - start) };
+            if result == 0 {
+                self.allocated_bytes = end_bytes;
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                break error;
+            }
+        };
+        if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) {
+            self.is_supported = false;
+            return Ok(());
+        }
+        Err(error)
+    }
+}
