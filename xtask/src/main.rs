@@ -1,2 +1,39 @@
-//! Placeholder.
-fn main() {}
+//! Tasks of the developers of this workspace, run as `cargo run -p xtask -- TASK`.
+//!
+//! Invariant: a task with `--check` only reads; without it, it writes files inside the workspace and nowhere else.
+
+mod codegen;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+const USAGE: &str = "usage: cargo run -p xtask -- TASK
+
+tasks:
+  codegen          write the Rust code of crates/etcd-api from its .proto files
+  codegen --check  fail when that code is not what the .proto files give";
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["codegen"] => codegen::write(&workspace_root()?),
+        ["codegen", "--check"] => codegen::check(&workspace_root()?),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        [] => bail!("no task given\n{USAGE}"),
+        _ => bail!("no such task: {}\n{USAGE}", words.join(" ")),
+    }
+}
+
+/// The directory of the workspace: the parent of this package, wherever the task is called from.
+fn workspace_root() -> anyhow::Result<PathBuf> {
+    let manifest_dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest_dir
+        .parent()
+        .context("the package xtask has no parent directory")?;
+    Ok(root.to_path_buf())
+}
