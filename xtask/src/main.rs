@@ -5,6 +5,7 @@
 mod codegen;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
@@ -14,10 +15,20 @@ tasks:
   codegen          write the Rust code of crates/etcd-api from its .proto files
   codegen --check  fail when that code is not what the .proto files give";
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> anyhow::Result<()> {
+    match words {
         ["codegen"] => codegen::write(&workspace_root()?),
         ["codegen", "--check"] => codegen::check(&workspace_root()?),
         ["help" | "--help" | "-h"] => {

@@ -1153,13 +1153,13 @@ pub struct AuthUserAddRequest {
     /// User name.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Password; servers of today use the hash.
+    /// Password in the clear.
     #[prost(string, tag = "2")]
     pub password: ::prost::alloc::string::String,
     /// Options of the user.
     #[prost(message, optional, tag = "3")]
     pub options: ::core::option::Option<super::authpb::UserAddOptions>,
-    /// Hash of the password, base64.
+    /// Hash of the password, base64; set by the server that takes the request.
     #[prost(string, tag = "4")]
     pub hashed_password: ::prost::alloc::string::String,
 }
@@ -1183,10 +1183,10 @@ pub struct AuthUserChangePasswordRequest {
     /// User name.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// New password; servers of today use the hash.
+    /// New password in the clear.
     #[prost(string, tag = "2")]
     pub password: ::prost::alloc::string::String,
-    /// Hash of the new password, base64.
+    /// Hash of the new password, base64; set by the server that takes the request.
     #[prost(string, tag = "3")]
     pub hashed_password: ::prost::alloc::string::String,
 }
