@@ -1,1 +1,13 @@
-//! Placeholder.
+//! Runs real programs beside the tests: etcd, kube-apiserver, kubectl, and the product itself.
+//!
+//! Everything listens on the loopback network, on addresses that no other process takes ([`address`]). Whatever is
+//! started here ends with the process that started it ([`process`]).
+
+pub mod address;
+pub mod error;
+pub mod folder;
+pub mod process;
+pub mod tools;
+pub mod usage;
+
+pub use error::{Error, Result};

@@ -11,6 +11,7 @@ package testserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -42,7 +43,7 @@ const logTailBytes = 8 << 10
 
 // NewTestConfig returns the settings of one store: free ports of the loopback interface and a data folder that is
 // removed when the test ends. The type is etcd's, because the tests change fields of it. RunEtcd passes on those that
-// a test of these packages does change: the URLs and the interval of progress notifications.
+// a test does change: the URLs, the client's TLS files and the interval of progress notifications.
 func NewTestConfig(t testing.TB) *embed.Config {
 	t.Helper()
 	client, peer, err := twoFreePorts()
@@ -67,9 +68,18 @@ func RunEtcd(t testing.TB, cfg *embed.Config) *kubernetes.Client {
 		cfg = NewTestConfig(t)
 	}
 	noteStart(t)
+	var tlsConfig *tls.Config
+	if !cfg.ClientTLSInfo.Empty() {
+		var err error
+		if tlsConfig, err = cfg.ClientTLSInfo.ClientConfig(); err != nil {
+			t.Fatal(err)
+		}
+		useHostOfCertificate(cfg)
+	}
 	s := startStore(t, cfg)
 
 	client, err := kubernetes.New(clientv3.Config{
+		TLS:         tlsConfig,
 		Endpoints:   urlStrings(cfg.AdvertiseClientUrls),
 		DialTimeout: readyWithin,
 		// The store is started behind the client's back: try again soon, not after a second.
@@ -135,6 +145,10 @@ func flags(cfg *embed.Config) []string {
 	}
 	if interval := cfg.WatchProgressNotifyInterval; interval != embed.NewConfig().WatchProgressNotifyInterval {
 		args = append(args, "--watch-progress-notify-interval="+interval.String())
+	}
+	if tls := cfg.ClientTLSInfo; !tls.Empty() {
+		args = append(args, "--cert-file="+tls.CertFile, "--key-file="+tls.KeyFile,
+			"--trusted-ca-file="+tls.TrustedCAFile)
 	}
 	return args
 }
@@ -206,6 +220,15 @@ func twoFreePorts() (string, string, error) {
 	}
 	defer second.Close()
 	return first.Addr().String(), second.Addr().String(), nil
+}
+
+// The certificates of Kubernetes' tests are made out to 127.0.0.1 and to no other address of the loopback network.
+func useHostOfCertificate(cfg *embed.Config) {
+	for _, urls := range [][]url.URL{cfg.ListenClientUrls, cfg.AdvertiseClientUrls} {
+		for i := range urls {
+			urls[i].Host = net.JoinHostPort("127.0.0.1", urls[i].Port())
+		}
+	}
 }
 
 func noteStart(t testing.TB) {
