@@ -70,35 +70,22 @@ impl Limits {
     pub fn check(&self, batch: &Batch) -> Result<(), Cause> {
         let refuse = |text: String| Err(Cause::TooLarge(text));
         if batch.operations.len() > self.batch_operations_max {
-            return refuse(format!(
-                "{} operations, at most {}",
-                batch.operations.len(),
-                self.batch_operations_max
-            ));
+            return refuse(format!("{} operations, at most {}", batch.operations.len(), self.batch_operations_max));
         }
         let mut batch_bytes = 0;
         for operation in &batch.operations {
             let key_bytes = operation.key().len();
             if key_bytes == 0 || key_bytes > self.key_bytes_max {
-                return refuse(format!(
-                    "a key of {key_bytes} bytes, 1 to {} are allowed",
-                    self.key_bytes_max
-                ));
+                return refuse(format!("a key of {key_bytes} bytes, 1 to {} are allowed", self.key_bytes_max));
             }
             let value_bytes = operation.payload_bytes() - key_bytes;
             if value_bytes > self.value_bytes_max {
-                return refuse(format!(
-                    "a value of {value_bytes} bytes, at most {}",
-                    self.value_bytes_max
-                ));
+                return refuse(format!("a value of {value_bytes} bytes, at most {}", self.value_bytes_max));
             }
             batch_bytes += key_bytes + value_bytes;
         }
         if batch_bytes > self.batch_bytes_max {
-            return refuse(format!(
-                "a batch of {batch_bytes} bytes, at most {}",
-                self.batch_bytes_max
-            ));
+            return refuse(format!("a batch of {batch_bytes} bytes, at most {}", self.batch_bytes_max));
         }
         Ok(())
     }

@@ -9,9 +9,8 @@ pub(crate) fn create_whole(target: &Path, write: impl FnOnce(&mut File) -> io::R
     if target.try_exists()? {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    let name = target
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
+    let name =
+        target.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
     let directory = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

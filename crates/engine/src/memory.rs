@@ -73,29 +73,12 @@ impl Memory {
     #[must_use]
     pub fn with_history(commits: usize) -> Self {
         let incarnation = u128::from(RandomState::new().hash_one(0)) << 64;
-        let head = Head {
-            epoch: 1,
-            seq: 1,
-            revision: 1,
-            batch_id: incarnation | 1,
-        };
-        Self::from_state(
-            State {
-                head,
-                tables: Default::default(),
-            },
-            commits,
-        )
+        let head = Head { epoch: 1, seq: 1, revision: 1, batch_id: incarnation | 1 };
+        Self::from_state(State { head, tables: Default::default() }, commits)
     }
 
     fn from_state(now: State, history_commits: usize) -> Self {
-        Self {
-            store: RwLock::new(Store {
-                now,
-                history: VecDeque::new(),
-            }),
-            history_commits,
-        }
+        Self { store: RwLock::new(Store { now, history: VecDeque::new() }), history_commits }
     }
 
     /// Forgets the newest `commits` commits although they were confirmed, as a failover to a lagging replica does; returns the head
@@ -160,17 +143,8 @@ impl Engine for Memory {
 
     fn size(&self) -> Result<Size, EngineError> {
         let store = self.store.read();
-        let bytes = store
-            .now
-            .tables
-            .iter()
-            .map(|rows| rows.payload_bytes() + rows.rows() * ROW_OVERHEAD_BYTES)
-            .sum();
-        Ok(Size {
-            allocated_bytes: bytes,
-            in_use_bytes: bytes,
-            capacity_bytes: None,
-        })
+        let bytes = store.now.tables.iter().map(|rows| rows.payload_bytes() + rows.rows() * ROW_OVERHEAD_BYTES).sum();
+        Ok(Size { allocated_bytes: bytes, in_use_bytes: bytes, capacity_bytes: None })
     }
 
     fn backup(&self, target: &Path) -> Result<(), EngineError> {
@@ -231,20 +205,16 @@ fn encode_backup(state: &State, out: &mut dyn Write) -> std::io::Result<()> {
         for table in Table::ALL {
             let mut row_failed = ControlFlow::Continue(());
             let rows = &state.tables[usize::from(table.number())];
-            rows.scan(
-                (Bound::Unbounded, Bound::Unbounded),
-                Direction::Forward,
-                &mut |key, value| {
-                    row_failed = (|| {
-                        write(&[table.number()])?;
-                        write(&(key.len() as u32).to_le_bytes())?;
-                        write(key)?;
-                        write(&(value.len() as u32).to_le_bytes())?;
-                        write(value)
-                    })();
-                    row_failed
-                },
-            );
+            rows.scan((Bound::Unbounded, Bound::Unbounded), Direction::Forward, &mut |key, value| {
+                row_failed = (|| {
+                    write(&[table.number()])?;
+                    write(&(key.len() as u32).to_le_bytes())?;
+                    write(key)?;
+                    write(&(value.len() as u32).to_le_bytes())?;
+                    write(value)
+                })();
+                row_failed
+            });
             row_failed?;
         }
         write(&[u8::MAX])
@@ -262,10 +232,7 @@ fn decode_backup(content: &[u8]) -> Option<State> {
     }
     let mut rest = content.strip_prefix(BACKUP_MAGIC)?;
     let head = Head::decode(rest.split_off(..Head::ENCODED_BYTES)?)?;
-    let mut state = State {
-        head,
-        tables: Default::default(),
-    };
+    let mut state = State { head, tables: Default::default() };
     loop {
         let table = rest.try_get_u8().ok()?;
         if table == u8::MAX {
@@ -287,16 +254,8 @@ mod tests {
         let head = memory.snapshot().unwrap().head().unwrap();
         let batch = Batch {
             expected: head,
-            next: Head {
-                seq: head.seq + 1,
-                batch_id: head.batch_id + 1,
-                ..head
-            },
-            operations: vec![Operation::Put {
-                table: Table::Log,
-                key: key.into(),
-                value: Bytes::new(),
-            }],
+            next: Head { seq: head.seq + 1, batch_id: head.batch_id + 1, ..head },
+            operations: vec![Operation::Put { table: Table::Log, key: key.into(), value: Bytes::new() }],
         };
         memory.commit(&batch).unwrap();
     }
@@ -308,11 +267,7 @@ mod tests {
             keys.push(key.to_vec());
             ControlFlow::Continue(())
         };
-        memory
-            .snapshot()
-            .unwrap()
-            .scan(Table::Log, all, Direction::Forward, &mut visit)
-            .unwrap();
+        memory.snapshot().unwrap().scan(Table::Log, all, Direction::Forward, &mut visit).unwrap();
         keys
     }
 

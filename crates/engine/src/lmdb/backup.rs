@@ -13,11 +13,10 @@ use crate::{Cause, file};
 /// Writes a compacted copy of the newest committed state. It opens as the `data.mdb` of a data directory.
 pub(super) fn backup(env: &Env<WithoutTls>, target: &Path) -> Result<(), Cause> {
     let copied = file::create_whole(target, |file| {
-        env.copy_to_file(file, CompactionOption::Enabled)
-            .map_err(|error| match error {
-                heed::Error::Io(error) => error,
-                other => io::Error::other(other),
-            })
+        env.copy_to_file(file, CompactionOption::Enabled).map_err(|error| match error {
+            heed::Error::Io(error) => error,
+            other => io::Error::other(other),
+        })
     });
     copied.map_err(|error| cause(&heed::Error::Io(error), &format!("back up to {}", target.display())))
 }

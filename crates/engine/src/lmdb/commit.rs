@@ -27,10 +27,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(room: Room) -> Self {
-        Self {
-            room,
-            stored: Vec::new(),
-        }
+        Self { room, stored: Vec::new() }
     }
 }
 
@@ -46,17 +43,14 @@ pub(super) fn commit(engine: &Lmdb, batch: &Batch) -> Result<(), CommitError> {
     engine.limits.check(batch).map_err(CommitError::NotApplied)?;
     let mut writer = engine.writer.lock();
     engine.check_poison().map_err(CommitError::Fatal)?;
-    make_room(engine, &mut writer.room, batch)?;
 
     // Until the commit, a failure leaves nothing behind: the transaction is dropped, and with it its pages.
-    let mut txn = engine
-        .env
-        .write_txn()
-        .map_err(|e| before_commit(engine, &e, "begin a batch"))?;
+    let mut txn = engine.env.write_txn().map_err(|e| before_commit(engine, &e, "begin a batch"))?;
     let head = read_head(&engine.rows, &txn).map_err(|cause| engine.fatal(cause))?;
     if head != batch.expected {
         return Err(CommitError::Fenced(head));
     }
+    make_room(engine, &txn, &mut writer.room, batch)?;
     for operation in &batch.operations {
         apply(engine, &mut txn, &mut writer.stored, operation)
             .map_err(|e| before_commit(engine, &e, "apply a batch"))?;
@@ -95,7 +89,7 @@ fn apply(engine: &Lmdb, txn: &mut RwTxn<'_>, stored: &mut Vec<u8>, operation: &O
 }
 
 /// Refuses a batch that would use the room kept back, unless it makes room.
-fn make_room(engine: &Lmdb, room: &mut Room, batch: &Batch) -> Result<(), CommitError> {
+fn make_room(engine: &Lmdb, txn: &RwTxn<'_>, room: &mut Room, batch: &Batch) -> Result<(), CommitError> {
     let page = engine.page_bytes;
     let mut payload = 0;
     let mut deletes = 0;
@@ -116,13 +110,9 @@ fn make_room(engine: &Lmdb, room: &mut Room, batch: &Batch) -> Result<(), Commit
         return Ok(());
     }
     // No room behind the last page: it must be among the free pages.
-    let in_use = (|| engine.rows.in_use_bytes(&*engine.env.read_txn()?, page))();
-    let in_use = in_use.map_err(|e| before_commit(engine, &e, "read the file's statistics"))?;
-    let holds = if is_map_short {
-        engine.map_bytes
-    } else {
-        room.allocated_bytes()
-    };
+    let in_use =
+        engine.rows.in_use_bytes(txn, page).map_err(|e| before_commit(engine, &e, "read the file's statistics"))?;
+    let holds = if is_map_short { engine.map_bytes } else { room.allocated_bytes() };
     if in_use + want <= holds {
         return Ok(());
     }
@@ -155,10 +145,10 @@ fn failed_commit(engine: &Lmdb, room: &mut Room, id: usize, error: &heed::Error)
             return engine.fatal(reported);
         }
     }
-    // A failed root page makes LMDB refuse every later transaction; that it serves one, of the state before, shows that step 4 was
-    // never reached.
-    match engine.env.read_txn() {
-        Ok(txn) if txn.id() < id => {}
+    // A failed root page makes LMDB refuse every later transaction; that it begins this one anew shows that step 4 was never
+    // reached.
+    match engine.env.write_txn() {
+        Ok(txn) if txn.id() == id => {}
         _ => return engine.fatal(reported),
     }
     // A failed sync shows on this descriptor too.

@@ -22,13 +22,8 @@ impl DirectoryLock {
         let path = directory.join(LOCK_FILE);
         let failed = |error: std::io::Error| Cause::Io(format!("can't lock {}: {error}", path.display()));
         // Not truncated: until the lock is ours, the content is the holder's.
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -37,10 +32,7 @@ impl DirectoryLock {
                 let _ = file.read_to_string(&mut holder);
                 let holder = holder.trim();
                 let holder = if holder.is_empty() { "unknown" } else { holder };
-                return Err(EngineError::Locked {
-                    path: directory.display().to_string(),
-                    holder: holder.into(),
-                });
+                return Err(EngineError::Locked { path: directory.display().to_string(), holder: holder.into() });
             }
             Err(TryLockError::Error(error)) => return Err(failed(error).into()),
         }

@@ -60,12 +60,7 @@ pub struct Options {
 impl Options {
     /// The defaults: 1 TiB of address space, 4096 readers, 16 MiB kept back.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            map_size_bytes: 1 << 40,
-            readers_max: 4096,
-            reserve_bytes: 16 << 20,
-        }
+        Self { path: path.into(), map_size_bytes: 1 << 40, readers_max: 4096, reserve_bytes: 16 << 20 }
     }
 }
 
@@ -123,10 +118,7 @@ impl Lmdb {
         const BLOCK_BYTES: u64 = 512;
         match self.file.metadata() {
             Ok(metadata) => Ok(metadata.blocks() * BLOCK_BYTES),
-            Err(e) => Err(Cause::Io(format!(
-                "can't read the size of {}: {e}",
-                self.path.display()
-            ))),
+            Err(e) => Err(Cause::Io(format!("can't read the size of {}: {e}", self.path.display()))),
         }
     }
 
@@ -159,10 +151,8 @@ impl Engine for Lmdb {
     fn size(&self) -> Result<Size, EngineError> {
         self.check_poison()?;
         let view = self.readers.view(self)?;
-        let in_use_bytes = self
-            .rows
-            .in_use_bytes(view.txn(), self.page_bytes)
-            .map_err(|e| cause(&e, "read the file's statistics"))?;
+        let in_use_bytes =
+            self.rows.in_use_bytes(view.txn(), self.page_bytes).map_err(|e| cause(&e, "read the file's statistics"))?;
         Ok(Size {
             allocated_bytes: self.disk_bytes()?,
             in_use_bytes,

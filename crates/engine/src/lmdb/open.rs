@@ -6,10 +6,12 @@
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use heed::{Env, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
+use heed::types::Bytes;
+use heed::{Database, Env, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
 use parking_lot::Mutex;
 
 use super::commit::Writer;
@@ -23,27 +25,24 @@ use crate::{Cause, EngineError, Head, Limits, Table, file};
 pub(super) const HEAD_KEY: &[u8] = b"head";
 /// Never moves, and its row's form never changes: every version must be able to read it.
 const FORMAT_KEY: &[u8] = b"format";
+/// Where a new data file is made, in the data directory.
+const NURSERY: &str = "new";
 const ENGINE_DATABASE: &str = "engine";
 /// LMDB's file, in the data directory.
-pub(super) const DATA_FILE: &str = "data.mdb";
+const DATA_FILE: &str = "data.mdb";
 
 /// Below this a smaller map is no longer tried.
 const MAP_BYTES_MIN: u64 = 64 << 20;
 
 pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
-    let Options {
-        path,
-        map_size_bytes,
-        readers_max,
-        reserve_bytes,
-    } = options;
+    let Options { path, map_size_bytes, readers_max, reserve_bytes } = options;
     make_directory(&path)?;
     let lock = DirectoryLock::acquire(&path)?;
+    if !path.join(DATA_FILE).exists() {
+        create(&path, map_size_bytes, readers_max)?;
+    }
     let env = open_environment(&path, map_size_bytes, readers_max)?;
-    // LMDB does not make its file's name durable.
-    file::sync_directory(&path).map_err(|e| Cause::Io(format!("can't sync {}: {e}", path.display())))?;
-    env.clear_stale_readers()
-        .map_err(|e| cause(&e, "clear stale readers"))?;
+    env.clear_stale_readers().map_err(|e| cause(&e, "clear stale readers"))?;
 
     let (rows, newest) = settle(&env, &path)?;
     let page_bytes = u64::from(env.stat().page_size);
@@ -74,7 +73,7 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
 }
 
 fn make_directory(path: &Path) -> Result<(), Cause> {
-    let failed = |e: std::io::Error| Cause::Io(format!("can't make the data directory {}: {e}", path.display()));
+    let failed = |e: io::Error| Cause::Io(format!("can't make the data directory {}: {e}", path.display()));
     if path.is_dir() {
         return Ok(());
     }
@@ -91,10 +90,7 @@ fn open_environment(path: &Path, map_size_bytes: u64, readers_max: u32) -> Resul
     let mut map_bytes = map_size_bytes.next_multiple_of(UNIT).max(UNIT);
     loop {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options
-            .map_size(usize::try_from(map_bytes).unwrap_or(usize::MAX / 2))
-            .max_readers(readers_max)
-            .max_dbs(8);
+        options.map_size(usize::try_from(map_bytes).unwrap_or(usize::MAX / 2)).max_readers(readers_max).max_dbs(8);
         // SAFETY: the file is changed by LMDB only: the directory is locked against other processes and the engine's other
         // descriptor on the file neither writes nor shortens it. No flag that weakens LMDB's guarantees is set.
         #[allow(unsafe_code)]
@@ -107,86 +103,82 @@ fn open_environment(path: &Path, map_size_bytes: u64, readers_max: u32) -> Resul
                 map_bytes = map_bytes / 2 / UNIT * UNIT;
             }
             Err(heed::Error::Mdb(MdbError::Invalid)) => {
-                return Err(Cause::Corrupt(format!(
-                    "{} is not an LMDB file",
-                    path.join(DATA_FILE).display()
-                )));
+                return Err(Cause::Corrupt(format!("{} is not an LMDB file", path.join(DATA_FILE).display())));
             }
             Err(e) => return Err(cause(&e, &format!("open {}", path.display()))),
         }
     }
 }
 
-/// Checks or writes the format, and commits the first head of this process. Returns LMDB's id of that commit.
-fn settle(env: &Env<WithoutTls>, path: &Path) -> Result<(Rows, usize), EngineError> {
-    let failed = |e: heed::Error| cause(&e, &format!("prepare {}", path.display()));
-    let mut txn = env.write_txn().map_err(failed)?;
-    let is_fresh = env.stat().entries == 0;
-    if !is_fresh {
-        check_format(env, &txn, path)?;
+/// Makes the data file: an empty store one commit before its first opening.
+///
+/// LMDB writes and syncs a new file in several steps. They happen in a directory of their own, and the file gets its name when all of it
+/// is durable, so a data file that exists is one that can be opened.
+fn create(path: &Path, map_size_bytes: u64, readers_max: u32) -> Result<(), Cause> {
+    let failed = |e: io::Error| Cause::Io(format!("can't make a store in {}: {e}", path.display()));
+    let nursery = path.join(NURSERY);
+    match fs::remove_dir_all(&nursery) {
+        // What a process left that died on the way.
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
     }
-    let mut create = |name| env.create_database(&mut txn, Some(name)).map_err(failed);
+    fs::create_dir(&nursery).map_err(failed)?;
+    let env = open_environment(&nursery, map_size_bytes, readers_max)?;
+    write_first_rows(&env).map_err(|e| cause(&e, &format!("make a store in {}", path.display())))?;
+    // Dropping the only handle closes the file.
+    drop(env);
+    fs::rename(nursery.join(DATA_FILE), path.join(DATA_FILE)).map_err(failed)?;
+    file::sync_directory(path).map_err(failed)?;
+    fs::remove_dir_all(&nursery).map_err(failed)
+}
+
+fn write_first_rows(env: &Env<WithoutTls>) -> heed::Result<()> {
+    let mut txn = env.write_txn()?;
+    let mut create = |name| env.create_database(&mut txn, Some(name));
     let mut tables = Vec::with_capacity(Table::ALL.len());
     for table in Table::ALL {
         tables.push(create(table.name())?);
     }
     let engine = create(ENGINE_DATABASE)?;
-    let rows = Rows {
-        tables: tables.try_into().ok().expect("one database a table"),
-        engine,
+    let rows = Rows { tables: tables.try_into().expect("one database a table"), engine };
+    put_engine_row(&rows, &mut txn, FORMAT_KEY, &FORMAT_VERSION.to_le_bytes())?;
+    // Opening adds one to epoch and seq, also the first time.
+    put_engine_row(&rows, &mut txn, HEAD_KEY, &Head { revision: 1, ..Head::default() }.encode())?;
+    txn.commit()
+}
+
+/// Checks the format and commits the first head of this process. Returns LMDB's id of that commit.
+fn settle(env: &Env<WithoutTls>, path: &Path) -> Result<(Rows, usize), EngineError> {
+    let failed = |e: heed::Error| cause(&e, &format!("open the store in {}", path.display()));
+    let not_ours = || Cause::Corrupt(format!("{} is not a store of this program", path.join(DATA_FILE).display()));
+    let mut txn = env.write_txn().map_err(failed)?;
+    let open = |txn: &RwTxn<'_>, name| -> Result<Database<Bytes, Bytes>, Cause> {
+        env.open_database(txn, Some(name)).map_err(failed)?.ok_or_else(not_ours)
     };
 
-    // Two independent 64-bit keys of the system's random source make an incarnation that no other process has.
-    let incarnation = u128::from(RandomState::new().hash_one(FORMAT_KEY)) << 64;
-    let next = if is_fresh {
-        put_engine_row(&rows, &mut txn, FORMAT_KEY, &FORMAT_VERSION.to_le_bytes()).map_err(failed)?;
-        Head {
-            epoch: 1,
-            seq: 1,
-            revision: 1,
-            batch_id: incarnation | 1,
-        }
-    } else {
-        let head = read_head(&rows, &txn)?;
-        let seq = head.seq + 1;
-        Head {
-            epoch: head.epoch + 1,
-            seq,
-            revision: head.revision,
-            batch_id: incarnation | u128::from(seq),
-        }
-    };
+    let engine = open(&txn, ENGINE_DATABASE)?;
+    let format = engine.get(&txn, FORMAT_KEY).map_err(failed)?.ok_or_else(not_ours)?;
+    let format = record::verify(ENGINE_TABLE, ENGINE_DATABASE, FORMAT_KEY, format)?;
+    let found = u32::from_le_bytes(format.try_into().map_err(|_| not_ours())?);
+    if found != FORMAT_VERSION {
+        return Err(EngineError::Format { path: path.display().to_string(), found, supported: FORMAT_VERSION });
+    }
+    let mut tables = Vec::with_capacity(Table::ALL.len());
+    for table in Table::ALL {
+        tables.push(open(&txn, table.name())?);
+    }
+    let rows = Rows { tables: tables.try_into().expect("one database a table"), engine };
+
+    let head = read_head(&rows, &txn)?;
+    let seq = head.seq + 1;
+    // A hash with keys from the system's random source: an incarnation that no other process has.
+    let incarnation = u128::from(RandomState::new().hash_one(seq)) << 64;
+    let next = Head { epoch: head.epoch + 1, seq, revision: head.revision, batch_id: incarnation | u128::from(seq) };
     put_engine_row(&rows, &mut txn, HEAD_KEY, &next.encode()).map_err(failed)?;
     let newest = txn.id();
     txn.commit().map_err(failed)?;
     Ok((rows, newest))
-}
-
-fn check_format(env: &Env<WithoutTls>, txn: &RwTxn<'_>, path: &Path) -> Result<(), EngineError> {
-    let engine = env
-        .open_database::<heed::types::Bytes, heed::types::Bytes>(txn, Some(ENGINE_DATABASE))
-        .map_err(|e| cause(&e, "read the format version"))?;
-    let not_ours = || {
-        Cause::Corrupt(format!(
-            "{} is not a store of this program",
-            path.join(DATA_FILE).display()
-        ))
-    };
-    let engine = engine.ok_or_else(not_ours)?;
-    let stored = engine
-        .get(txn, FORMAT_KEY)
-        .map_err(|e| cause(&e, "read the format version"))?
-        .ok_or_else(not_ours)?;
-    let row = record::verify(ENGINE_TABLE, ENGINE_DATABASE, FORMAT_KEY, stored)?;
-    let found = u32::from_le_bytes(row.try_into().map_err(|_| not_ours())?);
-    if found != FORMAT_VERSION {
-        return Err(EngineError::Format {
-            path: path.display().to_string(),
-            found,
-            supported: FORMAT_VERSION,
-        });
-    }
-    Ok(())
 }
 
 /// Writes one of the engine's own rows.

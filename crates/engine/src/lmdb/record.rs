@@ -37,10 +37,7 @@ fn corrupt(name: &str, key: &[u8]) -> Cause {
         shown.push_str(&format!("{byte:02x}"));
     }
     let more = if key.len() > SHOWN_BYTES_MAX { "…" } else { "" };
-    Cause::Corrupt(format!(
-        "the row of table {name} with key 0x{shown}{more} ({} bytes) fails its checksum",
-        key.len()
-    ))
+    Cause::Corrupt(format!("the row of table {name} with key 0x{shown}{more} ({} bytes) fails its checksum", key.len()))
 }
 
 #[cfg(test)]
@@ -76,9 +73,7 @@ mod tests {
 
     #[test]
     fn a_long_key_is_shortened_in_the_message() {
-        let Cause::Corrupt(text) = corrupt("current", &[0xab; 40]) else {
-            panic!("another cause")
-        };
+        let Cause::Corrupt(text) = corrupt("current", &[0xab; 40]) else { panic!("another cause") };
         assert!(text.contains(&format!("0x{}… (40 bytes)", "ab".repeat(32))), "{text}");
     }
 }

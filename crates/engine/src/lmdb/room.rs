@@ -30,15 +30,11 @@ impl Room {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         // A descriptor of its own, not a copy of LMDB's: see `verify_written`.
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let mut room = Self {
-            file,
-            allocated_bytes: 0,
-            is_supported: true,
-        };
+        let mut room = Self { file, allocated_bytes: 0, is_supported: true };
         // Fills the holes that LMDB leaves where it takes a page and gives it back within one batch.
         let length = room.file.metadata()?.len();
         match room.extend_to(length) {
-            Err(e) if !is_no_space(&e) => return Err(e),
+            Err(e) if !is_no_space(&e) => Err(e),
             _ => Ok(room),
         }
     }

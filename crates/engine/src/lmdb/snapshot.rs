@@ -33,12 +33,7 @@ struct Idle {
 
 impl ReaderPool {
     pub(super) fn new(newest: usize) -> Self {
-        Self {
-            idle: Mutex::new(Idle {
-                newest,
-                txns: Vec::with_capacity(IDLE_MAX),
-            }),
-        }
+        Self { idle: Mutex::new(Idle { newest, txns: Vec::with_capacity(IDLE_MAX) }) }
     }
 
     pub(super) fn view<'e>(&self, engine: &'e Lmdb) -> Result<View<'e>, EngineError> {
@@ -104,12 +99,7 @@ impl Snapshot for View<'_> {
         if key.is_empty() {
             return Ok(false);
         }
-        let stored = self
-            .engine
-            .rows
-            .table(table)
-            .get(self.txn(), key)
-            .map_err(|e| cause(&e, "read a row"))?;
+        let stored = self.engine.rows.table(table).get(self.txn(), key).map_err(|e| cause(&e, "read a row"))?;
         let Some(stored) = stored else { return Ok(false) };
         visit(record::verify(table.number(), table.name(), key, stored)?);
         Ok(true)
@@ -157,10 +147,7 @@ impl Snapshot for View<'_> {
 
 /// The head as of a transaction.
 pub(super) fn read_head(rows: &super::Rows, txn: &RoTxn<'_>) -> Result<Head, Cause> {
-    let stored = rows
-        .engine
-        .get(txn, open::HEAD_KEY)
-        .map_err(|e| cause(&e, "read the head"))?;
+    let stored = rows.engine.get(txn, open::HEAD_KEY).map_err(|e| cause(&e, "read the head"))?;
     let stored = stored.ok_or_else(|| Cause::Corrupt("there is no head row".into()))?;
     let row = record::verify(ENGINE_TABLE, "engine", open::HEAD_KEY, stored)?;
     Head::decode(row).ok_or_else(|| Cause::Corrupt(format!("the head row has {} bytes", row.len())))

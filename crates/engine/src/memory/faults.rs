@@ -95,26 +95,15 @@ impl Random {
 impl<E: Engine> Faulty<E> {
     /// No faults until some are scripted.
     pub fn new(inner: E) -> Self {
-        let plan = Plan {
-            script: VecDeque::new(),
-            random: None,
-            postponed: Vec::new(),
-            deliveries: Vec::new(),
-        };
-        Self {
-            inner,
-            plan: Mutex::new(plan),
-        }
+        let plan = Plan { script: VecDeque::new(), random: None, postponed: Vec::new(), deliveries: Vec::new() };
+        Self { inner, plan: Mutex::new(plan) }
     }
 
     /// Random faults in `percent` of the commits; the same seed draws the same faults. Never [`Fault::Die`].
     pub fn seeded(inner: E, seed: u64, percent: u8) -> Self {
         let faulty = Self::new(inner);
         // A state of zero would stay zero.
-        faulty.plan.lock().random = Some(Random {
-            state: seed | 1 << 63,
-            percent,
-        });
+        faulty.plan.lock().random = Some(Random { state: seed | 1 << 63, percent });
         faulty
     }
 

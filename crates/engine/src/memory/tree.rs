@@ -92,13 +92,7 @@ fn priority(key: &[u8]) -> u64 {
 fn insert(link: &mut Link, key: Bytes, value: Bytes) -> Option<Bytes> {
     let Some(shared) = link else {
         let priority = priority(&key);
-        *link = Some(Arc::new(Node {
-            key,
-            value,
-            priority,
-            left: None,
-            right: None,
-        }));
+        *link = Some(Arc::new(Node { key, value, priority, left: None, right: None }));
         return None;
     };
     let node = Arc::make_mut(shared);

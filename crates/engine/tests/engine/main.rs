@@ -1,0 +1,26 @@
+//! Tests of the engines: one binary.
+//!
+//! Some tests need a process of their own to kill, to trace or to limit: they run this binary again (see [`child`]).
+
+mod child;
+mod crash;
+mod durability;
+mod faults;
+mod files;
+mod full_disk;
+mod model;
+mod stores;
+
+use kubewharf_engine::conformance;
+
+#[test]
+fn lmdb_conforms() {
+    let scratch = tempfile::tempdir().unwrap();
+    conformance::run(&|| Box::new(stores::LmdbStore::new()), scratch.path());
+}
+
+#[test]
+fn memory_conforms() {
+    let scratch = tempfile::tempdir().unwrap();
+    conformance::run(&|| Box::new(stores::MemoryStore::new()), scratch.path());
+}
