@@ -37,13 +37,7 @@ fn main() {
         };
         let scratch = scratch.expect("a scratch directory");
         let engine = Lmdb::open(Options::new(scratch.path())).expect("opens");
-        Probe {
-            engine: &engine,
-            keys,
-            revision: 1,
-            random: 1,
-        }
-        .run();
+        Probe { engine: &engine, keys, revision: 1, random: 1 }.run();
     }
 }
 
@@ -86,17 +80,14 @@ impl Probe<'_> {
             let key = key(self.random_key());
             let snapshot = self.engine.snapshot().expect("a snapshot");
             let mut length = 0;
-            let found = snapshot
-                .get(Table::Current, &key, &mut |value| length = value.len())
-                .expect("reads");
+            let found = snapshot.get(Table::Current, &key, &mut |value| length = value.len()).expect("reads");
             assert!(found && length == VALUE_BYTES);
         }
         clock.print("snapshot and get", rounds);
 
-        for (name, direction) in [
-            ("scan forward, a row", Direction::Forward),
-            ("scan reverse, a row", Direction::Reverse),
-        ] {
+        for (name, direction) in
+            [("scan forward, a row", Direction::Forward), ("scan reverse, a row", Direction::Reverse)]
+        {
             let mut rows = 0;
             let clock = Clock::start();
             while rows < 2_000_000 {
@@ -106,9 +97,7 @@ impl Probe<'_> {
                     std::hint::black_box((key, value));
                     ControlFlow::Continue(())
                 };
-                snapshot
-                    .scan(Table::Current, (Bound::Unbounded, Bound::Unbounded), direction, visit)
-                    .expect("scans");
+                snapshot.scan(Table::Current, (Bound::Unbounded, Bound::Unbounded), direction, visit).expect("scans");
             }
             clock.print(name, rows);
         }
@@ -122,10 +111,7 @@ impl Probe<'_> {
     }
 
     fn random_key(&mut self) -> u64 {
-        self.random = self
-            .random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % self.keys
     }
 
@@ -137,38 +123,16 @@ impl Probe<'_> {
         let value = Bytes::from(vec![b'v'; VALUE_BYTES]);
         let mut operations = Vec::with_capacity(keys.len() * 2);
         for &number in &keys {
-            operations.push(Operation::Put {
-                table: Table::Current,
-                key: key(number),
-                value: value.clone(),
-            });
+            operations.push(Operation::Put { table: Table::Current, key: key(number), value: value.clone() });
         }
         for _ in &keys {
             self.revision += 1;
             let key = Bytes::copy_from_slice(&self.revision.to_be_bytes());
-            operations.push(Operation::Put {
-                table: Table::Log,
-                key,
-                value: value.clone(),
-            });
+            operations.push(Operation::Put { table: Table::Log, key, value: value.clone() });
         }
-        let expected = self
-            .engine
-            .snapshot()
-            .and_then(|snapshot| snapshot.head())
-            .expect("a head");
-        let next = Head {
-            seq: expected.seq + 1,
-            revision: self.revision,
-            ..expected
-        };
-        self.engine
-            .commit(&Batch {
-                expected,
-                next,
-                operations,
-            })
-            .expect("commits");
+        let expected = self.engine.snapshot().and_then(|snapshot| snapshot.head()).expect("a head");
+        let next = Head { seq: expected.seq + 1, revision: self.revision, ..expected };
+        self.engine.commit(&Batch { expected, next, operations }).expect("commits");
     }
 }
 
@@ -187,10 +151,7 @@ struct Clock {
 
 impl Clock {
     fn start() -> Self {
-        Self {
-            wall: Instant::now(),
-            cpu: cpu(),
-        }
+        Self { wall: Instant::now(), cpu: cpu() }
     }
 
     fn print(&self, what: &str, operations: u64) {
@@ -203,10 +164,6 @@ impl Clock {
 /// The main thread's time on a processor, in user and system mode.
 fn cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/self/schedstat").expect("Linux tells the time on a processor");
-    let nanoseconds = text
-        .split_whitespace()
-        .next()
-        .and_then(|n| n.parse().ok())
-        .expect("begins with nanoseconds");
+    let nanoseconds = text.split_whitespace().next().and_then(|n| n.parse().ok()).expect("begins with nanoseconds");
     Duration::from_nanos(nanoseconds)
 }

@@ -464,12 +464,13 @@ fn the_limits_hold_and_are_reached(store: &dyn Store) {
     let row =
         |key: &Bytes, value: &Bytes| Operation::Put { table: Table::Current, key: key.clone(), value: value.clone() };
     let before = head(engine);
-    let mut refused = Vec::new();
-    refused.push(vec![row(&Bytes::new(), &Bytes::new())]);
-    refused.push(vec![delete(Table::Current, "")]);
-    refused.push(vec![row(&Bytes::from(vec![b'k'; limits.key_bytes_max + 1]), &Bytes::new())]);
-    refused.push(vec![delete(Table::Current, vec![b'k'; limits.key_bytes_max + 1])]);
-    refused.push(vec![row(&longest_key, &Bytes::from(vec![b'v'; limits.value_bytes_max + 1]))]);
+    let mut refused = vec![
+        vec![row(&Bytes::new(), &Bytes::new())],
+        vec![delete(Table::Current, "")],
+        vec![put(Table::Current, vec![b'k'; limits.key_bytes_max + 1], "")],
+        vec![delete(Table::Current, vec![b'k'; limits.key_bytes_max + 1])],
+        vec![put(Table::Current, &longest_key, vec![b'v'; limits.value_bytes_max + 1])],
+    ];
     // The same bytes over and over: the sum counts, the memory is shared.
     let rows_to_fill = limits.batch_bytes_max / limits.value_bytes_max + 1;
     refused.push((0..rows_to_fill).map(|n| row(&Bytes::from(n.to_string()), &largest_value)).collect());

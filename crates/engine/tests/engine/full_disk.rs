@@ -46,8 +46,10 @@ pub(crate) fn fill(directory: &Path) {
     assert!(written >= 200, "most of the disk can be used: {written}");
     assert_eq!(get(&engine, Table::Log, &5_u32.to_be_bytes()), Some(value.clone()));
 
-    for n in 0..written {
-        apply(&engine, vec![put(Table::Meta, "compacted", n.to_be_bytes()), delete(Table::Log, n.to_be_bytes())]);
+    for first in (0..written).step_by(5) {
+        let mut batch = vec![put(Table::Meta, "compacted", first.to_be_bytes())];
+        batch.extend((first..first + 5).map(|n| delete(Table::Log, n.to_be_bytes())));
+        apply(&engine, batch);
     }
     assert_eq!(rows(&engine, Table::Log).len(), 0);
     let again = write_until_full(&engine, &value);

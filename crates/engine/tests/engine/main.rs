@@ -2,6 +2,8 @@
 //!
 //! Some tests need a process of their own to kill, to trace or to limit: they run this binary again (see [`child`]).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod child;
 mod crash;
 mod durability;
