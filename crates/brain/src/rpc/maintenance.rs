@@ -1,0 +1,135 @@
+//! The Maintenance service.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use kubewharf_etcd_api::etcdserverpb::{
+    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse,
+    HashRequest, HashResponse, StatusRequest, StatusResponse,
+};
+use kubewharf_etcd_api::etcdserverpb::alarm_request::AlarmAction;
+
+use super::server::Server;
+use crate::error::Error;
+use crate::limits::HASH_PAGE_KEYS;
+use crate::mvcc::{KeyRange, RangeEnd, RangeQuery, SnapshotRows, range};
+
+/// The version of etcd whose behaviour this server has. kube-apiserver turns features on by it, etcdctl compares it with its own.
+pub const ETCD_VERSION: &str = "3.7.3";
+/// The version that a cluster and its data have where all members are [`ETCD_VERSION`].
+pub const ETCD_CLUSTER_VERSION: &str = "3.7.0";
+
+pub(super) async fn status(server: Arc<Server>, _: StatusRequest) -> Result<StatusResponse, Error> {
+    let size = server.store.engine().size()?;
+    let seq = server.store.snapshot()?.head()?.seq;
+    let member_id = server.store.identity().member_id;
+    let quota = match server.options.quota_bytes {
+        0 => size.capacity_bytes.unwrap_or(0),
+        quota => quota,
+    };
+    Ok(StatusResponse {
+        header: Some(server.header(server.store.published().newest())),
+        version: ETCD_VERSION.to_owned(),
+        db_size: signed(size.allocated_bytes),
+        leader: member_id,
+        raft_index: seq,
+        raft_term: server.store.epoch(),
+        raft_applied_index: seq,
+        errors: server.store.failure().into_iter().collect(),
+        db_size_in_use: signed(size.in_use_bytes),
+        is_learner: false,
+        storage_version: ETCD_CLUSTER_VERSION.to_owned(),
+        db_size_quota: signed(quota),
+        downgrade_info: Some(DowngradeInfo { enabled: false, target_version: String::new() }),
+    })
+}
+
+pub(super) async fn alarm(server: Arc<Server>, request: AlarmRequest) -> Result<AlarmResponse, Error> {
+    match request.action() {
+        // Nothing raises one: a store without room refuses each write that needs it, and takes the others.
+        AlarmAction::Get | AlarmAction::Deactivate => {
+            Ok(AlarmResponse { header: Some(server.header(server.store.published().newest())), alarms: Vec::new() })
+        }
+        AlarmAction::Activate => Err(Error::Unimplemented("alarms can't be raised by hand")),
+    }
+}
+
+/// Nothing to do: space that is freed is used again, and nothing is rewritten.
+pub(super) async fn defragment(_: Arc<Server>, _: DefragmentRequest) -> Result<DefragmentResponse, Error> {
+    Ok(DefragmentResponse { header: None })
+}
+
+pub(super) async fn hash(server: Arc<Server>, _: HashRequest) -> Result<HashResponse, Error> {
+    let (hash, revision) = hash_at(&server, 0).await?;
+    Ok(HashResponse { header: Some(server.header(revision)), hash })
+}
+
+pub(super) async fn hash_kv(server: Arc<Server>, request: HashKvRequest) -> Result<HashKvResponse, Error> {
+    let (hash, hash_revision) = hash_at(&server, request.revision).await?;
+    let revisions = server.store.revisions();
+    Ok(HashKvResponse {
+        header: Some(server.header(revisions.newest)),
+        hash,
+        compact_revision: revisions.compacted,
+        hash_revision,
+    })
+}
+
+/// The CRC-32C of the keys as of `revision`, the newest if that is 0, and the revision. It depends on nothing else: not on the engine,
+/// nor on compaction. etcd's hashes are over its own rows, so the two can't be compared.
+async fn hash_at(server: &Arc<Server>, revision: i64) -> Result<(u32, i64), Error> {
+    let revision = server.store.revisions().resolve(revision)?;
+    let mut page = Page { hash: 0, start: Some(Bytes::from_static(&[0])), revision };
+    while page.start.is_some() {
+        let reader = server.clone();
+        page = tokio::task::spawn_blocking(move || page.read(&reader))
+            .await
+            .map_err(|error| Error::Unavailable(error.to_string()))??;
+    }
+    Ok((page.hash, revision))
+}
+
+/// Where a hash stands.
+struct Page {
+    hash: u32,
+    /// The next key; `None` at the end.
+    start: Option<Bytes>,
+    revision: i64,
+}
+
+impl Page {
+    fn read(mut self, server: &Server) -> Result<Self, Error> {
+        let Some(start) = self.start.take() else { return Ok(self) };
+        let snapshot = server.store.snapshot()?;
+        if self.revision < server.store.revisions().compacted {
+            return Err(Error::Compacted);
+        }
+        let keys = KeyRange { start, end: RangeEnd::Unbounded };
+        let query = RangeQuery { limit: HASH_PAGE_KEYS, ..RangeQuery::all(keys, self.revision) };
+        let mut last = BytesMut::new();
+        let outcome = range(&SnapshotRows(snapshot.as_ref()), &query, &mut |key, version| {
+            let mut add = |bytes: &[u8]| self.hash = crc32c::crc32c_append(self.hash, bytes);
+            // Lengths first, so that no two sets of keys have the same bytes.
+            add(&(key.len() as u64).to_le_bytes());
+            add(key);
+            for number in [version.create_revision, version.mod_revision, version.version, version.lease] {
+                add(&number.to_le_bytes());
+            }
+            add(&(version.value.len() as u64).to_le_bytes());
+            add(version.value);
+            last.clear();
+            last.extend_from_slice(key);
+            ControlFlow::Continue(())
+        })?;
+        if outcome.more {
+            last.extend_from_slice(&[0]);
+            self.start = Some(last.freeze());
+        }
+        Ok(self)
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
