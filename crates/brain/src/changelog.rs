@@ -184,3 +184,76 @@ fn rfc3339_ms(time_ms: u64) -> String {
     let (second, ms) = (ms_of_day / 1000 % 60, ms_of_day % 1000);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use kubewharf_engine::memory::Memory;
+    use kubewharf_etcd_api::etcdserverpb::{DeleteRangeRequest, PutRequest};
+
+    use super::*;
+    use crate::committer::WriteRequest;
+    use crate::{Store, StoreOptions};
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(rfc3339_ms(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339_ms(951_782_399_999), "2000-02-28T23:59:59.999Z");
+        assert_eq!(rfc3339_ms(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(rfc3339_ms(1_709_251_199_001), "2024-02-29T23:59:59.001Z");
+        assert_eq!(rfc3339_ms(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
+    }
+
+    async fn put(store: &Store, key: &'static str, value: &'static str) {
+        let request = PutRequest { key: Bytes::from(key), value: Bytes::from(value), ..PutRequest::default() };
+        store.write(WriteRequest::Put(request), 1).await.unwrap();
+    }
+
+    fn page(store: &Store, from: i64, to: i64, bytes: usize) -> Result<Page, LogError> {
+        read(store.snapshot().unwrap().as_ref(), PageRange { from, to, bytes })
+    }
+
+    #[tokio::test]
+    async fn the_log_has_every_revision_once_in_whole_pages_until_it_is_compacted() {
+        let store = Store::open(Arc::new(Memory::new()), StoreOptions::default()).unwrap();
+        assert_eq!(page(&store, 0, i64::MAX, 1 << 20).unwrap(), Page { lines: String::new(), next: 2, newest: 1 });
+        put(&store, "a", "1").await;
+        put(&store, "b", "2").await;
+        put(&store, "a", "3").await;
+        let all = DeleteRangeRequest { key: Bytes::from_static(b"a"), range_end: Bytes::from_static(b"z"), prev_kv: false };
+        store.write(WriteRequest::DeleteRange(all), 1).await.unwrap();
+
+        let whole = page(&store, 0, i64::MAX, 1 << 20).unwrap();
+        assert_eq!((whole.next, whole.newest), (6, 5));
+        let lines: Vec<serde_json::Value> =
+            whole.lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 4);
+        let revisions: Vec<_> = lines.iter().map(|line| line["revision"].as_i64().unwrap()).collect();
+        assert_eq!(revisions, [2, 3, 4, 5]);
+        let update = serde_json::json!([
+            {"type": "put", "key": "YQ==", "value": "Mw==", "lease": 0, "version": 2, "create_revision": 2}
+        ]);
+        assert_eq!(lines[2]["ops"], update);
+        let deletion = serde_json::json!([{"type": "delete", "key": "YQ=="}, {"type": "delete", "key": "Yg=="}]);
+        assert_eq!(lines[3]["ops"], deletion);
+
+        let mut paged = String::new();
+        let mut from = 2;
+        while from <= 5 {
+            let part = page(&store, from, 5, 1).unwrap();
+            assert_eq!(part.next, from + 1, "a page of one byte is one revision");
+            paged.push_str(&part.lines);
+            from = part.next;
+        }
+        assert_eq!(paged, whole.lines);
+        assert_eq!(page(&store, 2, 3, 1 << 20).unwrap().next, 4);
+        assert_eq!(page(&store, 9, i64::MAX, 1 << 20).unwrap().next, 9);
+
+        store.write(WriteRequest::Compact { revision: 4 }, 1).await.unwrap();
+        assert!(matches!(page(&store, 3, i64::MAX, 1), Err(LogError::Compacted { from: 3, first: 4 })));
+        assert_eq!(page(&store, 0, i64::MAX, 1 << 20).unwrap().lines.lines().count(), 2);
+        store.close();
+    }
+}

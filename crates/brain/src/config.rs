@@ -15,8 +15,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use flags::{Invocation, parse};
-pub use values::{ListenUrl, Scheme, ValueError};
+pub use flags::{Invocation, help, parse};
+use kubewharf_foundation::listener::ListenUrl;
+pub use values::ValueError;
 
 /// A wrong setting. Says where it stands, what is wrong, and how it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -566,7 +566,7 @@ impl Draft {
         let config = &mut self.config;
         let urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
         let needs_tls =
-            urls.chain(&config.listen_metrics_urls).find(|url| url.scheme().is_tls()).map(ToString::to_string);
+            urls.chain(&config.listen_metrics_urls).find(|url| url.tls).map(ToString::to_string);
         match (self.cert_file.take(), self.key_file.take()) {
             (Some(cert_file), Some(key_file)) => {
                 self.tls.cert_file = cert_file;
@@ -633,7 +633,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// The text of `--help`.
 #[must_use]
-pub(crate) fn help() -> String {
+pub fn help() -> String {
     let mut text = String::from("Flags (each also as ETCD_NAME in the environment, or as a key of --config-file):\n");
     for flag in FLAGS.iter().filter(|flag| flag.apply.is_some() && !flag.help.is_empty()) {
         let value = match flag.kind {

@@ -1,10 +1,8 @@
 //! Values as Go and etcd write them: durations, truth values, URLs.
 
-use std::fmt;
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
+
+use kubewharf_foundation::listener::{ListenUrl, ListenUrlError};
 
 /// A value that can't be read; displays as what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,101 +94,11 @@ pub(super) fn list(text: &str) -> Vec<String> {
     if text.is_empty() { Vec::new() } else { text.split(',').map(|item| item.trim().to_owned()).collect() }
 }
 
-/// How a URL is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    /// TCP.
-    Http,
-    /// TLS over TCP.
-    Https,
-    /// A Unix socket.
-    Unix,
-    /// TLS over a Unix socket.
-    Unixs,
-}
-
-impl Scheme {
-    /// Whether it is TLS.
-    #[must_use]
-    pub fn is_tls(self) -> bool {
-        matches!(self, Self::Https | Self::Unixs)
-    }
-}
-
-/// A URL to listen at.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ListenUrl {
-    scheme: Scheme,
-    /// `host:port`, or the path of a socket.
-    target: String,
-}
-
-impl ListenUrl {
-    /// How it is spoken to.
-    #[must_use]
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
-    /// `host:port` of a TCP URL.
-    #[must_use]
-    pub fn address(&self) -> Option<&str> {
-        matches!(self.scheme, Scheme::Http | Scheme::Https).then_some(&self.target)
-    }
-
-    /// The path of a Unix socket.
-    #[must_use]
-    pub fn path(&self) -> Option<PathBuf> {
-        matches!(self.scheme, Scheme::Unix | Scheme::Unixs).then(|| PathBuf::from(&self.target))
-    }
-
-    /// The host of a TCP URL.
-    #[must_use]
-    pub fn host(&self) -> Option<&str> {
-        let (host, _) = self.address()?.rsplit_once(':')?;
-        Some(host.trim_start_matches('[').trim_end_matches(']'))
-    }
-}
-
-impl FromStr for ListenUrl {
-    type Err = ValueError;
-
-    fn from_str(text: &str) -> Result<Self, ValueError> {
-        let text = text.trim();
-        let (scheme, rest) = split_scheme(text)?;
-        if matches!(scheme, Scheme::Unix | Scheme::Unixs) {
-            return if rest.is_empty() {
-                wrong(format!("{text:?} names no socket: unix://PATH is expected"))
-            } else {
-                Ok(Self { scheme, target: rest.to_owned() })
-            };
-        }
-        let target = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, _port) = split_host_port(text, target)?;
-        if host != "localhost" && host.parse::<IpAddr>().is_err() {
-            return wrong(format!("{text:?}: listening needs an IP address or localhost, not the name {host:?}"));
-        }
-        Ok(Self { scheme, target: target.to_owned() })
-    }
-}
-
-impl fmt::Display for ListenUrl {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-            Scheme::Unix => "unix",
-            Scheme::Unixs => "unixs",
-        };
-        write!(formatter, "{scheme}://{}", self.target)
-    }
-}
-
 /// URLs to listen at, separated by commas, each once.
 pub(super) fn listen_urls(text: &str) -> Result<Vec<ListenUrl>, ValueError> {
     let mut urls = Vec::new();
     for item in list(text) {
-        let url: ListenUrl = item.parse()?;
+        let url: ListenUrl = item.parse().map_err(|error: ListenUrlError| ValueError(error.to_string()))?;
         if !urls.contains(&url) {
             urls.push(url);
         }
@@ -202,50 +110,12 @@ pub(super) fn listen_urls(text: &str) -> Result<Vec<ListenUrl>, ValueError> {
 pub(super) fn advertised_urls(text: &str) -> Result<Vec<String>, ValueError> {
     let mut urls = Vec::new();
     for item in list(text) {
-        let (scheme, rest) = split_scheme(&item)?;
-        if matches!(scheme, Scheme::Http | Scheme::Https) {
-            split_host_port(&item, rest.strip_suffix('/').unwrap_or(rest))?;
+        if !["http://", "https://", "unix:", "unixs:"].iter().any(|scheme| item.starts_with(scheme)) {
+            return wrong(format!("{item:?} is not a URL such as http://10.0.0.1:2379"));
         }
         if !urls.contains(&item) {
             urls.push(item);
         }
     }
     Ok(urls)
-}
-
-fn split_scheme(text: &str) -> Result<(Scheme, &str), ValueError> {
-    let (scheme, rest) = text
-        .split_once("://")
-        .or_else(|| text.split_once(':').filter(|(scheme, _)| scheme.starts_with("unix")))
-        .ok_or_else(|| ValueError(format!("{text:?} is not a URL such as http://127.0.0.1:2379")))?;
-    let scheme = match scheme {
-        "http" => Scheme::Http,
-        "https" => Scheme::Https,
-        "unix" => Scheme::Unix,
-        "unixs" => Scheme::Unixs,
-        other => return wrong(format!("{text:?}: the scheme {other:?} is none of http, https, unix, unixs")),
-    };
-    Ok((scheme, rest))
-}
-
-fn split_host_port<'t>(text: &str, target: &'t str) -> Result<(&'t str, u16), ValueError> {
-    if target.contains('/') {
-        return wrong(format!("{text:?} must not have a path"));
-    }
-    let (host, port) = target
-        .rsplit_once(':')
-        .filter(|(host, _)| !host.is_empty() && !host.ends_with(':'))
-        .ok_or_else(|| ValueError(format!("{text:?} must have the form SCHEME://HOST:PORT")))?;
-    let port = port.parse().map_err(|_| ValueError(format!("{text:?}: {port:?} is not a port")))?;
-    let bare = match host.strip_prefix('[') {
-        Some(inner) => match inner.strip_suffix(']') {
-            Some(inner) => inner,
-            None => return wrong(format!("{text:?}: the bracket of the address is not closed")),
-        },
-        None if host.contains(':') => {
-            return wrong(format!("{text:?}: an IPv6 address stands in brackets, [{host}]"));
-        }
-        None => host,
-    };
-    Ok((bare, port))
 }

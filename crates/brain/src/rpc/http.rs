@@ -8,10 +8,12 @@ use ::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYP
 use ::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use kubewharf_engine::Table;
-use kubewharf_grpc::{HttpFuture, Peer};
+use kubewharf_grpc::{
+    CallContext, Code, Dispatch, HttpFuture, MethodId, Peer, RequestStream, ResponseSink, Route, Status, UnaryReply,
+};
 use tracing::warn;
 
-use super::log;
+use super::{Api, log};
 use super::maintenance::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 use super::metrics;
 use super::server::Server;
@@ -22,11 +24,70 @@ const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=
 
 /// Which of the paths a port has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Port {
+enum Port {
     /// The clients': everything.
     Client,
     /// `--listen-metrics-urls`: health and metrics, as in etcd.
     Metrics,
+}
+
+/// The API without plain HTTP, where that has URLs of its own.
+pub struct GrpcOnly(pub Api);
+
+impl Dispatch for GrpcOnly {
+    fn route(&self, path: &str) -> Route {
+        self.0.route(path)
+    }
+
+    fn unary(&self, method: MethodId, context: CallContext, message: Bytes, reply: UnaryReply) {
+        self.0.unary(method, context, message, reply);
+    }
+
+    fn stream(&self, method: MethodId, context: CallContext, requests: RequestStream, responses: ResponseSink) {
+        self.0.stream(method, context, requests, responses);
+    }
+
+    fn http(&self, _: Request<Bytes>, _: Arc<Peer>) -> HttpFuture {
+        Box::pin(async { failure(StatusCode::NOT_FOUND, "404 page not found") })
+    }
+}
+
+/// Plain HTTP without the API.
+pub struct HttpOnly {
+    server: Arc<Server>,
+    port: Port,
+}
+
+impl HttpOnly {
+    /// Everything that the client port answers over HTTP.
+    #[must_use]
+    pub fn client(server: Arc<Server>) -> Self {
+        Self { server, port: Port::Client }
+    }
+
+    /// Health and metrics.
+    #[must_use]
+    pub fn metrics(server: Arc<Server>) -> Self {
+        Self { server, port: Port::Metrics }
+    }
+}
+
+impl Dispatch for HttpOnly {
+    fn route(&self, _: &str) -> Route {
+        Route::UnknownService
+    }
+
+    fn unary(&self, _: MethodId, _: CallContext, _: Bytes, reply: UnaryReply) {
+        reply.send(Err(Status::new(Code::Unimplemented, "this port has no API")));
+    }
+
+    fn stream(&self, _: MethodId, _: CallContext, _: RequestStream, responses: ResponseSink) {
+        responses.finish(Status::new(Code::Unimplemented, "this port has no API"));
+    }
+
+    fn http(&self, request: Request<Bytes>, _: Arc<Peer>) -> HttpFuture {
+        answer(self.server.clone(), request, self.port)
+    }
 }
 
 /// Answers a request.
@@ -35,7 +96,7 @@ pub(super) fn serve(server: Arc<Server>, request: Request<Bytes>, _peer: Arc<Pee
 }
 
 /// Answers a request to a port.
-pub(crate) fn answer(server: Arc<Server>, request: Request<Bytes>, port: Port) -> HttpFuture {
+fn answer(server: Arc<Server>, request: Request<Bytes>, port: Port) -> HttpFuture {
     Box::pin(async move {
         let path = request.uri().path();
         let query = Query(request.uri().query().unwrap_or(""));
@@ -106,7 +167,10 @@ fn decode(text: &str) -> String {
 
 fn health(server: &Server, query: &Query<'_>) -> Response<Bytes> {
     let serializable = query.first("serializable").as_deref() == Some("true");
-    let reason = if !serializable && server.store.failure().is_some() {
+    let excludes_no_space = query.all("exclude").iter().any(|alarm| alarm == "NOSPACE");
+    let reason = if server.quota.is_exceeded() && !excludes_no_space {
+        Some("ALARM NOSPACE".to_owned())
+    } else if !serializable && server.store.failure().is_some() {
         Some("RAFT NO LEADER".to_owned())
     } else {
         read(server).err().map(|error| format!("RANGE ERROR:{error}"))

@@ -23,6 +23,7 @@ use crate::limits::LEASE_WRITE_BYTES;
 use crate::mvcc::attached_key;
 
 pub(super) async fn grant(server: Arc<Server>, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Error> {
+    server.quota.check()?;
     let write = WriteRequest::LeaseGrant { id: request.id, ttl_seconds: request.ttl };
     match server.store.write(write, LEASE_WRITE_BYTES).await? {
         WriteResponse::LeaseGrant { id, ttl_seconds, revision } => Ok(LeaseGrantResponse {

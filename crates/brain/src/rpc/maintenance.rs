@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use kubewharf_etcd_api::etcdserverpb::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse,
     HashRequest, HashResponse, StatusRequest, StatusResponse,
 };
 use kubewharf_etcd_api::etcdserverpb::alarm_request::AlarmAction;
@@ -36,7 +36,7 @@ pub(super) async fn status(server: Arc<Server>, _: StatusRequest) -> Result<Stat
         raft_index: seq,
         raft_term: server.store.epoch(),
         raft_applied_index: seq,
-        errors: server.store.failure().into_iter().collect(),
+        errors: server.store.failure().into_iter().chain(alarms(&server).iter().map(text)).collect(),
         db_size_in_use: signed(size.in_use_bytes),
         is_learner: false,
         storage_version: ETCD_CLUSTER_VERSION.to_owned(),
@@ -46,13 +46,23 @@ pub(super) async fn status(server: Arc<Server>, _: StatusRequest) -> Result<Stat
 }
 
 pub(super) async fn alarm(server: Arc<Server>, request: AlarmRequest) -> Result<AlarmResponse, Error> {
-    match request.action() {
-        // Nothing raises one: a store without room refuses each write that needs it, and takes the others.
-        AlarmAction::Get | AlarmAction::Deactivate => {
-            Ok(AlarmResponse { header: Some(server.header(server.store.published().newest())), alarms: Vec::new() })
-        }
-        AlarmAction::Activate => Err(Error::Unimplemented("alarms can't be raised by hand")),
+    if request.action() == AlarmAction::Activate {
+        return Err(Error::Unimplemented("an alarm shows the size of the database; it can't be raised by hand"));
     }
+    // Deactivating one changes nothing: it ends when there is room again.
+    let header = Some(server.header(server.store.published().newest()));
+    Ok(AlarmResponse { header, alarms: alarms(&server) })
+}
+
+fn alarms(server: &Server) -> Vec<AlarmMember> {
+    let no_space =
+        AlarmMember { member_id: server.store.identity().member_id, alarm: AlarmType::Nospace.into() };
+    server.quota.is_exceeded().then_some(no_space).into_iter().collect()
+}
+
+/// An alarm as etcd writes it among the errors of its status.
+fn text(alarm: &AlarmMember) -> String {
+    format!("memberID:{} alarm:{}", alarm.member_id, alarm.alarm().as_str_name())
 }
 
 /// Nothing to do: space that is freed is used again, and nothing is rewritten.

@@ -1,0 +1,324 @@
+//! The committer's two threads: one evaluates, the other waits for the engine.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kubewharf_engine::{Batch, CommitError, Engine, Head, Snapshot};
+use tracing::{error, warn};
+
+use super::batch::{Content, Entry, Ground, evaluate};
+use super::outcome::{Resolution, Step};
+use super::{Inbox, Submission, Threads};
+use crate::error::Error;
+use crate::mvcc::{Overlay, Revisions};
+use crate::store::Published;
+
+/// Submissions that interrupt the wait for a commit: fewer are evaluated when it ends, which costs less than a wake-up each.
+const WAKE_AT_IN_FLIGHT: usize = 16;
+
+/// Where the committer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Serving.
+    Leading,
+    /// Another process has the store.
+    Deposed,
+    /// The engine failed or lost data.
+    Poisoned,
+}
+
+/// A batch under way.
+struct InFlight {
+    resolution: Resolution,
+    overlay: Arc<Overlay>,
+    entries: Vec<Entry>,
+    bytes: usize,
+    events: crate::watch::EventsBuilder,
+    leases: Vec<super::batch::LeaseChange>,
+    revisions: Revisions,
+    begun: Instant,
+}
+
+/// A batch growing on a snapshot that shows at least everything confirmed when it was begun, with the batch laid over it that was
+/// in flight then.
+struct Growing<'e> {
+    snapshot: Box<dyn Snapshot + 'e>,
+    below: Option<Arc<Overlay>>,
+    content: Content,
+}
+
+/// What the committer is given at its start.
+pub(crate) struct Committer {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) head: Head,
+    pub(crate) compacted: i64,
+}
+
+impl Committer {
+    /// Starts both threads; they end when the inbox is closed and empty.
+    pub(crate) fn start(self) -> std::io::Result<Threads> {
+        // One batch is under way at most.
+        let (commits, to_commit) = mpsc::sync_channel::<(Arc<Batch>, Duration)>(1);
+        let engine = self.engine.clone();
+        let inbox = self.inbox.clone();
+        let commit_thread = thread::Builder::new().name("engine-commit".to_owned()).spawn(move || {
+            while let Ok((batch, pause)) = to_commit.recv() {
+                if !pause.is_zero() {
+                    thread::sleep(pause);
+                }
+                let result = engine.commit(&batch);
+                inbox.committed(result);
+            }
+        })?;
+        let committer_thread = thread::Builder::new().name("committer".to_owned()).spawn(move || {
+            let engine = self.engine.clone();
+            let mut run = Run {
+                engine: engine.as_ref(),
+                changes_max: engine.limits().batch_operations_max / 4,
+                head: self.head,
+                confirmed: Revisions { newest: self.head.revision, compacted: self.compacted },
+                inbox: self.inbox,
+                published: self.published,
+                commits,
+                state: State::Leading,
+                in_flight: None,
+                growing: None,
+                backlog: std::collections::VecDeque::new(),
+                alone: 0,
+            };
+            run.run();
+        })?;
+        Ok(vec![commit_thread, committer_thread])
+    }
+}
+
+struct Run<'e> {
+    engine: &'e dyn Engine,
+    changes_max: usize,
+    /// The confirmed head, and the revisions that go with it.
+    head: Head,
+    confirmed: Revisions,
+    inbox: Arc<Inbox>,
+    published: Arc<Published>,
+    commits: mpsc::SyncSender<(Arc<Batch>, Duration)>,
+    state: State,
+    in_flight: Option<InFlight>,
+    growing: Option<Growing<'e>>,
+    backlog: std::collections::VecDeque<Submission>,
+    /// How many of the next submissions get a batch of their own, so that one that the engine refuses takes no other with it.
+    alone: usize,
+}
+
+impl<'e> Run<'e> {
+    fn run(&mut self) {
+        while let Some(result) = self.wait() {
+            if let Some(result) = result {
+                self.settle(result);
+            }
+            self.evaluate_backlog();
+            self.submit();
+        }
+    }
+
+    /// Waits for something to do and takes it: submissions into the backlog, and a commit's result. `None` when all is done.
+    fn wait(&mut self) -> Option<Option<Result<(), CommitError>>> {
+        let mut state = self.inbox.state.lock();
+        loop {
+            let result = state.result.take();
+            let takes = self.backlog.is_empty() && !state.submissions.is_empty();
+            if takes {
+                std::mem::swap(&mut self.backlog, &mut state.submissions);
+            }
+            if result.is_some() || takes {
+                return Some(result);
+            }
+            if state.closed.is_some() && self.in_flight.is_none() && self.backlog.is_empty() {
+                return None;
+            }
+            state.wake_at = if self.in_flight.is_some() { WAKE_AT_IN_FLIGHT } else { 1 };
+            self.inbox.arrived.wait(&mut state);
+            state.wake_at = usize::MAX;
+        }
+    }
+
+    fn evaluate_backlog(&mut self) {
+        while !self.backlog.is_empty() {
+            if self.state != State::Leading {
+                let error = self.why_not();
+                self.fail_backlog(&error);
+                return;
+            }
+            let alone = self.alone > 0;
+            if self.growing.is_none()
+                && let Err(error) = self.grow()
+            {
+                self.fail(State::Poisoned, &format!("the engine gives no snapshot: {error}"));
+                continue;
+            }
+            let growing = self.growing.as_mut().expect("just begun");
+            if !growing.content.has_room() || (alone && !growing.content.entries.is_empty()) {
+                return;
+            }
+            let submission = self.backlog.pop_front().expect("checked by the loop");
+            self.alone = self.alone.saturating_sub(1);
+            let ground = Ground {
+                snapshot: growing.snapshot.as_ref(),
+                in_flight: growing.below.as_deref(),
+                leases: self.published.leases(),
+                changes_max: self.changes_max,
+            };
+            if let Err((submission, error)) = evaluate(&mut growing.content, &ground, submission) {
+                self.backlog.push_front(submission);
+                self.fail(State::Poisoned, &format!("the engine can't be read: {error}"));
+            }
+        }
+    }
+
+    fn grow(&mut self) -> Result<(), kubewharf_engine::EngineError> {
+        let snapshot = self.engine.snapshot()?;
+        let (below, revisions) = match &self.in_flight {
+            Some(in_flight) => (Some(in_flight.overlay.clone()), in_flight.revisions),
+            None => (None, self.confirmed),
+        };
+        self.growing = Some(Growing { snapshot, below, content: Content::new(revisions) });
+        Ok(())
+    }
+
+    /// Sends the growing batch off, or answers it if there is nothing to commit, unless an earlier one is under way.
+    fn submit(&mut self) {
+        while self.in_flight.is_none() && self.state == State::Leading {
+            let Some(Growing { content, .. }) = self.growing.take() else { return };
+            if content.writes() {
+                self.begin_commit(content);
+            } else {
+                self.answer(content.entries, content.bytes);
+            }
+            // The backlog may hold more than one batch's worth, and the engine's time is used for evaluating it.
+            self.evaluate_backlog();
+        }
+    }
+
+    fn begin_commit(&mut self, content: Content) {
+        let batch = content.to_batch(self.head);
+        let Content { entries, bytes, overlay, events, leases, revisions } = content;
+        self.in_flight = Some(InFlight {
+            resolution: Resolution::new(batch.clone()),
+            overlay: Arc::new(overlay),
+            entries,
+            bytes,
+            events,
+            leases,
+            revisions,
+            begun: Instant::now(),
+        });
+        self.send(batch, Duration::ZERO);
+    }
+
+    fn send(&self, batch: Arc<Batch>, pause: Duration) {
+        self.commits.send((batch, pause)).expect("the commit thread lives as long as this sender");
+    }
+
+    fn settle(&mut self, result: Result<(), CommitError>) {
+        // After a failure nobody waits for the batch any more.
+        let Some(in_flight) = self.in_flight.as_mut() else { return };
+        match in_flight.resolution.step(result) {
+            Step::Applied(head) => self.confirm(head),
+            Step::NotApplied(cause) => self.refuse(&cause.into()),
+            Step::Retry { batch, after_ms } => {
+                warn!(after_ms, "the outcome of a commit is unknown; asking again");
+                self.send(batch, Duration::from_millis(after_ms));
+            }
+            Step::Deposed(why) => self.fail(State::Deposed, &why),
+            Step::Lost(why) => self.fail(State::Poisoned, &why),
+            Step::Fatal(cause) => self.fail(State::Poisoned, &cause.to_string()),
+        }
+    }
+
+    fn confirm(&mut self, head: Head) {
+        let in_flight = self.in_flight.take().expect("checked by `settle`");
+        self.head = head;
+        self.confirmed = in_flight.revisions;
+        let metrics = self.published.commit_metrics();
+        metrics.seconds.observe_time(in_flight.begun.elapsed());
+        metrics.requests.observe(f64::from(u32::try_from(in_flight.entries.len()).unwrap_or(u32::MAX)));
+        self.published.publish(in_flight.revisions, in_flight.events, &in_flight.leases);
+        self.answer(in_flight.entries, in_flight.bytes);
+    }
+
+    /// The engine certainly did not take the batch. If it held several requests, each is tried again by itself.
+    fn refuse(&mut self, error: &Error) {
+        let in_flight = self.in_flight.take().expect("checked by `settle`");
+        self.abandon_expiries(&in_flight.leases);
+        let mut again: std::collections::VecDeque<Submission> = std::collections::VecDeque::new();
+        let count = in_flight.entries.len();
+        if count == 1 {
+            warn!(%error, "the engine refused a write");
+            self.inbox.answered(count, in_flight.bytes);
+            in_flight.entries.into_iter().for_each(|entry| entry.answer_with(error));
+        } else {
+            again.extend(in_flight.entries.into_iter().map(|entry| entry.submission));
+            self.alone = count;
+        }
+        // What was evaluated on top of it, failed compares too, is evaluated again.
+        if let Some(growing) = self.growing.take() {
+            self.abandon_expiries(&growing.content.leases);
+            again.extend(growing.content.entries.into_iter().map(|entry| entry.submission));
+        }
+        again.append(&mut self.backlog);
+        self.backlog = again;
+    }
+
+    fn abandon_expiries(&self, changes: &[super::batch::LeaseChange]) {
+        for change in changes {
+            if let super::batch::LeaseChange::Revoked { id } = change {
+                self.published.leases().abandon_expiry(*id);
+            }
+        }
+    }
+
+    fn answer(&self, entries: Vec<Entry>, bytes: usize) {
+        self.inbox.answered(entries.len(), bytes);
+        entries.into_iter().for_each(Entry::answer);
+    }
+
+    /// Stops writing for good.
+    fn fail(&mut self, state: State, why: &str) {
+        error!(?state, why, "the store stops writing");
+        self.state = state;
+        let error = self.why_not();
+        self.inbox.close(error.clone());
+        if let Some(in_flight) = self.in_flight.take() {
+            self.inbox.answered(in_flight.entries.len(), in_flight.bytes);
+            let unknown = Error::OutcomeUnknown(why.to_owned());
+            in_flight.entries.into_iter().for_each(|entry| entry.answer_with(&unknown));
+        }
+        if let Some(growing) = self.growing.take() {
+            self.inbox.answered(growing.content.entries.len(), growing.content.bytes);
+            growing.content.entries.into_iter().for_each(|entry| entry.answer_with(&error));
+        }
+        self.fail_backlog(&error);
+        self.published.failed(why);
+    }
+
+    fn fail_backlog(&mut self, error: &Error) {
+        for submission in std::mem::take(&mut self.backlog) {
+            self.inbox.answered(1, submission.bytes);
+            (submission.respond)(Err(error.clone()));
+        }
+    }
+
+    fn why_not(&self) -> Error {
+        Error::Unavailable(
+            match self.state {
+                State::Leading => "the store is stopping",
+                State::Deposed => "another process has taken the store over",
+                State::Poisoned => "the store has stopped after a failure; its log says why",
+            }
+            .to_owned(),
+        )
+    }
+}

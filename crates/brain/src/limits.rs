@@ -1,0 +1,54 @@
+//! Every bound of this crate that is not an option of the operator.
+
+/// Writes that one commit takes at most.
+pub(crate) const BATCH_REQUESTS_MAX: usize = 1024;
+/// Bytes of rows at which a commit takes no further write.
+pub(crate) const BATCH_BYTES: usize = 8 << 20;
+/// Writes that wait for the committer at most, in all.
+pub(crate) const QUEUE_REQUESTS_MAX: usize = 50_000;
+/// Bytes of the writes that wait for the committer at most, in all.
+pub(crate) const QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Longest key, in bytes: what LMDB takes, less the lease id in front of an attached key. Refused alike on all engines.
+pub const KEY_BYTES_MAX: usize = 1900;
+/// Log rows that one step of physical compaction removes.
+pub(crate) const TRIM_ROWS: usize = 500;
+/// Shortest wait before an unknown outcome is asked for again, in milliseconds; doubles each time.
+pub(crate) const RESOLVE_BACKOFF_MS_MIN: u64 = 10;
+/// Longest such wait, in milliseconds.
+pub(crate) const RESOLVE_BACKOFF_MS_MAX: u64 = 1_000;
+/// How long an unknown outcome is pursued before the store stops serving, in milliseconds.
+pub(crate) const RESOLVE_MS_MAX: u64 = 30_000;
+/// Longest pause between two such steps.
+pub(crate) const TRIM_PAUSE_MAX: std::time::Duration = std::time::Duration::from_millis(50);
+/// Largest chunk in which the reply to a list grows, in bytes.
+pub(crate) const LIST_CHUNK_BYTES: usize = 1 << 20;
+/// How long a list waits for the memory of lists.
+pub(crate) const LIST_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// Bytes of keys and values in one part of a streamed list, about.
+pub(crate) const STREAM_CHUNK_BYTES: usize = 1 << 20;
+/// Continuations of paged lists whose counts are remembered.
+pub(crate) const COUNTS_MAX: usize = 1024;
+/// Shortest time to live of a lease, in seconds; etcd's at its default election timeout.
+pub(crate) const LEASE_TTL_SECONDS_MIN: i64 = 2;
+/// Longest time to live of a lease, in seconds; etcd's.
+pub(crate) const LEASE_TTL_SECONDS_MAX: i64 = 9_000_000_000;
+/// Pause between two rounds of expired leases while there are more.
+pub(crate) const LEASE_TICK: std::time::Duration = std::time::Duration::from_millis(250);
+/// Expired leases that one round ends: with the pause, at most 1000 a second, as in etcd.
+pub(crate) const LEASE_EXPIRIES_PER_TICK_MAX: usize = 250;
+/// Time after which an expired lease that still exists is ended again.
+pub(crate) const LEASE_EXPIRY_RETRY: std::time::Duration = std::time::Duration::from_secs(3);
+/// Time between two records of what is left of a lease; shorter leases have none.
+pub(crate) const LEASE_CHECKPOINT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(300);
+/// Most leases in one such record.
+pub(crate) const LEASE_CHECKPOINTS_PER_WRITE_MAX: usize = 1000;
+/// Weight of a lease's change in the queue of writes, in bytes.
+pub(crate) const LEASE_WRITE_BYTES: usize = 32;
+/// Keys that one step of a hash reads.
+pub(crate) const HASH_PAGE_KEYS: u64 = 1000;
+/// Bytes of a page of the log as text; a page ends at the next end of a revision.
+pub(crate) const LOG_PAGE_BYTES: usize = 1 << 20;
+/// Longest wait for more of the log.
+pub(crate) const LOG_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+/// Time between two looks for more of the log.
+pub(crate) const LOG_POLL: std::time::Duration = std::time::Duration::from_millis(50);

@@ -1,0 +1,341 @@
+//! The rows against a model that keeps every state there ever was.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+
+use bytes::Bytes;
+use kubewharf_engine::{Batch, Direction, Engine, Head, Table, memory::Memory};
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kv {
+    create: i64,
+    modified: i64,
+    version: i64,
+    lease: i64,
+    value: Vec<u8>,
+}
+
+type State = BTreeMap<Vec<u8>, Kv>;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A transaction: each key is put (with a lease) or deleted; it may be taken back.
+    Txn { writes: Vec<(u8, Option<(u8, i64)>)>, rolled_back: bool },
+    /// The batch in flight is committed, the growing one takes its place.
+    Commit,
+    /// Compaction at this part of the history, and the removal of what it makes useless.
+    Compact(f64),
+    /// Reads at this part of the history.
+    Read(f64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let write = (0_u8..12, proptest::option::weighted(0.7, (any::<u8>(), 0_i64..3)));
+    prop_oneof![
+        8 => (proptest::collection::vec(write, 1..5), proptest::bool::weighted(0.1))
+            .prop_map(|(writes, rolled_back)| Step::Txn { writes, rolled_back }),
+        3 => Just(Step::Commit),
+        1 => (0.0..=1.0_f64).prop_map(Step::Compact),
+        3 => (0.0..=1.0_f64).prop_map(Step::Read),
+    ]
+}
+
+#[derive(Default)]
+struct Recorded(Vec<(Position, Vec<u8>, Option<i64>)>);
+
+impl ChangeSink for Recorded {
+    fn change(&mut self, position: Position, change: &Change<'_>) {
+        let previous = change.previous.and_then(|previous| previous.live).map(|live| live.mod_revision);
+        self.0.push((position, change.key.to_vec(), previous));
+    }
+}
+
+struct World {
+    engine: Memory,
+    in_flight: Overlay,
+    growing: Overlay,
+    /// `history[r - 1]` is the state at revision r.
+    history: Vec<State>,
+    compacted: i64,
+}
+
+/// Keys whose order needs care: prefixes of each other, zero and 0xff bytes.
+fn key(number: u8) -> Vec<u8> {
+    match number {
+        0 => vec![0],
+        1 => vec![0, 0],
+        2 => b"a".to_vec(),
+        3 => b"a\0".to_vec(),
+        4 => b"a\0\0b".to_vec(),
+        5 => vec![b'a', 0xff],
+        6 => vec![0xff],
+        7 => vec![0xff, 0xff],
+        other => vec![b'k', other],
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            engine: Memory::new(),
+            in_flight: Overlay::default(),
+            growing: Overlay::default(),
+            history: vec![State::new()],
+            compacted: -1,
+        }
+    }
+
+    fn newest(&self) -> i64 {
+        i64::try_from(self.history.len()).unwrap()
+    }
+
+    fn commit_rows(&self, overlay: &Overlay) {
+        let expected = self.engine.snapshot().unwrap().head().unwrap();
+        let next = Head { seq: expected.seq + 1, batch_id: expected.batch_id + 1, ..expected };
+        self.engine.commit(&Batch { expected, next, operations: overlay.to_operations() }).unwrap();
+    }
+
+    fn txn(&mut self, writes: &[(u8, Option<(u8, i64)>)], rolled_back: bool) {
+        let revision = self.newest() + 1;
+        let mut state = self.history.last().unwrap().clone();
+        let snapshot = self.engine.snapshot().unwrap();
+        let base = SnapshotRows(snapshot.as_ref());
+        let mut changes = Recorded::default();
+        self.growing.savepoint();
+        let before = self.growing.to_operations();
+        let mut writer = Writer::new(&base, Some(&self.in_flight), &mut self.growing, &mut changes, revision, 7);
+        let mut expected = Vec::new();
+        for (number, write) in writes {
+            let key = key(*number);
+            let old = state.get(&key).cloned();
+            match write {
+                Some((byte, lease)) => {
+                    let value = vec![*byte; usize::from(*byte)];
+                    writer.put(&Bytes::from(key.clone()), &value, *lease).unwrap();
+                    let kv = Kv {
+                        create: old.as_ref().map_or(revision, |old| old.create),
+                        modified: revision,
+                        version: old.as_ref().map_or(1, |old| old.version + 1),
+                        lease: *lease,
+                        value,
+                    };
+                    state.insert(key.clone(), kv);
+                }
+                None => {
+                    assert_eq!(writer.delete(&Bytes::from(key.clone())).unwrap(), old.is_some());
+                    if old.is_none() {
+                        continue;
+                    }
+                    state.remove(&key);
+                }
+            }
+            let sub = u32::try_from(expected.len()).unwrap();
+            expected.push((Position { revision, sub }, key, old.map(|old| old.modified)));
+        }
+        assert_eq!(writer.wrote(), !expected.is_empty());
+        assert_eq!(changes.0, expected);
+        if rolled_back {
+            self.growing.rollback();
+            assert_eq!(self.growing.to_operations(), before);
+        } else if !expected.is_empty() {
+            self.history.push(state);
+        }
+    }
+
+    fn commit(&mut self) {
+        self.commit_rows(&self.in_flight);
+        self.in_flight = std::mem::take(&mut self.growing);
+    }
+
+    fn compact(&mut self, revision: i64) {
+        if revision <= self.compacted {
+            return;
+        }
+        self.commit();
+        self.commit();
+        self.compacted = revision;
+        let mut useless = Overlay::default();
+        let snapshot = self.engine.snapshot().unwrap();
+        let end = Position { revision, sub: 0 }.key();
+        let below = (Bound::Unbounded, Bound::Excluded(&end[..]));
+        snapshot
+            .scan(Table::Log, below, Direction::Forward, &mut |row_key, row| {
+                let position = Position::from_key(row_key).unwrap();
+                let change = Change::decode(position, row).unwrap();
+                useless.delete(Table::Log, Bytes::copy_from_slice(row_key));
+                let mut tombstone = false;
+                snapshot
+                    .get(Table::Current, change.key, &mut |row| {
+                        let current = Current::decode(row).unwrap();
+                        tombstone = current.live.is_none() && current.position == position;
+                    })
+                    .unwrap();
+                if tombstone {
+                    useless.delete(Table::Current, Bytes::copy_from_slice(change.key));
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        drop(snapshot);
+        self.commit_rows(&useless);
+    }
+
+    fn read(&self, revision: i64) {
+        let snapshot = self.engine.snapshot().unwrap();
+        let base = SnapshotRows(snapshot.as_ref());
+        let view = Layered::new(&base, Some(&self.in_flight), &self.growing);
+        let state = &self.history[usize::try_from(revision - 1).unwrap()];
+        let everything = KeyRange { start: Bytes::from_static(&[0]), end: RangeEnd::Unbounded };
+        let mut query = RangeQuery::all(everything, revision);
+        let expected: Vec<_> = state.iter().map(|(key, kv)| (key.clone(), kv.clone())).collect();
+        assert_eq!(read(&view, &query), (expected.clone(), expected.len(), false), "at {revision}");
+
+        query.sort = Some((SortTarget::Key, Direction::Reverse));
+        let reversed: Vec<_> = expected.iter().rev().cloned().collect();
+        assert_eq!(read(&view, &query), (reversed, expected.len(), false), "backwards at {revision}");
+
+        // In pages that continue behind the last key, each with the count of what is left.
+        let mut start = vec![0];
+        let mut rest = expected.as_slice();
+        loop {
+            let page = RangeQuery {
+                limit: 2,
+                count_all: true,
+                ..RangeQuery::all(KeyRange { start: start.into(), end: RangeEnd::Before(vec![0xff, 0xff].into()) }, revision)
+            };
+            let within = rest.iter().filter(|(key, _)| key.as_slice() < &[0xff, 0xff][..]).count();
+            let (found, count, more) = read(&view, &page);
+            assert_eq!(count, within);
+            assert_eq!(found, rest[..within.min(2)]);
+            assert_eq!(more, within > 2);
+            if !more {
+                break;
+            }
+            rest = &rest[2..];
+            start = found[1].0.clone();
+            start.push(0);
+        }
+        for number in 0..12 {
+            let key = key(number);
+            let query = RangeQuery::all(KeyRange { start: key.clone().into(), end: RangeEnd::Single }, revision);
+            let expected: Vec<_> = state.get(&key).map(|kv| (key, kv.clone())).into_iter().collect();
+            assert_eq!(read(&view, &query).0, expected);
+        }
+    }
+}
+
+fn read(rows: &dyn Rows, query: &RangeQuery) -> (Vec<(Vec<u8>, Kv)>, usize, bool) {
+    let mut found = Vec::new();
+    let outcome = range(rows, query, &mut |key, version| {
+        found.push((
+            key.to_vec(),
+            Kv {
+                create: version.create_revision,
+                modified: version.mod_revision,
+                version: version.version,
+                lease: version.lease,
+                value: version.value.to_vec(),
+            },
+        ));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    (found, usize::try_from(outcome.count).unwrap(), outcome.more)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reads_at_every_kept_revision_agree_with_a_model(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut world = World::new();
+        for step in steps {
+            let at = |world: &World, part: f64| {
+                let oldest = world.compacted.max(1);
+                #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+                let offset = (part * (world.newest() - oldest) as f64) as i64;
+                oldest + offset
+            };
+            match step {
+                Step::Txn { writes, rolled_back } => world.txn(&writes, rolled_back),
+                Step::Commit => world.commit(),
+                Step::Compact(part) => world.compact(at(&world, part)),
+                Step::Read(part) => world.read(at(&world, part)),
+            }
+        }
+        for revision in world.compacted.max(1)..=world.newest() {
+            world.read(revision);
+        }
+    }
+
+    #[test]
+    fn records_survive_their_encoding(
+        ints in proptest::array::uniform6(any::<i64>()),
+        key in proptest::collection::vec(any::<u8>(), 0..40),
+        values in proptest::array::uniform2(proptest::collection::vec(any::<u8>(), 0..40)),
+        flags in proptest::array::uniform4(any::<bool>()),
+        depth in any::<u64>(),
+    ) {
+        let position = Position { revision: ints[0], sub: 9 };
+        let version = |value, updated: bool, leased: bool| Version {
+            create_revision: if updated { ints[1] } else { ints[0] },
+            mod_revision: ints[0],
+            version: if updated { ints[2] } else { 1 },
+            lease: if leased { ints[3] } else { 0 },
+            value,
+        };
+        let ladder = if depth % 2 == 0 { Ladder::default() } else { Ladder { depth, jump: position } };
+        let live = flags[0].then(|| version(&values[0], flags[1], flags[2]));
+        let current = Current { position, ladder, live };
+        let encoded = current.encode();
+        prop_assert_eq!(Current::decode(&encoded).unwrap(), current);
+        let previous = flags[3].then(|| Previous { position, live: flags[1].then(|| version(&values[1], flags[2], flags[0])) });
+        let change = Change { time_ms: ints[4].unsigned_abs(), key: &key, live, previous, ladder };
+        let encoded = change.encode();
+        prop_assert_eq!(Change::decode(position, &encoded).unwrap(), change);
+        for end in 0..encoded.len() {
+            prop_assert!(Change::decode(position, &encoded[..end]).is_err());
+        }
+        prop_assert_eq!(Position::from_key(&position.key()).unwrap(), position);
+    }
+}
+
+#[test]
+fn a_walk_to_an_old_version_takes_few_steps() {
+    struct Counting<'a>(&'a dyn Rows, std::cell::Cell<usize>);
+    impl Rows for Counting<'_> {
+        fn get(&self, table: Table, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, kubewharf_engine::EngineError> {
+            self.1.set(self.1.get() + usize::from(table == Table::Log));
+            self.0.get(table, key, visit)
+        }
+        fn scan(
+            &self,
+            table: Table,
+            range: (Bound<&[u8]>, Bound<&[u8]>),
+            direction: Direction,
+            visit: &mut kubewharf_engine::Visitor<'_>,
+        ) -> Result<(), kubewharf_engine::EngineError> {
+            self.0.scan(table, range, direction, visit)
+        }
+    }
+    let mut world = World::new();
+    for number in 0..5000_u32 {
+        world.txn(&[(8, Some((u8::try_from(number % 200).unwrap(), 0)))], false);
+        if number % 100 == 0 {
+            world.commit();
+        }
+    }
+    let snapshot = world.engine.snapshot().unwrap();
+    let base = SnapshotRows(snapshot.as_ref());
+    let view = Layered::new(&base, Some(&world.in_flight), &world.growing);
+    for revision in [2, 3, 100, 2500, 4999] {
+        let counting = Counting(&view, std::cell::Cell::new(0));
+        let query = RangeQuery::all(KeyRange { start: key(8).into(), end: RangeEnd::Single }, revision);
+        let (found, ..) = read(&counting, &query);
+        assert_eq!(found[0].1.modified, revision);
+        assert!(counting.1.get() <= 40, "{} steps back to {revision}", counting.1.get());
+    }
+}

@@ -1,0 +1,242 @@
+//! What evaluation reads: rows of an engine's snapshot, with the changes that are not there yet laid over them.
+//!
+//! Invariant: a [`Layered`] view shows exactly what a snapshot taken after all of its overlays' commits would show.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+
+use bytes::Bytes;
+use kubewharf_engine::{Direction, EngineError, Operation, Snapshot, Table, Visitor};
+
+/// Rows that can be read; the common part of a snapshot and of a snapshot with overlays.
+pub trait Rows {
+    /// Calls `visit` with the row's value if there is such a row; tells whether there was.
+    fn get(&self, table: Table, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError>;
+
+    /// Visits the rows between the bounds in the given direction until `visit` breaks.
+    fn scan(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), EngineError>;
+}
+
+/// An engine's snapshot as rows.
+pub struct SnapshotRows<'a>(pub &'a dyn Snapshot);
+
+impl Rows for SnapshotRows<'_> {
+    #[inline]
+    fn get(&self, table: Table, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
+        self.0.get(table, key, visit)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.0.scan(table, range, direction, visit)
+    }
+}
+
+/// Row changes that wait for their commit: the row's new value, or `None` where it is deleted.
+#[derive(Debug, Default, Clone)]
+pub struct Overlay {
+    tables: [BTreeMap<Bytes, Option<Bytes>>; Table::ALL.len()],
+    bytes: usize,
+    operations: usize,
+    /// What each change since the last savepoint replaced, to take it back.
+    undo: Vec<Undo>,
+}
+
+#[derive(Debug, Clone)]
+struct Undo {
+    table: Table,
+    key: Bytes,
+    /// The overlay's entry before; `None` if it had none.
+    before: Option<Option<Bytes>>,
+}
+
+impl Overlay {
+    /// Writes a row.
+    pub fn put(&mut self, table: Table, key: Bytes, value: Bytes) {
+        self.set(table, key, Some(value));
+    }
+
+    /// Deletes a row.
+    pub fn delete(&mut self, table: Table, key: Bytes) {
+        self.set(table, key, None);
+    }
+
+    fn set(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+        let before = self.tables[usize::from(table.number())].insert(key.clone(), value);
+        self.operations += usize::from(before.is_none());
+        self.undo.push(Undo { table, key, before });
+    }
+
+    /// Keeps all changes so far: [`Overlay::rollback`] takes back later ones only.
+    pub fn savepoint(&mut self) {
+        self.undo.clear();
+    }
+
+    /// Takes back every change since the savepoint.
+    pub fn rollback(&mut self) {
+        while let Some(Undo { table, key, before }) = self.undo.pop() {
+            let rows = &mut self.tables[usize::from(table.number())];
+            match before {
+                Some(before) => {
+                    rows.insert(key, before);
+                }
+                None => {
+                    rows.remove(&key);
+                    self.operations -= 1;
+                }
+            }
+        }
+    }
+
+    /// Whether there is no change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.operations == 0
+    }
+
+    /// The changes' size: the sum of keys and values ever set, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many rows change.
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.operations
+    }
+
+    /// Whether a row is changed here.
+    #[must_use]
+    pub fn changes(&self, table: Table, key: &[u8]) -> bool {
+        self.table(table).contains_key(key)
+    }
+
+    /// The changes in the order that engines like: by table and key.
+    #[must_use]
+    pub fn to_operations(&self) -> Vec<Operation> {
+        let mut operations = Vec::with_capacity(self.operations);
+        for table in Table::ALL {
+            for (key, value) in &self.tables[usize::from(table.number())] {
+                operations.push(match value {
+                    Some(value) => Operation::Put { table, key: key.clone(), value: value.clone() },
+                    None => Operation::Delete { table, key: key.clone() },
+                });
+            }
+        }
+        operations
+    }
+
+    fn table(&self, table: Table) -> &BTreeMap<Bytes, Option<Bytes>> {
+        &self.tables[usize::from(table.number())]
+    }
+}
+
+/// A snapshot under overlays, the last of which is the newest.
+pub struct Layered<'a> {
+    base: &'a dyn Rows,
+    overlays: [Option<&'a Overlay>; 2],
+}
+
+impl<'a> Layered<'a> {
+    /// Lays `newer` over `older` over `base`.
+    #[must_use]
+    pub fn new(base: &'a dyn Rows, older: Option<&'a Overlay>, newer: &'a Overlay) -> Self {
+        Self { base, overlays: [Some(newer), older] }
+    }
+
+    fn overlays(&self) -> impl Iterator<Item = &'a Overlay> {
+        self.overlays.iter().copied().flatten()
+    }
+}
+
+impl Rows for Layered<'_> {
+    fn get(&self, table: Table, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
+        for overlay in self.overlays() {
+            if let Some(value) = overlay.table(table).get(key) {
+                if let Some(value) = value {
+                    visit(value);
+                }
+                return Ok(value.is_some());
+            }
+        }
+        self.base.get(table, key, visit)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        let mut changed: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        if is_empty_range(&range) {
+            return Ok(());
+        }
+        for overlay in self.overlays() {
+            for (key, value) in overlay.table(table).range::<[u8], _>(range) {
+                // The newest overlay comes first and wins.
+                changed.entry(key).or_insert(value.as_deref());
+            }
+        }
+        if changed.is_empty() {
+            return self.base.scan(table, range, direction, visit);
+        }
+        let mut pending: Vec<(&[u8], Option<&[u8]>)> = changed.into_iter().collect();
+        if direction == Direction::Forward {
+            pending.reverse();
+        }
+        let before = |a: &[u8], b: &[u8]| if direction == Direction::Forward { a < b } else { a > b };
+        let mut stopped = false;
+        self.base.scan(table, range, direction, &mut |key, value| {
+            while let Some((changed_key, changed_value)) =
+                pending.pop_if(|(changed_key, _)| *changed_key == key || before(changed_key, key))
+            {
+                let replaces = changed_key == key;
+                if let Some(changed_value) = changed_value
+                    && visit(changed_key, changed_value).is_break()
+                {
+                    stopped = true;
+                    return ControlFlow::Break(());
+                }
+                if replaces {
+                    return ControlFlow::Continue(());
+                }
+            }
+            let flow = visit(key, value);
+            stopped = flow.is_break();
+            flow
+        })?;
+        while let Some((key, value)) = pending.pop() {
+            if stopped {
+                break;
+            }
+            if let Some(value) = value {
+                stopped = visit(key, value).is_break();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the bounds exclude everything; `BTreeMap::range` panics on some of those.
+fn is_empty_range(range: &(Bound<&[u8]>, Bound<&[u8]>)) -> bool {
+    match *range {
+        (Bound::Included(start), Bound::Included(end)) => start > end,
+        (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end) | Bound::Included(end)) => start >= end,
+        _ => false,
+    }
+}

@@ -1,0 +1,97 @@
+//! What every method needs.
+
+use std::sync::Arc;
+
+use kubewharf_etcd_api::etcdserverpb::ResponseHeader;
+
+use super::budget::ListBudget;
+use super::counts::Counts;
+use super::metrics::Metrics;
+use super::quota::Quota;
+use crate::limits::KEY_BYTES_MAX;
+use crate::store::Store;
+
+/// The operator's settings of the API.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// The member's name.
+    pub name: String,
+    /// URLs under which clients reach this member.
+    pub client_urls: Vec<String>,
+    /// URLs that this member would have for other members; only told to clients that ask.
+    pub peer_urls: Vec<String>,
+    /// Most operations in a transaction.
+    pub txn_operations_max: usize,
+    /// Largest request, in bytes.
+    pub request_bytes_max: usize,
+    /// Memory of all replies to lists together, in bytes; also the largest list.
+    pub list_bytes_max: usize,
+    /// Time between progress notifications of an idle watch.
+    pub progress_notify_interval: std::time::Duration,
+    /// Size of the database at which writes are refused, in bytes; 0 for none.
+    pub quota_bytes: u64,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            client_urls: Vec::new(),
+            peer_urls: Vec::new(),
+            txn_operations_max: 128,
+            request_bytes_max: 1_572_864,
+            list_bytes_max: 1 << 30,
+            progress_notify_interval: std::time::Duration::from_secs(600),
+            quota_bytes: 0,
+        }
+    }
+}
+
+/// The API over a store.
+pub struct Server {
+    pub(crate) store: Arc<Store>,
+    pub(crate) options: ServerOptions,
+    pub(crate) lists: Arc<ListBudget>,
+    pub(crate) counts: Counts,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) quota: Quota,
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Longest key that a put may write.
+    pub(crate) key_bytes_max: usize,
+}
+
+impl Server {
+    /// The API over `store`, whose work runs on the current tokio runtime.
+    #[must_use]
+    pub fn new(store: Arc<Store>, options: ServerOptions) -> Arc<Self> {
+        let engine_key_bytes = store.engine().limits().key_bytes_max;
+        Arc::new(Self {
+            lists: ListBudget::new(options.list_bytes_max),
+            counts: Counts::default(),
+            metrics: Arc::new(Metrics::default()),
+            quota: Quota::default(),
+            runtime: tokio::runtime::Handle::current(),
+            key_bytes_max: KEY_BYTES_MAX.min(engine_key_bytes.saturating_sub(8)),
+            store,
+            options,
+        })
+    }
+
+    /// Adds what the gRPC server of the client port counts to the metrics.
+    pub fn observe(&self, stats: Arc<kubewharf_grpc::Stats>) {
+        // A second server's numbers would be another set; the first is the one that clients use.
+        let _ = self.metrics.grpc.set(stats);
+    }
+
+    /// The header of an answer at `revision`.
+    #[must_use]
+    pub fn header(&self, revision: i64) -> ResponseHeader {
+        let identity = self.store.identity();
+        ResponseHeader {
+            cluster_id: identity.cluster_id,
+            member_id: identity.member_id,
+            revision,
+            raft_term: self.store.epoch(),
+        }
+    }
+}

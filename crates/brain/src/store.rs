@@ -1,0 +1,264 @@
+//! The store: an engine, the committer in front of it, and what readers and watchers share with it.
+//!
+//! Invariant: the published revision is confirmed, its events are in the ring, and every snapshot taken after reading it shows it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use kubewharf_engine::{Batch, Engine, EngineError, Head, Operation, Snapshot, Table};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch as signal};
+
+use crate::committer::{Committer, Inbox, LeaseChange, Responder, Submission, Threads, WriteRequest, WriteResponse};
+use crate::error::Error;
+use crate::lease::Leases;
+use crate::meta::{self, Identity};
+use crate::mvcc::Revisions;
+use crate::rpc::metrics::CommitMetrics;
+use crate::watch::{EventsBuilder, Hub};
+
+/// What the committer publishes at each confirmation, in this order: events, revisions, leases.
+pub struct Published {
+    newest: AtomicI64,
+    compacted: AtomicI64,
+    hub: Hub,
+    leases: Leases,
+    failure: signal::Sender<Option<String>>,
+    commits: CommitMetrics,
+    /// The compacted revision, for physical compaction to follow.
+    compactions: signal::Sender<i64>,
+    /// The compacted revision below which nothing is left.
+    trimmed: signal::Sender<i64>,
+}
+
+impl Published {
+    /// The newest confirmed and the compacted revision. The compacted one is read first: it never exceeds the other.
+    #[must_use]
+    pub fn revisions(&self) -> Revisions {
+        let compacted = self.compacted.load(Ordering::Acquire);
+        Revisions { newest: self.newest.load(Ordering::Acquire), compacted }
+    }
+
+    /// The newest confirmed revision.
+    #[must_use]
+    pub fn newest(&self) -> i64 {
+        self.newest.load(Ordering::Acquire)
+    }
+
+    /// The watchers' side.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// The leases in memory.
+    #[must_use]
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    pub(crate) fn publish(&self, revisions: Revisions, events: EventsBuilder, leases: &[LeaseChange]) {
+        let batch = events.finish();
+        let wakes = batch.is_some();
+        if let Some(batch) = batch {
+            self.hub.append(batch);
+        }
+        // Before the revision: a lease granted by an answered request can be renewed at once.
+        self.leases.apply(leases);
+        self.newest.store(revisions.newest, Ordering::Release);
+        if self.compacted.swap(revisions.compacted, Ordering::AcqRel) != revisions.compacted {
+            self.compactions.send_replace(revisions.compacted);
+        }
+        if wakes {
+            self.hub.wake();
+        }
+    }
+
+    /// Follows the compacted revision.
+    pub(crate) fn subscribe_compactions(&self) -> signal::Receiver<i64> {
+        self.compactions.subscribe()
+    }
+
+    /// Takes note that nothing is left below `compacted`.
+    pub(crate) fn trimmed(&self, compacted: i64) {
+        self.trimmed.send_replace(compacted);
+    }
+
+    /// Waits until nothing is left below `compacted`.
+    pub async fn wait_trimmed(&self, compacted: i64) {
+        // The sender lives as long as `self`.
+        let _ = self.trimmed.subscribe().wait_for(|trimmed| *trimmed >= compacted).await;
+    }
+
+    /// What the committer observes.
+    #[must_use]
+    pub fn commit_metrics(&self) -> &CommitMetrics {
+        &self.commits
+    }
+
+    pub(crate) fn failed(&self, why: &str) {
+        self.failure.send_replace(Some(why.to_owned()));
+    }
+}
+
+/// Sizes that an operator may set.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreOptions {
+    /// Bytes of recent events kept in memory for watchers.
+    pub ring_bytes: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { ring_bytes: 64 << 20 }
+    }
+}
+
+/// An open store. Cheap to share; [`Store::close`] ends it.
+pub struct Store {
+    engine: Arc<dyn Engine>,
+    inbox: Arc<Inbox>,
+    published: Arc<Published>,
+    identity: Identity,
+    epoch: u64,
+    threads: Mutex<Threads>,
+}
+
+impl Store {
+    /// Opens the store in `engine`: reads where it stands, restores the leases, and starts the committer.
+    pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Arc<Self>, EngineError> {
+        let (head, identity) = adopt(engine.as_ref())?;
+        let (compacted, leases) = {
+            let snapshot = engine.snapshot()?;
+            let mut compacted = Ok(-1);
+            snapshot.get(Table::Meta, &meta::COMPACTED, &mut |row| compacted = meta::decode_revision(row))?;
+            (compacted?, Leases::restore(snapshot.as_ref())?)
+        };
+        let published = Arc::new(Published {
+            newest: AtomicI64::new(head.revision),
+            compacted: AtomicI64::new(compacted),
+            hub: Hub::new(head.revision, options.ring_bytes),
+            leases,
+            failure: signal::Sender::new(None),
+            commits: CommitMetrics::default(),
+            compactions: signal::Sender::new(compacted),
+            trimmed: signal::Sender::new(-1),
+        });
+        let inbox = Arc::new(Inbox::default());
+        let threads = Committer {
+            engine: engine.clone(),
+            inbox: inbox.clone(),
+            published: published.clone(),
+            head,
+            compacted,
+        }
+        .start()
+        .map_err(|error| {
+            EngineError::Failed(kubewharf_engine::Cause::Unavailable(format!("can't start a thread: {error}")))
+        })?;
+        let epoch = head.epoch;
+        Ok(Arc::new(Self { engine, inbox, published, identity, epoch, threads: Mutex::new(threads) }))
+    }
+
+    /// The confirmed state.
+    #[must_use]
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    /// The newest confirmed and the compacted revision.
+    #[must_use]
+    pub fn revisions(&self) -> Revisions {
+        self.published.revisions()
+    }
+
+    /// Who answers.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The epoch under which this process writes; etcd's clients know it as the raft term.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// A view that shows at least every revision published so far.
+    pub fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        self.engine.snapshot()
+    }
+
+    /// Queues a write; `respond` gets its outcome on the committer's thread and must not block. `bytes` is the write's weight in the
+    /// queue's bound.
+    pub fn submit(&self, request: WriteRequest, bytes: usize, respond: Responder) {
+        self.inbox.submit(Submission { request, bytes, respond });
+    }
+
+    /// Queues a write and waits for its outcome.
+    pub async fn write(&self, request: WriteRequest, bytes: usize) -> Result<WriteResponse, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.submit(request, bytes, Box::new(move |result| drop(sender.send(result))));
+        receiver.await.unwrap_or_else(|_| Err(Error::Unavailable("the store has stopped".to_owned())))
+    }
+
+    /// Waits until the store has failed, and tells why. Never ends while it is healthy.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.published.failure.subscribe();
+        let failed = failure.wait_for(Option::is_some).await;
+        failed.ok().and_then(|why| why.clone()).unwrap_or_else(|| "the store is gone".to_owned())
+    }
+
+    /// Why the store has failed, if it has.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.published.failure.borrow().clone()
+    }
+
+    /// Refuses further writes, finishes those that were accepted, and ends the threads. Blocks until then.
+    pub fn close(&self) {
+        self.inbox.close(Error::Unavailable("the store is stopping".to_owned()));
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the committer panicked");
+            }
+        }
+    }
+}
+
+/// Starts a reign: a new incarnation in the head, and an identity if the store has none.
+fn adopt(engine: &dyn Engine) -> Result<(Head, Identity), EngineError> {
+    let snapshot = engine.snapshot()?;
+    let found = snapshot.head()?;
+    let mut identity = None;
+    snapshot.get(Table::Meta, &meta::IDENTITY, &mut |row| identity = Some(Identity::decode(row)))?;
+    drop(snapshot);
+    let mut operations = Vec::new();
+    let identity = match identity.transpose()? {
+        Some(identity) => identity,
+        None => {
+            let identity = Identity { cluster_id: random_u64(), member_id: random_u64() };
+            operations.push(Operation::Put { table: Table::Meta, key: meta::IDENTITY, value: identity.encode() });
+            identity
+        }
+    };
+    let seq = found.seq + 1;
+    let batch_id = u128::from(random_u64()) << 64 | u128::from(seq);
+    let next = Head { epoch: found.epoch + 1, seq, revision: found.revision, batch_id };
+    engine.commit(&Batch { expected: found, next, operations }).map_err(|error| {
+        EngineError::Failed(kubewharf_engine::Cause::Unavailable(format!("can't take the store over: {error}")))
+    })?;
+    Ok((next, identity))
+}
+
+/// A random number from the standard library's seeds.
+pub(crate) fn random_u64() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

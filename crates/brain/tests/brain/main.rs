@@ -1,0 +1,3 @@
+//! The store as a whole, without the wire.
+
+mod committer;
