@@ -1,2 +1,14 @@
-//! Placeholder.
-fn main() {}
+//! The `kubewharf` program: picks the product and starts it.
+
+mod brain;
+mod cli;
+mod logging;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    cli::run(std::env::args_os())
+}

@@ -18,7 +18,7 @@ use crate::mvcc::{KeyRange, RangeEnd, RangeQuery, SnapshotRows, range};
 /// The version of etcd whose behaviour this server has. kube-apiserver turns features on by it, etcdctl compares it with its own.
 pub const ETCD_VERSION: &str = "3.7.3";
 /// The version that a cluster and its data have where all members are [`ETCD_VERSION`].
-pub const ETCD_CLUSTER_VERSION: &str = "3.7.0";
+pub(super) const ETCD_CLUSTER_VERSION: &str = "3.7.0";
 
 pub(super) async fn status(server: Arc<Server>, _: StatusRequest) -> Result<StatusResponse, Error> {
     let size = server.store.engine().size()?;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kubewharf_etcd_api::{Code, Method};
-use kubewharf_grpc::{Stats, UnaryReply};
+use kubewharf_grpc::Stats;
 
 use super::server::Server;
 
