@@ -119,6 +119,15 @@ enum Progress {
     Gone,
 }
 
+enum Step {
+    /// A call was started, there may be more.
+    Call,
+    /// Nothing is left to do until something happens.
+    Idle,
+    /// The connection is over.
+    Over,
+}
+
 enum Keepalive {
     /// Looks now and then whether the client was heard.
     Listening,
@@ -137,7 +146,6 @@ pub(crate) struct Connection {
     calls: Slab<Call>,
     /// Reused from turn to turn.
     events: Vec<Event>,
-    arrived: Vec<(Request<RecvStream>, Responder)>,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
     /// No later than the earliest deadline of a call.
@@ -173,7 +181,6 @@ impl Connection {
             peer,
             calls: Slab::new(),
             events: Vec::new(),
-            arrived: Vec::new(),
             timer,
             timer_at: keepalive_at,
             deadline_next: None,
@@ -186,47 +193,59 @@ impl Connection {
         }
     }
 
-    /// One turn. `Ready` when the connection is over.
+    /// One turn: a number of steps of the inbox and the HTTP/2 layer, then one write. `Ready` when the connection is
+    /// over.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let mut events = std::mem::take(&mut self.events);
-        self.shared.take(&mut events);
-        for event in events.drain(..) {
-            self.handle(event);
-        }
-        self.events = events;
-
-        let mut arrived = std::mem::take(&mut self.arrived);
-        let over = self.drive(context, &mut arrived);
-        // The replies of the last turn leave before this turn's calls are worked on.
-        let broken = matches!(self.wire.flush(context), Poll::Ready(Err(_)));
-        for (request, responder) in arrived.drain(..) {
-            self.arrive(request, responder);
-        }
-        self.arrived = arrived;
-        if over || broken { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Lets the HTTP/2 layer read and write, and collects the calls that arrived. Returns true when it is over.
-    fn drive(&mut self, context: &mut Context<'_>, arrived: &mut Vec<(Request<RecvStream>, Responder)>) -> bool {
-        let full = self.shared.pause_if_full()
-            || self.calls.len() + CALLS_PER_TURN_MAX > self.common.options.calls_per_connection_max;
-        if full {
-            return self.h2.poll_closed(context).is_ready();
-        }
-        while arrived.len() < CALLS_PER_TURN_MAX {
-            match self.h2.poll_accept(context) {
-                Poll::Pending => return false,
-                Poll::Ready(Some(Ok(call))) => arrived.push(call),
-                Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(peer = %self.peer.address(), %error, "connection failed");
-                    return true;
-                }
-                Poll::Ready(None) => return true,
+        let mut step = Step::Call;
+        for _ in 0..CALLS_PER_TURN_MAX {
+            self.empty_inbox();
+            step = self.step(context);
+            if !matches!(step, Step::Call) {
+                break;
             }
         }
-        // There may be more; look again before sleeping.
-        self.waker.wake_by_ref();
-        false
+        if matches!(step, Step::Call) {
+            // There may be more: look again before sleeping.
+            self.waker.wake_by_ref();
+        }
+        let broken = matches!(self.wire.flush(context), Poll::Ready(Err(_)));
+        if broken || matches!(step, Step::Over) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Handles what was left for this task. What is queued by that goes out with the next step.
+    fn empty_inbox(&mut self) {
+        self.shared.take(&mut self.events);
+        if !self.events.is_empty() {
+            let mut events = std::mem::take(&mut self.events);
+            for event in events.drain(..) {
+                self.handle(event);
+            }
+            self.events = events;
+            // Queueing frames has woken this very task, which is about to look at them anyway.
+            self.shared.forget_wakes();
+        }
+        if self.drain_until.is_none() && self.shared.is_draining() {
+            self.begin_drain();
+        }
+    }
+
+    /// Lets the HTTP/2 layer read and write, and starts a call if one has arrived.
+    fn step(&mut self, context: &mut Context<'_>) -> Step {
+        if self.shared.pause_if_full() || self.calls.len() >= self.common.options.calls_per_connection_max {
+            return if self.h2.poll_closed(context).is_ready() { Step::Over } else { Step::Idle };
+        }
+        match self.h2.poll_accept(context) {
+            Poll::Pending => Step::Idle,
+            Poll::Ready(Some(Ok((request, responder)))) => {
+                self.arrive(request, responder);
+                Step::Call
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(peer = %self.peer.address(), %error, "connection failed");
+                Step::Over
+            }
+            Poll::Ready(None) => Step::Over,
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -590,9 +609,6 @@ impl Future for Connection {
         this.shared.begin(task.waker());
         let waker = this.waker.clone();
         let mut context = Context::from_waker(&waker);
-        if this.drain_until.is_none() && this.shared.is_draining() {
-            this.begin_drain();
-        }
         for _ in 0..TURNS_MAX {
             if this.turn(&mut context).is_ready() {
                 this.publish();

@@ -113,6 +113,11 @@ impl Shared {
         std::mem::swap(&mut inbox.events, events);
     }
 
+    /// Forgets wakes up to now, whose reasons the task is about to look at. Events stay.
+    pub(crate) fn forget_wakes(&self) {
+        self.inbox.lock().mode = Mode::Running;
+    }
+
     /// Lets the task sleep, unless something came since `take`: then returns false.
     pub(crate) fn settle(&self) -> bool {
         let mut inbox = self.inbox.lock();

@@ -9,7 +9,7 @@ const MIB: usize = 1 << 20;
 pub(crate) const QUOTED_BYTES_MAX: usize = 256;
 /// Calls that one turn of a connection's task starts before their replies are written out: enough to share a write, few
 /// enough that the first of them doesn't wait long for the last.
-pub(crate) const CALLS_PER_TURN_MAX: usize = 64;
+pub(crate) const CALLS_PER_TURN_MAX: usize = 32;
 /// Turns of a connection's task in a row before it lets others run.
 pub(crate) const TURNS_MAX: usize = 16;
 /// Bytes that wait in user space for one write to the socket.
@@ -17,6 +17,10 @@ pub(crate) const WRITE_BATCH_BYTES_MAX: usize = 64 * KIB;
 /// From this size on, data goes to the socket from where it lies instead of being copied into the write batch. A
 /// system call costs about as much as copying this many bytes.
 pub(crate) const WRITE_THROUGH_BYTES_MIN: usize = 12 * KIB;
+/// Bytes that one call reads from a socket at most.
+pub(crate) const READ_BATCH_BYTES_MAX: usize = 32 * KIB;
+/// With less room than this, the layer above gets copies of bytes that were read elsewhere.
+pub(crate) const READ_DIRECT_BYTES_MIN: usize = 4 * KIB;
 /// What a half-read message may reserve ahead of its bytes, so that a length alone costs no memory.
 pub(crate) const MESSAGE_RESERVE_BYTES_MAX: usize = 64 * KIB;
 /// A request message at least this long gives its flow-control window back as it is read, a shorter one when its call

@@ -2,20 +2,22 @@
 //!
 //! Invariant: bytes reach the socket in the order they were written, and only [`Wire::flush`], a full batch, a large
 //! write or the end of the connection cost a system call. The HTTP/2 layer flushes after every few frames; those flushes
-//! do nothing here, and the connection's task flushes once a turn instead.
+//! do nothing here, and the connection's task flushes once a turn instead. In the other direction, one call reads all that
+//! is there even when the layer above has little room left in its buffer.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use crate::limits::{WRITE_BATCH_BYTES_MAX, WRITE_THROUGH_BYTES_MIN};
+use crate::limits::{READ_BATCH_BYTES_MAX, READ_DIRECT_BYTES_MIN, WRITE_BATCH_BYTES_MAX, WRITE_THROUGH_BYTES_MIN};
 
 /// A connected socket.
 pub(crate) enum Socket {
@@ -89,7 +91,7 @@ pub(crate) struct Wire {
 
 struct Inner {
     io: Transport,
-    /// Bytes read before it was known which protocol they are.
+    /// Bytes that were read and the layer above has not taken.
     ahead: Bytes,
     /// Written by the layer above, not yet by us, from `out_start` on.
     out: Vec<u8>,
@@ -187,17 +189,41 @@ impl Inner {
     }
 }
 
+thread_local! {
+    /// Where bytes are read to that the layer above has no room for.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BATCH_BYTES_MAX]);
+}
+
+impl Inner {
+    /// Reads into `buffer`; when it has little room, reads on into `ahead`, to spare a call for the rest.
+    fn read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            if buffer.remaining() >= READ_DIRECT_BYTES_MIN {
+                return Pin::new(&mut self.io).poll_read(context, buffer);
+            }
+            return SCRATCH.with_borrow_mut(|scratch| {
+                let mut scratch = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut self.io).poll_read(context, &mut scratch))?;
+                let read = scratch.filled();
+                let count = read.len().min(buffer.remaining());
+                buffer.put_slice(&read[..count]);
+                if count < read.len() {
+                    self.ahead = Bytes::copy_from_slice(&read[count..]);
+                }
+                Poll::Ready(Ok(()))
+            });
+        }
+        let count = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner.lock();
         let before = buffer.filled().len();
-        if inner.ahead.is_empty() {
-            ready!(Pin::new(&mut inner.io).poll_read(context, buffer))?;
-        } else {
-            let count = inner.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&inner.ahead[..count]);
-            inner.ahead.advance(count);
-        }
+        ready!(inner.read(context, buffer))?;
         inner.bytes_in += (buffer.filled().len() - before) as u64;
         Poll::Ready(Ok(()))
     }
