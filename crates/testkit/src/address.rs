@@ -15,12 +15,7 @@ static HANDED_OUT: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default)
 static HOST: LazyLock<IpAddr> = LazyLock::new(|| {
     let pid = std::process::id();
     // Process numbers have 22 bits on Linux. The second byte is never 0, so this is never 127.0.0.1.
-    let own = Ipv4Addr::new(
-        127,
-        64 | (pid >> 16 & 63) as u8,
-        (pid >> 8) as u8,
-        pid as u8,
-    );
+    let own = Ipv4Addr::new(127, 64 | (pid >> 16 & 63) as u8, (pid >> 8) as u8, pid as u8);
     // Not every system routes all of 127/8 to itself; where it does not, all share the one address.
     let usable = TcpListener::bind((own, 0)).is_ok();
     IpAddr::V4(if usable { own } else { Ipv4Addr::LOCALHOST })
@@ -40,11 +35,8 @@ pub fn free_port() -> SocketAddr {
     // The listeners of refused ports stay open until a fresh one is found, or the system would offer them again.
     let mut refused = Vec::new();
     loop {
-        let listener =
-            TcpListener::bind((host(), 0)).expect("a host address of one's own has free ports");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address");
+        let listener = TcpListener::bind((host(), 0)).expect("a host address of one's own has free ports");
+        let address = listener.local_addr().expect("a bound socket has an address");
         if handed_out.insert(address.port()) {
             return address;
         }

@@ -22,14 +22,19 @@ impl Folder {
     /// # Errors
     /// When the system's folder for temporary files cannot be written.
     pub fn new(name: &str) -> Result<Self> {
+        Self::new_in(&std::env::temp_dir(), name)
+    }
+
+    /// Makes a folder in `parent` whose name begins with `name`.
+    ///
+    /// # Errors
+    /// When `parent` cannot be written.
+    pub fn new_in(parent: &Path, name: &str) -> Result<Self> {
         let inner = tempfile::Builder::new()
             .prefix(&format!("kubewharf-{name}-"))
-            .tempdir()
-            .map_err(Error::file("create a folder in", std::env::temp_dir()))?;
-        Ok(Self {
-            path: inner.path().to_owned(),
-            inner: Some(inner),
-        })
+            .tempdir_in(parent)
+            .map_err(Error::file("create a folder in", parent))?;
+        Ok(Self { path: inner.path().to_owned(), inner: Some(inner) })
     }
 
     /// Where it is.

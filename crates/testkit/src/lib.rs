@@ -6,7 +6,12 @@
 pub mod address;
 pub mod error;
 pub mod folder;
+pub mod http;
+pub mod kubernetes;
+pub mod pki;
 pub mod process;
+pub mod storage_tests;
+pub mod store;
 pub mod tools;
 pub mod usage;
 

@@ -28,6 +28,7 @@ pub struct Spec {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    folder: Option<PathBuf>,
     log: PathBuf,
 }
 
@@ -39,6 +40,7 @@ impl Spec {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
+            folder: None,
             log: folder.join(format!("{name}.log")),
         }
     }
@@ -51,15 +53,19 @@ impl Spec {
 
     /// Adds arguments.
     pub fn args<I: IntoIterator<Item: AsRef<OsStr>>>(mut self, args: I) -> Self {
-        self.args
-            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// Sets a variable of the environment.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Runs it in that folder instead of the one of this process.
+    pub fn current_folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
         self
     }
 
@@ -68,11 +74,7 @@ impl Spec {
     /// # Errors
     /// When the log cannot be opened or the program cannot be executed.
     pub fn start(&self) -> Result<Process> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .map_err(Error::file("open", &self.log))?;
+        let log = File::options().create(true).append(true).open(&self.log).map_err(Error::file("open", &self.log))?;
         let log_again = log.try_clone().map_err(Error::file("open", &self.log))?;
         let mut command = Command::new(&self.program);
         command
@@ -82,16 +84,12 @@ impl Spec {
             .stdout(log)
             .stderr(log_again)
             .process_group(0);
-        let child = spawn(command).map_err(|source| Error::Start {
-            program: self.program.display().to_string(),
-            source,
-        })?;
-        Ok(Process {
-            name: self.name.clone(),
-            log: self.log.clone(),
-            child,
-            ended: None,
-        })
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        let child =
+            spawn(command).map_err(|source| Error::Start { program: self.program.display().to_string(), source })?;
+        Ok(Process { name: self.name.clone(), log: self.log.clone(), child, ended: None })
     }
 }
 
@@ -127,10 +125,7 @@ impl Process {
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
-            self.ended = self
-                .child
-                .try_wait()
-                .expect("a child of ours can be waited for");
+            self.ended = self.child.try_wait().expect("a child of ours can be waited for");
         }
         self.ended
     }
@@ -139,11 +134,7 @@ impl Process {
     ///
     /// # Errors
     /// When the process ends first, or is not ready `within` that time; both show the end of the log.
-    pub fn wait_until(
-        &mut self,
-        within: Duration,
-        mut ready: impl FnMut(&Self) -> bool,
-    ) -> Result<()> {
+    pub fn wait_until(&mut self, within: Duration, mut ready: impl FnMut(&Self) -> bool) -> Result<()> {
         let deadline = Instant::now() + within;
         loop {
             if let Some(status) = self.ended() {
@@ -174,9 +165,7 @@ impl Process {
     /// # Errors
     /// As [`Process::wait_until`].
     pub fn wait_for_log(&mut self, within: Duration, text: &str) -> Result<()> {
-        self.wait_until(within, |process| {
-            process.log_text().is_ok_and(|log| log.contains(text))
-        })
+        self.wait_until(within, |process| process.log_text().is_ok_and(|log| log.contains(text)))
     }
 
     /// Waits until it ends by itself, and says how; `None` if it still runs after that time.
@@ -200,10 +189,7 @@ impl Process {
     /// Kills it (SIGKILL), as a power cut would as far as the process can tell, and waits until it is gone.
     pub fn kill(&mut self) -> ExitStatus {
         self.signal(libc::SIGKILL);
-        let status = self
-            .child
-            .wait()
-            .expect("a child of ours can be waited for");
+        let status = self.child.wait().expect("a child of ours can be waited for");
         self.ended = Some(status);
         status
     }
@@ -261,20 +247,13 @@ fn describe(status: ExitStatus) -> String {
 /// When it cannot be started, or does not end well; the error holds what it printed.
 pub fn run(command: &mut Command) -> Result<String> {
     let text = format!("{command:?}");
-    let output = command.output().map_err(|source| Error::Start {
-        program: text.clone(),
-        source,
-    })?;
+    let output = command.output().map_err(|source| Error::Start { program: text.clone(), source })?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(stdout);
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Command {
-        command: text,
-        status: describe(output.status),
-        stderr: format!("{stdout}{stderr}"),
-    })
+    Err(Error::Command { command: text, status: describe(output.status), stderr: format!("{stdout}{stderr}") })
 }
 
 type Request = (Command, mpsc::Sender<io::Result<Child>>);
@@ -296,10 +275,7 @@ static STARTER: LazyLock<Mutex<mpsc::Sender<Request>>> = LazyLock::new(|| {
     Mutex::new(sender)
 });
 
-#[allow(
-    unsafe_code,
-    reason = "only a child itself can ask to be killed with its parent"
-)]
+#[allow(unsafe_code, reason = "only a child itself can ask to be killed with its parent")]
 fn spawn(mut command: Command) -> io::Result<Child> {
     let parent = std::process::id();
     let die_with_parent = move || {
@@ -311,11 +287,7 @@ fn spawn(mut command: Command) -> io::Result<Child> {
             libc::getppid()
         };
         // The parent may have ended before the wish was known to the kernel.
-        if u32::try_from(parent_now) == Ok(parent) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
+        if u32::try_from(parent_now) == Ok(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     };
     // SAFETY: the closure allocates nothing, takes no lock and calls only what is allowed between fork and exec.
     unsafe { command.pre_exec(die_with_parent) };
@@ -326,9 +298,7 @@ fn spawn(mut command: Command) -> io::Result<Child> {
         .unwrap_or_else(PoisonError::into_inner)
         .send((command, sender))
         .expect("the starting thread lives as long as its channel");
-    answer
-        .recv()
-        .expect("the starting thread answers each request")
+    answer.recv().expect("the starting thread answers each request")
 }
 
 #[cfg(test)]
@@ -339,10 +309,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     fn shell(folder: &Folder, script: &str) -> Process {
-        Spec::new("shell", "/bin/sh", folder.path())
-            .args(["-c", script])
-            .start()
-            .unwrap()
+        Spec::new("shell", "/bin/sh", folder.path()).args(["-c", script]).start().unwrap()
     }
 
     #[test]
@@ -359,10 +326,7 @@ mod tests {
         let folder = Folder::new("process").unwrap();
         let mut process = shell(&folder, "echo wrong flag; exit 3");
         let error = process.wait_for_log(SOON, "ready").unwrap_err().to_string();
-        assert!(
-            error.contains("exit code 3") && error.contains("wrong flag"),
-            "{error}"
-        );
+        assert!(error.contains("exit code 3") && error.contains("wrong flag"), "{error}");
     }
 
     #[test]
@@ -376,10 +340,7 @@ mod tests {
     #[test]
     fn stop_asks_first() {
         let folder = Folder::new("process").unwrap();
-        let mut process = shell(
-            &folder,
-            "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done",
-        );
+        let mut process = shell(&folder, "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done");
         process.wait_for_log(SOON, "ready").unwrap();
         assert_eq!(process.stop(SOON).code(), Some(7));
     }
@@ -387,15 +348,9 @@ mod tests {
     #[test]
     fn stop_kills_what_does_not_listen() {
         let folder = Folder::new("process").unwrap();
-        let mut process = shell(
-            &folder,
-            "trap '' TERM; echo ready; while :; do sleep 0.02; done",
-        );
+        let mut process = shell(&folder, "trap '' TERM; echo ready; while :; do sleep 0.02; done");
         process.wait_for_log(SOON, "ready").unwrap();
-        assert_eq!(
-            process.stop(Duration::from_millis(100)).signal(),
-            Some(libc::SIGKILL)
-        );
+        assert_eq!(process.stop(Duration::from_millis(100)).signal(), Some(libc::SIGKILL));
     }
 
     #[test]
@@ -413,16 +368,13 @@ mod tests {
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(process.log_text().unwrap().len(), before);
         process.resume();
-        process
-            .wait_until(SOON, |process| process.log_text().unwrap().len() > before)
-            .unwrap();
+        process.wait_until(SOON, |process| process.log_text().unwrap().len() > before).unwrap();
     }
 
     #[test]
     fn a_process_outlives_the_thread_that_asked_for_it() {
         let folder = Folder::new("process").unwrap();
-        let mut process =
-            std::thread::scope(|scope| scope.spawn(|| shell(&folder, "sleep 60")).join().unwrap());
+        let mut process = std::thread::scope(|scope| scope.spawn(|| shell(&folder, "sleep 60")).join().unwrap());
         assert_eq!(process.wait_for_end(Duration::from_millis(300)), None);
     }
 
@@ -432,16 +384,9 @@ mod tests {
         let Some(folder) = std::env::var_os("CHILD_OF_A_KILLED_PARENT") else {
             return;
         };
-        let child = Spec::new("child", "/bin/sleep", Path::new(&folder))
-            .arg("600")
-            .start()
-            .unwrap();
+        let child = Spec::new("child", "/bin/sleep", Path::new(&folder)).arg("600").start().unwrap();
         std::fs::write(Path::new(&folder).join("pid.new"), child.id().to_string()).unwrap();
-        std::fs::rename(
-            Path::new(&folder).join("pid.new"),
-            Path::new(&folder).join("pid"),
-        )
-        .unwrap();
+        std::fs::rename(Path::new(&folder).join("pid.new"), Path::new(&folder).join("pid")).unwrap();
         std::thread::sleep(Duration::from_secs(600));
     }
 
@@ -449,10 +394,7 @@ mod tests {
     fn a_child_dies_with_a_parent_that_is_killed() {
         let folder = Folder::new("process").unwrap();
         let mut parent = Spec::new("parent", std::env::current_exe().unwrap(), folder.path())
-            .args([
-                "--exact",
-                "process::tests::starts_a_child_and_waits_to_be_killed",
-            ])
+            .args(["--exact", "process::tests::starts_a_child_and_waits_to_be_killed"])
             .env("CHILD_OF_A_KILLED_PARENT", folder.path())
             .start()
             .unwrap();
@@ -481,16 +423,8 @@ mod tests {
 
     #[test]
     fn a_command_that_fails_says_why() {
-        let error = run(Command::new("/bin/sh").args(["-c", "echo because >&2; exit 4"]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("exit code 4") && error.contains("because"),
-            "{error}"
-        );
-        assert_eq!(
-            run(Command::new("/bin/sh").args(["-c", "echo fine"])).unwrap(),
-            "fine\n"
-        );
+        let error = run(Command::new("/bin/sh").args(["-c", "echo because >&2; exit 4"])).unwrap_err().to_string();
+        assert!(error.contains("exit code 4") && error.contains("because"), "{error}");
+        assert_eq!(run(Command::new("/bin/sh").args(["-c", "echo fine"])).unwrap(), "fine\n");
     }
 }

@@ -20,6 +20,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -49,21 +50,11 @@ pub enum Tool {
 
 impl Tool {
     /// All of them.
-    pub const ALL: &[Self] = &[
-        Self::Etcd,
-        Self::Etcdctl,
-        Self::Etcdutl,
-        Self::KubeApiserver,
-        Self::KubeControllerManager,
-        Self::Kubectl,
-    ];
+    pub const ALL: &[Self] =
+        &[Self::Etcd, Self::Etcdctl, Self::Etcdutl, Self::KubeApiserver, Self::KubeControllerManager, Self::Kubectl];
 
     /// What a cluster without nodes is made of, beside its store.
-    pub const CLUSTER: &[Self] = &[
-        Self::KubeApiserver,
-        Self::KubeControllerManager,
-        Self::Kubectl,
-    ];
+    pub const CLUSTER: &[Self] = &[Self::KubeApiserver, Self::KubeControllerManager, Self::Kubectl];
 
     /// The name of the program's file.
     pub fn name(self) -> &'static str {
@@ -129,17 +120,10 @@ struct Module {
 static KUBERNETES: Module = Module {
     folder: "kubernetes",
     pin: "k8s.io/kubernetes",
-    version_packages: &[
-        "k8s.io/component-base/version",
-        "k8s.io/client-go/pkg/version",
-    ],
+    version_packages: &["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"],
 };
 
-static ETCD: Module = Module {
-    folder: "etcd",
-    pin: "go.etcd.io/etcd/server/v3",
-    version_packages: &[],
-};
+static ETCD: Module = Module { folder: "etcd", pin: "go.etcd.io/etcd/server/v3", version_packages: &[] };
 
 static MODULES: [&Module; 2] = [&ETCD, &KUBERNETES];
 
@@ -158,17 +142,8 @@ impl Version {
             // kubectl builds of distributions have versions such as v1.2.3-rev4.
             let release = word.split(['-', '+']).next().unwrap_or(word);
             let mut numbers = release.split('.').map(str::parse::<u32>);
-            match (
-                numbers.next(),
-                numbers.next(),
-                numbers.next(),
-                numbers.next(),
-            ) {
-                (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch)), None) => Some(Self {
-                    major,
-                    minor,
-                    patch,
-                }),
+            match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
+                (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch)), None) => Some(Self { major, minor, patch }),
                 _ => None,
             }
         })
@@ -208,18 +183,12 @@ impl Tools {
         }
         let Ok(workspace) = workspace else {
             let start = std::env::current_dir().unwrap_or_default();
-            return Err(Error::NoWorkspace {
-                wanted: names(&missing),
-                start,
-            });
+            return Err(Error::NoWorkspace { wanted: names(&missing), start });
         };
         let shop = Shop::open(&workspace)?;
         for module in MODULES {
-            let of_module: Vec<Tool> = missing
-                .iter()
-                .copied()
-                .filter(|tool| std::ptr::eq(tool.module(), module))
-                .collect();
+            let of_module: Vec<Tool> =
+                missing.iter().copied().filter(|tool| std::ptr::eq(tool.module(), module)).collect();
             shop.provide(module, &of_module, progress)?;
             paths.extend(of_module.into_iter().map(|tool| (tool, shop.path(tool))));
         }
@@ -231,10 +200,25 @@ impl Tools {
     /// # Panics
     /// When it was not among those wanted from [`Tools::find_or_build`].
     pub fn path(&self, tool: Tool) -> &Path {
-        self.paths
-            .get(&tool)
-            .unwrap_or_else(|| panic!("{tool} was not asked for"))
+        self.paths.get(&tool).unwrap_or_else(|| panic!("{tool} was not asked for"))
     }
+}
+
+/// Where that program is, for tests: found or built at the first call, with progress on standard error.
+///
+/// # Errors
+/// As [`Tools::find_or_build`].
+pub fn shared(tool: Tool) -> Result<&'static Path> {
+    static FOUND: Mutex<BTreeMap<Tool, &'static Path>> = Mutex::new(BTreeMap::new());
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = found.get(&tool) {
+        return Ok(path);
+    }
+    let tools = Tools::find_or_build(&[tool], &mut |line| eprintln!("{line}"))?;
+    // As many as there are tools, for as long as the tests run.
+    let path: &'static Path = Box::leak(tools.path(tool).to_owned().into_boxed_path());
+    found.insert(tool, path);
+    Ok(path)
 }
 
 /// The root of the checkout: the nearest folder with `tests/tools` in it, from the working folder upwards, then from
@@ -246,22 +230,12 @@ pub fn workspace() -> Result<PathBuf> {
     let here = std::env::current_dir().unwrap_or_default();
     let program = std::env::current_exe().unwrap_or_default();
     let is_root = |folder: &&Path| folder.join("tests/tools/kubernetes/go.mod").is_file();
-    let root = here
-        .ancestors()
-        .find(is_root)
-        .or_else(|| program.ancestors().find(is_root));
-    root.map(Path::to_owned).ok_or_else(|| Error::NoWorkspace {
-        wanted: "a checkout".to_owned(),
-        start: here.clone(),
-    })
+    let root = here.ancestors().find(is_root).or_else(|| program.ancestors().find(is_root));
+    root.map(Path::to_owned).ok_or_else(|| Error::NoWorkspace { wanted: "a checkout".to_owned(), start: here.clone() })
 }
 
 fn names(tools: &[Tool]) -> String {
-    tools
-        .iter()
-        .map(|tool| tool.name())
-        .collect::<Vec<_>>()
-        .join(", ")
+    tools.iter().map(|tool| tool.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// The version that the module's `go.mod` requires. A program away from any checkout holds its own copy of the pin.
@@ -270,8 +244,7 @@ fn pinned_version(module: &Module, workspace: Option<&PathBuf>) -> Version {
         "kubernetes" => include_str!("../../../tests/tools/kubernetes/go.mod"),
         _ => include_str!("../../../tests/tools/etcd/go.mod"),
     };
-    let text = workspace
-        .and_then(|root| std::fs::read_to_string(module_folder(root, module).join("go.mod")).ok());
+    let text = workspace.and_then(|root| std::fs::read_to_string(module_folder(root, module).join("go.mod")).ok());
     required_version(text.as_deref().unwrap_or(built_in), module.pin)
         .or_else(|| required_version(built_in, module.pin))
         .expect("the pin of this source tree names a version")
@@ -279,10 +252,7 @@ fn pinned_version(module: &Module, workspace: Option<&PathBuf>) -> Version {
 
 fn required_version(go_mod: &str, module: &str) -> Option<Version> {
     go_mod.lines().find_map(|line| {
-        let mut words = line
-            .trim()
-            .trim_start_matches("require ")
-            .split_ascii_whitespace();
+        let mut words = line.trim().trim_start_matches("require ").split_ascii_whitespace();
         (words.next() == Some(module)).then(|| Version::find(words.next()?))?
     })
 }
@@ -295,12 +265,9 @@ fn find_outside(tool: Tool, pinned: Version) -> Option<PathBuf> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = assets.into_iter().chain(std::env::split_paths(&path));
-    folders
-        .map(|folder| folder.join(tool.name()))
-        .find(|candidate| {
-            candidate.is_file()
-                && version_of(tool, candidate).is_some_and(|found| tool.fits(found, pinned))
-        })
+    folders.map(|folder| folder.join(tool.name())).find(|candidate| {
+        candidate.is_file() && version_of(tool, candidate).is_some_and(|found| tool.fits(found, pinned))
+    })
 }
 
 fn version_of(tool: Tool, program: &Path) -> Option<Version> {
@@ -322,11 +289,7 @@ impl Shop {
         let lock = File::create(&lock_path).map_err(Error::file("create", &lock_path))?;
         // Released when the file is closed, however this process ends.
         lock.lock().map_err(Error::file("lock", &lock_path))?;
-        Ok(Self {
-            workspace: workspace.to_owned(),
-            folder,
-            _lock: lock,
-        })
+        Ok(Self { workspace: workspace.to_owned(), folder, _lock: lock })
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -337,37 +300,19 @@ impl Shop {
         self.folder.join(tool.name())
     }
 
-    fn provide(
-        &self,
-        module: &Module,
-        tools: &[Tool],
-        progress: &mut dyn FnMut(&str),
-    ) -> Result<()> {
+    fn provide(&self, module: &Module, tools: &[Tool], progress: &mut dyn FnMut(&str)) -> Result<()> {
         let source = module_folder(&self.workspace, module);
         let pin = read(&source.join("go.mod"))? + &read(&source.join("go.sum"))?;
         let version = pinned_version(module, Some(&self.workspace));
         let flags = linker_flags(module, version);
         let note = format!("{flags}\n{pin}");
-        let stale: Vec<Tool> = tools
-            .iter()
-            .copied()
-            .filter(|&tool| !self.is_built(tool, &note))
-            .collect();
+        let stale: Vec<Tool> = tools.iter().copied().filter(|&tool| !self.is_built(tool, &note)).collect();
         if stale.is_empty() {
             return Ok(());
         }
-        let staging = tempfile::tempdir_in(&self.folder)
-            .map_err(Error::file("create a folder in", &self.folder))?;
+        let staging = tempfile::tempdir_in(&self.folder).map_err(Error::file("create a folder in", &self.folder))?;
         let out = staging.path().join("");
-        let mut arguments = vec![
-            "build",
-            "-trimpath",
-            "-buildvcs=false",
-            "-v",
-            "-ldflags",
-            &flags,
-            "-o",
-        ];
+        let mut arguments = vec!["build", "-trimpath", "-buildvcs=false", "-v", "-ldflags", &flags, "-o"];
         arguments.push(out.to_str().ok_or_else(|| not_unicode(&out))?);
         arguments.extend(stale.iter().map(|tool| tool.package()));
         let wanted = format!("{} {version}", names(&stale));
@@ -383,8 +328,7 @@ impl Shop {
     }
 
     fn is_built(&self, tool: Tool, note: &str) -> bool {
-        self.path(tool).is_file()
-            && std::fs::read_to_string(self.note_path(tool)).is_ok_and(|found| found == note)
+        self.path(tool).is_file() && std::fs::read_to_string(self.note_path(tool)).is_ok_and(|found| found == note)
     }
 
     fn note_path(&self, tool: Tool) -> PathBuf {
@@ -410,7 +354,7 @@ fn linker_flags(module: &Module, version: Version) -> String {
     flags
 }
 
-fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(Error::file("read", path))
 }
 
@@ -419,12 +363,7 @@ fn not_unicode(path: &Path) -> Error {
 }
 
 /// Runs `go` with its output of compiled packages turned into progress.
-pub(crate) fn go(
-    folder: &Path,
-    arguments: &[&str],
-    wanted: &str,
-    progress: &mut dyn FnMut(&str),
-) -> Result<()> {
+pub(crate) fn go(folder: &Path, arguments: &[&str], wanted: &str, progress: &mut dyn FnMut(&str)) -> Result<()> {
     let started = Instant::now();
     let mut child = go_command(folder)
         .args(arguments)
@@ -433,21 +372,13 @@ pub(crate) fn go(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::NoGo {
-                wanted: wanted.to_owned(),
-            },
-            _ => Error::Start {
-                program: "go".to_owned(),
-                source,
-            },
+            std::io::ErrorKind::NotFound => Error::NoGo { wanted: wanted.to_owned() },
+            _ => Error::Start { program: "go".to_owned(), source },
         })?;
     let stderr = child.stderr.take().expect("stderr was asked to be a pipe");
     let (sender, lines) = mpsc::channel();
     let reader = std::thread::spawn(move || {
-        for line in BufReader::new(stderr)
-            .lines()
-            .map_while(std::result::Result::ok)
-        {
+        for line in BufReader::new(stderr).lines().map_while(std::result::Result::ok) {
             if sender.send(line).is_err() {
                 break;
             }
@@ -465,19 +396,14 @@ pub(crate) fn go(
             }
             Err(RecvTimeoutError::Timeout) => {
                 let seconds = started.elapsed().as_secs();
-                progress(&format!(
-                    "building {wanted}: {compiled} packages compiled, {seconds} s"
-                ));
+                progress(&format!("building {wanted}: {compiled} packages compiled, {seconds} s"));
                 next_report += PROGRESS_INTERVAL;
             }
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     reader.join().expect("reading lines does not panic");
-    let status = child.wait().map_err(|source| Error::Start {
-        program: "go".to_owned(),
-        source,
-    })?;
+    let status = child.wait().map_err(|source| Error::Start { program: "go".to_owned(), source })?;
     if !status.success() {
         let from = output.len().saturating_sub(OUTPUT_LINES_MAX);
         return Err(Error::Build {
@@ -486,10 +412,7 @@ pub(crate) fn go(
             output: output[from..].join("\n"),
         });
     }
-    progress(&format!(
-        "built {wanted} in {} s",
-        started.elapsed().as_secs()
-    ));
+    progress(&format!("built {wanted} in {} s", started.elapsed().as_secs()));
     Ok(())
 }
 
@@ -499,11 +422,7 @@ pub(crate) fn go_command(folder: &Path) -> Command {
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("go").is_file()));
     // Where Go's own installer puts it, which not every PATH has.
     let usual = Path::new("/usr/local/go/bin/go");
-    let program = if !in_path && usual.is_file() {
-        usual
-    } else {
-        Path::new("go")
-    };
+    let program = if !in_path && usual.is_file() { usual } else { Path::new("go") };
     let mut command = Command::new(program);
     command
         .current_dir(folder)
@@ -520,29 +439,16 @@ mod tests {
     use super::*;
 
     fn version(major: u32, minor: u32, patch: u32) -> Version {
-        Version {
-            major,
-            minor,
-            patch,
-        }
+        Version { major, minor, patch }
     }
 
     #[test]
     fn versions_are_found_in_what_the_programs_print() {
         for (text, expected) in [
             ("Kubernetes v1.36.3\n", version(1, 36, 3)),
-            (
-                "Client Version: v1.32.4-dispatcher\nKustomize Version: v5.5.0\n",
-                version(1, 32, 4),
-            ),
-            (
-                "etcd Version: 3.7.3\nGit SHA: GitNotFound\nGo Version: go1.26.8\n",
-                version(3, 7, 3),
-            ),
-            (
-                "etcdctl version: 3.7.3\nAPI version: 3.7\n",
-                version(3, 7, 3),
-            ),
+            ("Client Version: v1.32.4-dispatcher\nKustomize Version: v5.5.0\n", version(1, 32, 4)),
+            ("etcd Version: 3.7.3\nGit SHA: GitNotFound\nGo Version: go1.26.8\n", version(3, 7, 3)),
+            ("etcdctl version: 3.7.3\nAPI version: 3.7\n", version(3, 7, 3)),
             ("Kubernetes v1.37.0-alpha.1+abc\n", version(1, 37, 0)),
         ] {
             assert_eq!(Version::find(text), Some(expected), "{text}");
@@ -571,10 +477,7 @@ mod tests {
         let go_mod = read(&module_folder(&root, &KUBERNETES).join("go.mod")).unwrap();
         let pinned = pinned_version(&KUBERNETES, Some(&root));
         let staging = format!("v0.{}.{}", pinned.minor, pinned.patch);
-        let replaced: Vec<&str> = go_mod
-            .lines()
-            .filter(|line| line.contains(" => "))
-            .collect();
+        let replaced: Vec<&str> = go_mod.lines().filter(|line| line.contains(" => ")).collect();
         assert!(replaced.len() > 20, "{replaced:?}");
         for line in replaced {
             assert!(line.ends_with(&staging), "{line} is not of {pinned}");
@@ -583,28 +486,16 @@ mod tests {
 
     #[test]
     fn a_pin_is_found_in_both_forms_of_a_requirement() {
-        assert_eq!(
-            required_version("require a.b/c v1.2.3\n", "a.b/c"),
-            Some(version(1, 2, 3))
-        );
-        assert_eq!(
-            required_version("require (\n\ta.b/d v9.9.9\n\ta.b/c v1.2.3\n)\n", "a.b/c"),
-            Some(version(1, 2, 3))
-        );
+        assert_eq!(required_version("require a.b/c v1.2.3\n", "a.b/c"), Some(version(1, 2, 3)));
+        assert_eq!(required_version("require (\n\ta.b/d v9.9.9\n\ta.b/c v1.2.3\n)\n", "a.b/c"), Some(version(1, 2, 3)));
         assert_eq!(required_version("require a.b/c/v3 v3.2.3\n", "a.b/c"), None);
     }
 
     #[test]
     fn the_linker_is_told_the_version_of_kubernetes_only() {
         let flags = linker_flags(&KUBERNETES, version(1, 36, 3));
-        assert!(
-            flags.contains("-X k8s.io/component-base/version.gitVersion=v1.36.3 "),
-            "{flags}"
-        );
-        assert!(
-            flags.contains("-X k8s.io/client-go/pkg/version.gitMinor=36 "),
-            "{flags}"
-        );
+        assert!(flags.contains("-X k8s.io/component-base/version.gitVersion=v1.36.3 "), "{flags}");
+        assert!(flags.contains("-X k8s.io/client-go/pkg/version.gitMinor=36 "), "{flags}");
         assert_eq!(linker_flags(&ETCD, version(3, 7, 3)), "-s -w");
     }
 
@@ -618,31 +509,15 @@ mod tests {
     #[test]
     fn a_broken_build_is_an_error_that_shows_what_go_said() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(
-            folder.path().join("go.mod"),
-            "module example.com/broken\n\ngo 1.26.0\n",
-        )
-        .unwrap();
-        std::fs::write(
-            folder.path().join("main.go"),
-            "package main\n\nfunc main() { undefinedName() }\n",
-        )
-        .unwrap();
+        std::fs::write(folder.path().join("go.mod"), "module example.com/broken\n\ngo 1.26.0\n").unwrap();
+        std::fs::write(folder.path().join("main.go"), "package main\n\nfunc main() { undefinedName() }\n").unwrap();
         let mut told = Vec::new();
-        let error = go(
-            folder.path(),
-            &["build", "-o", "out", "."],
-            "a broken program",
-            &mut |line| {
-                told.push(line.to_owned());
-            },
-        )
+        let error = go(folder.path(), &["build", "-o", "out", "."], "a broken program", &mut |line| {
+            told.push(line.to_owned());
+        })
         .unwrap_err()
         .to_string();
-        assert!(
-            error.contains("a broken program") && error.contains("undefinedName"),
-            "{error}"
-        );
+        assert!(error.contains("a broken program") && error.contains("undefinedName"), "{error}");
         assert_eq!(told, ["building a broken program"]);
     }
 }

@@ -27,11 +27,8 @@ pub struct Memory {
 pub fn cpu_time(pid: u32) -> Result<Duration> {
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
     let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-    let ticks =
-        cpu_ticks(&text).unwrap_or_else(|| panic!("not the form of proc_pid_stat(5): {text}"));
-    Ok(Duration::from_micros(
-        ticks * 1_000_000 / ticks_per_second(),
-    ))
+    let ticks = cpu_ticks(&text).unwrap_or_else(|| panic!("not the form of proc_pid_stat(5): {text}"));
+    Ok(Duration::from_micros(ticks * 1_000_000 / ticks_per_second()))
 }
 
 /// Memory that the process holds now.
@@ -46,11 +43,7 @@ pub fn memory(pid: u32) -> Result<Memory> {
         let kib = line.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         kib.unwrap_or_else(|| panic!("no {field} in {}:\n{text}", path.display())) * 1024
     };
-    Ok(Memory {
-        anonymous: bytes("RssAnon:"),
-        resident: bytes("VmRSS:"),
-        resident_max: bytes("VmHWM:"),
-    })
+    Ok(Memory { anonymous: bytes("RssAnon:"), resident: bytes("VmRSS:"), resident_max: bytes("VmHWM:") })
 }
 
 /// utime + stime, the fields 14 and 15. The second field is the program's name, which may hold spaces and brackets.
@@ -62,10 +55,7 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-#[allow(
-    unsafe_code,
-    reason = "the standard library does not tell the length of a clock tick"
-)]
+#[allow(unsafe_code, reason = "the standard library does not tell the length of a clock tick")]
 fn ticks_per_second() -> u64 {
     // SAFETY: sysconf takes an integer and touches no memory of this process.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
@@ -89,10 +79,7 @@ mod tests {
             for _ in 0..100_000 {
                 x = std::hint::black_box(x.wrapping_mul(3));
             }
-            assert!(
-                begun.elapsed() < Duration::from_secs(60),
-                "60 s of work do not show"
-            );
+            assert!(begun.elapsed() < Duration::from_secs(60), "60 s of work do not show");
         }
     }
 
@@ -108,10 +95,7 @@ mod tests {
         let before = memory(pid).unwrap();
         let block = std::hint::black_box(vec![1_u8; 64 << 20]);
         let after = memory(pid).unwrap();
-        assert!(
-            after.anonymous >= before.anonymous + (32 << 20),
-            "{before:?} {after:?}"
-        );
+        assert!(after.anonymous >= before.anonymous + (32 << 20), "{before:?} {after:?}");
         assert!(after.resident_max >= after.anonymous);
         assert_eq!(block[1 << 20], 1);
     }

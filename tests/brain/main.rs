@@ -1,0 +1,5 @@
+//! Tests of KubeBrain as its users run it: the program, and real clients of it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod kubernetes;
