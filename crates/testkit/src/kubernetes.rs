@@ -229,3 +229,28 @@ impl Kubectl {
         Spec::new(name, &self.program, folder.path()).args(self.common()).args(arguments).start()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn an_apiserver_on_etcd_tells_its_release_and_obeys_its_admin_only() {
+        let store = Store::etcd::<&str>(&[]).unwrap();
+        let begun = Instant::now();
+        let apiserver = Apiserver::start::<&str>(&store.url(), &[]).unwrap();
+        println!("ready after {:?}", begun.elapsed());
+        let version = apiserver.client().get("/version").unwrap().ok().unwrap();
+        // Without the version that is linked in it would be v0.0.0-master.
+        assert!(version["gitVersion"].as_str().unwrap().starts_with("v1.36."), "{version}");
+
+        let admin = apiserver.kubectl().unwrap();
+        assert_eq!(admin.run(&["auth", "can-i", "*", "*"]).unwrap(), "yes\n");
+        let nobody = apiserver.authority().client(apiserver.folder(), "nobody", "nogroup").unwrap();
+        let nobody = Client::new(&apiserver.url(), apiserver.authority(), &nobody);
+        assert_eq!(nobody.get("/api/v1/namespaces").unwrap().status, 403);
+    }
+}

@@ -47,7 +47,7 @@ impl StorageTests {
         let workspace = tools::workspace()?;
         let source = workspace.join("tests/go/storage");
         let cases = parse_list(&tools::read(&source.join("tests.txt"))?);
-        let shop = Shop::open(&workspace)?;
+        let shop = Shop::open(&workspace, progress)?;
         let this = Self { folder: shop.folder().join("storage"), cases };
         let packages = this.packages();
         let go_mod = tools::read(&source.join("go.mod"))?;

@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -185,7 +185,7 @@ impl Tools {
             let start = std::env::current_dir().unwrap_or_default();
             return Err(Error::NoWorkspace { wanted: names(&missing), start });
         };
-        let shop = Shop::open(&workspace)?;
+        let shop = Shop::open(&workspace, progress)?;
         for module in MODULES {
             let of_module: Vec<Tool> =
                 missing.iter().copied().filter(|tool| std::ptr::eq(tool.module(), module)).collect();
@@ -282,12 +282,15 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    pub(crate) fn open(workspace: &Path) -> Result<Self> {
+    pub(crate) fn open(workspace: &Path, progress: &mut dyn FnMut(&str)) -> Result<Self> {
         let folder = workspace.join("target/tools");
         std::fs::create_dir_all(&folder).map_err(Error::file("create the folder", &folder))?;
         let lock_path = folder.join(".lock");
         let lock = File::create(&lock_path).map_err(Error::file("create", &lock_path))?;
         // Released when the file is closed, however this process ends.
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            progress("waiting for another process that builds");
+        }
         lock.lock().map_err(Error::file("lock", &lock_path))?;
         Ok(Self { workspace: workspace.to_owned(), folder, _lock: lock })
     }
