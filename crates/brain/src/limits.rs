@@ -52,3 +52,23 @@ pub(crate) const LOG_PAGE_BYTES: usize = 1 << 20;
 pub(crate) const LOG_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 /// Time between two looks for more of the log.
 pub(crate) const LOG_POLL: std::time::Duration = std::time::Duration::from_millis(50);
+/// Bytes of encoded events at which a piece of the recent history ends, at the end of a transaction.
+pub(crate) const WATCH_SEGMENT_BYTES: usize = 64 << 10;
+/// Bytes of events at which a watch response takes no further piece of history.
+pub(crate) const WATCH_RESPONSE_BYTES: usize = 128 << 10;
+/// Log rows at which a page of replayed history ends, at the end of a transaction.
+pub(crate) const WATCH_PAGE_ROWS: usize = 4096;
+/// Bytes of log rows at which such a page ends likewise.
+pub(crate) const WATCH_PAGE_READ_BYTES: usize = 8 << 20;
+/// Bytes of events, for all of a stream's watches together, at which such a page ends likewise.
+pub(crate) const WATCH_PAGE_BYTES: usize = 128 << 10;
+/// Pages of replayed history that are read at once.
+pub(crate) const WATCH_REPLAYS_MAX: usize = 8;
+/// Watches of one stream.
+pub(crate) const WATCHES_PER_STREAM_MAX: usize = 1 << 16;
+/// Pieces of shared bytes in one response above which small ones are copied together.
+pub(crate) const WATCH_PIECES_MAX: usize = 8;
+/// Pieces of at least this many bytes on average are never copied together.
+pub(crate) const WATCH_PIECE_BYTES_MIN: usize = 2 << 10;
+/// Shortest interval of progress notifications; etcd's.
+pub(crate) const WATCH_PROGRESS_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(100);

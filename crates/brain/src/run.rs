@@ -49,7 +49,10 @@ pub enum RunError {
     Engine(#[from] EngineError),
     /// A URL can't be listened at; the text names it.
     #[error(transparent)]
-    Listen(#[from] std::io::Error),
+    Listen(#[from] kubewharf_foundation::Error),
+    /// A part of the start or the end panicked.
+    #[error("a task ended early: {0}")]
+    Task(tokio::task::JoinError),
     /// Certificates can't be used; the text names the file.
     #[error("{0}")]
     Tls(String),
@@ -88,7 +91,7 @@ impl Brain {
         let client_http = bind(&config.listen_client_http_urls).await?;
         let metrics = bind(&config.listen_metrics_urls).await?;
         let opening = config.clone();
-        let store = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(std::io::Error::other)??;
+        let store = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(RunError::Task)??;
         let server = rpc::Server::new(
             store.clone(),
             ServerOptions {
@@ -144,13 +147,13 @@ impl Brain {
         for (bound, with) in urls {
             for (url, bound) in bound {
                 served.push(url.to_string());
-                let tls = tls.clone().filter(|_| url.tls);
+                let tls = tls.clone().filter(|_| url.is_tls());
                 let (with, shutdown) = (with.clone(), shutdown.clone());
                 let listener = match bound {
-                    Bound::Tcp(listener, _) => Listener::Tcp(listener),
+                    Bound::Tcp(listener) => Listener::Tcp(listener),
                     Bound::Unix(listener) => Listener::Unix(listener),
                 };
-                listening.spawn(async move { with.serve(listener, tls, shutdown.wait()).await });
+                listening.spawn(async move { with.serve(listener, tls, shutdown.requested()).await });
             }
         }
         let mut tasks = JoinSet::new();
@@ -173,13 +176,13 @@ impl Brain {
             leases = store.published().leases().len(),
             "ready to serve client requests"
         );
-        tell_systemd("READY=1");
+        systemd::ready();
 
         let failed = tokio::select! {
             why = store.failed() => Some(why),
-            () = shutdown.wait() => None,
+            () = shutdown.requested() => None,
         };
-        tell_systemd("STOPPING=1");
+        systemd::stopping();
         if let Some(why) = failed {
             // Dropping the servers closes the connections: clients go on when the next process has the store.
             return Err(RunError::StoreFailed(why));
@@ -202,11 +205,7 @@ async fn bind(urls: &[ListenUrl]) -> Result<Vec<(ListenUrl, Bound)>, RunError> {
 }
 
 fn addresses(bound: &[(ListenUrl, Bound)]) -> Vec<SocketAddr> {
-    let address = |bound: &Bound| match bound {
-        Bound::Tcp(_, address) => Some(*address),
-        Bound::Unix(_) => None,
-    };
-    bound.iter().filter_map(|(_, bound)| address(bound)).collect()
+    bound.iter().filter_map(|(_, bound)| bound.address()).collect()
 }
 
 fn open(config: &Config) -> Result<Arc<Store>, RunError> {
@@ -258,17 +257,11 @@ fn grpc_options(config: &Config) -> kubewharf_grpc::ServerOptions {
     options
 }
 
-fn tell_systemd(state: &str) {
-    if let Err(error) = systemd::notify(state) {
-        warn!(%error, state, "can't tell systemd");
-    }
-}
-
 /// Ends the committer, and gives the engine back as soon as nobody reads it any more.
 async fn close(store: Arc<Store>) -> Result<(), RunError> {
     let failure = store.failure();
     let closing = store.clone();
-    tokio::task::spawn_blocking(move || closing.close()).await.map_err(std::io::Error::other)?;
+    tokio::task::spawn_blocking(move || closing.close()).await.map_err(RunError::Task)?;
     let deadline = Instant::now() + RELEASE_TIMEOUT;
     while Arc::strong_count(&store) > 1 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -206,6 +206,57 @@ pub fn put_event(
     small.flush(buf);
 }
 
+/// Writes the body of an `Event` without previous version: what [`put_event_head`] announces.
+///
+/// An event that is kept as a body, followed by the field of [`put_event_prev_kv`], can be sent with and without it.
+pub fn put_event_body(buf: &mut BytesMut, kind: EventType, kv: &KeyValueRef<'_>) {
+    let kv_len = kv.encoded_len();
+    buf.reserve(event_body_len(kind, kv_len, None));
+    let mut small = Small::new();
+    small.number(EVENT_TYPE, kind as u64);
+    small.message(EVENT_KV, kv_len);
+    put_key_value(buf, &mut small, kv);
+    small.flush(buf);
+}
+
+/// Writes the field `prev_kv` of an `Event`, behind its body.
+pub fn put_event_prev_kv(buf: &mut BytesMut, prev_kv: &KeyValueRef<'_>) {
+    let len = prev_kv.encoded_len();
+    buf.reserve(message_len(len));
+    let mut small = Small::new();
+    small.message(EVENT_PREV_KV, len);
+    put_key_value(buf, &mut small, prev_kv);
+    small.flush(buf);
+}
+
+/// Bytes [`put_event_head`] writes, and those that it announces.
+pub fn event_entry_len(body_len: usize) -> usize {
+    message_len(body_len)
+}
+
+/// Begins one entry of the field `events` of a `WatchResponse`: `body_len` bytes of an `Event` must follow.
+pub fn put_event_head(buf: &mut BytesMut, body_len: usize) {
+    let mut small = Small::new();
+    small.message(WATCH_EVENTS, body_len);
+    small.flush(buf);
+}
+
+/// Bytes [`put_encoded_event`] writes.
+pub fn encoded_event_len(event_len: usize) -> usize {
+    message_len(event_len)
+}
+
+/// Writes one entry of the field `events` of a `WatchResponse` from an encoded `Event`.
+///
+/// The fields of an event stand in the order of their numbers and `prev_kv` is the last: an encoded event is also one
+/// without `prev_kv` up to there.
+pub fn put_encoded_event(buf: &mut BytesMut, event: &[u8]) {
+    let mut small = Small::new();
+    small.message(WATCH_EVENTS, event.len());
+    small.flush(buf);
+    buf.extend_from_slice(event);
+}
+
 fn event_body_len(kind: EventType, kv_len: usize, prev_kv_len: Option<usize>) -> usize {
     number_len(kind as u64) + message_len(kv_len) + prev_kv_len.map_or(0, message_len)
 }
@@ -419,6 +470,23 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(400))]
 
         #[test]
+        fn an_encoded_event_without_its_end_is_one_without_prev_kv(event in event()) {
+            let (kind, kv, prev_kv) = event_parts(&event);
+            let mut whole = BytesMut::new();
+            put_event(&mut whole, kind, &kv, prev_kv.as_ref());
+            let mut plain = BytesMut::new();
+            put_event(&mut plain, kind, &kv, None);
+            let body = event.encode_to_vec();
+            let plain_body_len = Event { prev_kv: None, ..event.clone() }.encoded_len();
+            for (body, entry) in [(&body[..], &whole), (&body[..plain_body_len], &plain)] {
+                let mut again = BytesMut::new();
+                put_encoded_event(&mut again, body);
+                prop_assert_eq!(again.len(), encoded_event_len(body.len()));
+                prop_assert_eq!(&again, entry);
+            }
+        }
+
+        #[test]
         fn a_range_response_is_what_prost_writes(response in range_response()) {
             let expected = response.encode_to_vec();
             prop_assert_eq!(range_len(&response), expected.len());
@@ -459,6 +527,16 @@ mod tests {
                 let before = buf.len();
                 put_event(&mut buf, kind, &kv, prev_kv.as_ref());
                 prop_assert_eq!(buf.len() - before, event_len(kind, &kv, prev_kv.as_ref()));
+                let mut body = BytesMut::new();
+                put_event_body(&mut body, kind, &kv);
+                if let Some(prev_kv) = &prev_kv {
+                    put_event_prev_kv(&mut body, prev_kv);
+                }
+                let mut whole = BytesMut::new();
+                put_event_head(&mut whole, body.len());
+                whole.extend_from_slice(&body);
+                prop_assert_eq!(whole.len(), event_entry_len(body.len()));
+                prop_assert_eq!(&buf[before..], &whole[..]);
             }
             let response = WatchResponse { header: Some(header), watch_id, fragment, events, ..Default::default() };
             prop_assert_eq!(&buf[..], response.encode_to_vec());

@@ -1,7 +1,14 @@
-//! What every product needs around its own work: shutdown, clock, listeners, TLS, logs, readiness. No product words here.
+//! What every product needs and no product owns: shutdown, TLS files, listeners, clocks, logs, the service manager.
+//!
+//! Invariant: no product word appears here, and nothing here starts by itself; a product asks for each part.
 
 pub mod clock;
+mod error;
 pub mod listener;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
+pub mod tls;
+
+pub use error::Error;
+pub use shutdown::Shutdown;

@@ -1,15 +1,28 @@
-//! The one signal that ends a product.
+//! When to stop, known to everyone who asks.
 //!
-//! Invariant: once triggered it stays triggered, and everyone who waits hears of it, also those who come later.
+//! Invariant: a phase is never left backwards, and whoever waits for a phase that has begun does not wait.
 
+use std::future::Future;
 use std::sync::Arc;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// A handle to a product's end. Clones share it.
+use crate::Error;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Running,
+    /// Finish what was begun, take nothing new.
+    Draining,
+    /// Stop now.
+    Now,
+}
+
+/// A handle on the end of the process, or of a part of it. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    triggered: Arc<watch::Sender<bool>>,
+    phase: Arc<watch::Sender<Phase>>,
 }
 
 impl Default for Shutdown {
@@ -19,72 +32,112 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    /// A handle that nobody has triggered.
-    #[must_use]
+    /// Nobody has asked to stop yet.
     pub fn new() -> Self {
-        Self { triggered: Arc::new(watch::Sender::new(false)) }
+        Self { phase: Arc::new(watch::Sender::new(Phase::Running)) }
     }
 
-    /// A handle that SIGTERM and SIGINT trigger. A second signal ends the process at once, with code 130.
+    /// Asks for a graceful end.
+    pub fn request(&self) {
+        self.advance(Phase::Draining);
+    }
+
+    /// Asks for an end without waiting for anything.
+    pub fn request_now(&self) {
+        self.advance(Phase::Now);
+    }
+
+    /// Whether an end was asked for, graceful or not.
+    pub fn is_requested(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
+    }
+
+    /// Waits until an end is asked for, graceful or not.
+    pub fn requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.reached(Phase::Draining)
+    }
+
+    /// Waits until an end without waiting is asked for.
+    pub fn requested_now(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.reached(Phase::Now)
+    }
+
+    /// Makes SIGTERM and SIGINT requests: the first for a graceful end, the second for one at once.
     ///
-    /// # Errors
-    /// If the signals can't be listened to.
-    pub fn on_signals() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let shutdown = Self::new();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let triggered = shutdown.clone();
+    /// Needs a Tokio runtime, which then never handles those signals by their defaults again.
+    pub fn on_signals(&self) -> Result<(), Error> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+        let shutdown = self.clone();
         tokio::spawn(async move {
-            for first in [true, false] {
+            loop {
                 let name = tokio::select! {
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
                 };
-                if first {
-                    tracing::info!(signal = name, "stopping");
-                    triggered.trigger();
+                if shutdown.is_requested() {
+                    tracing::warn!(signal = name, "stopping at once");
+                    return shutdown.request_now();
                 }
+                tracing::info!(signal = name, "stopping gracefully; a second signal stops at once");
+                shutdown.request();
             }
-            tracing::warn!("a second signal: ending at once");
-            std::process::exit(130);
         });
-        Ok(shutdown)
+        Ok(())
     }
 
-    /// Says that it is time to end.
-    pub fn trigger(&self) {
-        self.triggered.send_replace(true);
+    fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let later = *phase < to;
+            if later {
+                *phase = to;
+            }
+            later
+        });
     }
 
-    /// Whether it is time to end.
-    #[must_use]
-    pub fn is_triggered(&self) -> bool {
-        *self.triggered.borrow()
-    }
-
-    /// Waits until it is time to end.
-    pub async fn wait(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.triggered.subscribe().wait_for(|triggered| *triggered).await;
+    fn reached(&self, wanted: Phase) -> impl Future<Output = ()> + Send + use<> {
+        // The sender is kept, so that the wait can't end because all other handles are gone.
+        let sender = self.phase.clone();
+        async move {
+            let mut receiver = sender.subscribe();
+            let waited = receiver.wait_for(|phase| *phase >= wanted).await;
+            debug_assert!(waited.is_ok(), "the sender is held here");
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Shutdown;
+    use super::*;
+    use std::time::Duration;
+
+    async fn pending(future: impl Future) -> bool {
+        tokio::time::timeout(Duration::from_millis(20), future).await.is_err()
+    }
 
     #[tokio::test]
-    async fn early_and_late_waiters_hear_of_it() {
+    async fn phases_only_go_forward() {
         let shutdown = Shutdown::new();
-        let early = tokio::spawn({
-            let shutdown = shutdown.clone();
-            async move { shutdown.wait().await }
-        });
+        assert!(!shutdown.is_requested());
+        assert!(pending(shutdown.requested()).await);
+        shutdown.request();
+        shutdown.requested().await;
+        assert!(pending(shutdown.requested_now()).await);
+        shutdown.request_now();
+        shutdown.request();
+        shutdown.requested_now().await;
+        shutdown.requested().await;
+    }
+
+    #[tokio::test]
+    async fn a_waiter_is_woken_by_a_clone() {
+        let shutdown = Shutdown::new();
+        let waiter = tokio::spawn(shutdown.requested());
         tokio::task::yield_now().await;
-        assert!(!shutdown.is_triggered());
-        shutdown.trigger();
-        early.await.unwrap();
-        shutdown.wait().await;
+        let clone = shutdown.clone();
+        drop(shutdown);
+        clone.request();
+        waiter.await.expect("no panic");
     }
 }

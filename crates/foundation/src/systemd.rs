@@ -1,44 +1,65 @@
-//! Telling systemd how a service stands (`sd_notify(3)`), if it wants to know.
+//! Telling the service manager how we are, by the `sd_notify` protocol.
+//!
+//! Invariant: without `NOTIFY_SOCKET` nothing happens, and no failure stops the process.
 
+use std::ffi::OsStr;
+use std::io;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends `state`, such as `READY=1`, to the socket that `NOTIFY_SOCKET` names. Does nothing without that variable.
-///
-/// # Errors
-/// If the variable is set and the socket can't be reached.
-pub fn notify(state: &str) -> std::io::Result<()> {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
-    notify_at(&name.to_string_lossy(), state)
+/// The service is up.
+pub fn ready() {
+    notify("READY=1");
 }
 
-fn notify_at(name: &str, state: &str) -> std::io::Result<()> {
-    let address = match name.strip_prefix('@') {
-        Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(name)?,
+/// The service is going down.
+pub fn stopping() {
+    notify("STOPPING=1");
+}
+
+fn notify(state: &str) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else { return };
+    if let Err(error) = send(&socket, state) {
+        tracing::warn!(%error, socket = %socket.display(), "could not notify the service manager");
+    }
+}
+
+fn send(socket: &OsStr, state: &str) -> io::Result<()> {
+    // A leading @ means the abstract namespace, where names have no file.
+    let address = match socket.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(socket)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)?;
-    Ok(())
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn received(socket: &UnixDatagram) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).expect("a timeout");
+        let len = socket.recv(&mut buffer).expect("a message");
+        buffer[..len].to_vec()
+    }
+
     #[test]
-    fn both_kinds_of_socket_are_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notify");
-        let abstract_name = format!("kubewharf-notify-{}", std::process::id());
-        let by_path = UnixDatagram::bind(&path).unwrap();
-        let by_name =
-            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&abstract_name).unwrap()).unwrap();
-        notify_at(path.to_str().unwrap(), "READY=1").unwrap();
-        notify_at(&format!("@{abstract_name}"), "STOPPING=1").unwrap();
-        let mut buffer = [0; 32];
-        let length = by_path.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"READY=1");
-        let length = by_name.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"STOPPING=1");
+    fn a_message_reaches_a_socket_with_a_path() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        send(path.as_os_str(), "READY=1").expect("sent");
+        assert_eq!(received(&socket), b"READY=1");
+    }
+
+    #[test]
+    fn a_message_reaches_an_abstract_socket() {
+        let name = format!("kubewharf-notify-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("a name");
+        let socket = UnixDatagram::bind_addr(&address).expect("a socket");
+        send(OsStr::new(&format!("@{name}")), "STOPPING=1").expect("sent");
+        assert_eq!(received(&socket), b"STOPPING=1");
     }
 }

@@ -20,13 +20,13 @@ pub(crate) fn init(config: &LogConfig) -> anyhow::Result<()> {
         LogFormat::Console => telemetry::LogFormat::Text,
     };
     let started = if config.outputs.iter().all(|output| output == "stderr") {
-        telemetry::init(level, format)
+        telemetry::init(format, level)
     } else {
         let outputs: Vec<Output> = config.outputs.iter().map(|output| Output::open(output)).collect::<Result<_, _>>()?;
         let outputs = Arc::new(outputs);
-        telemetry::init_to(level, format, false, move || Tee(outputs.clone()))
+        telemetry::init_to(format, level, false, move || Tee(outputs.clone()))
     };
-    started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))
+    started.map(drop).map_err(|error| anyhow::anyhow!("can't start logging: {error}"))
 }
 
 enum Output {

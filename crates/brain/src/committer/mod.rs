@@ -11,7 +11,7 @@ mod outcome;
 mod run;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+
 use std::thread::JoinHandle;
 
 use kubewharf_etcd_api::etcdserverpb::{
@@ -174,5 +174,3 @@ impl Inbox {
 /// Joins the committer's threads.
 pub(crate) type Threads = Vec<JoinHandle<()>>;
 
-/// The shared queue.
-pub(crate) type SharedInbox = Arc<Inbox>;

@@ -566,7 +566,7 @@ impl Draft {
         let config = &mut self.config;
         let urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
         let needs_tls =
-            urls.chain(&config.listen_metrics_urls).find(|url| url.tls).map(ToString::to_string);
+            urls.chain(&config.listen_metrics_urls).find(|url| url.is_tls()).map(ToString::to_string);
         match (self.cert_file.take(), self.key_file.take()) {
             (Some(cert_file), Some(key_file)) => {
                 self.tls.cert_file = cert_file;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kubewharf_foundation::listener::{ListenUrl, ListenUrlError};
+use kubewharf_foundation::listener::ListenUrl;
 
 /// A value that can't be read; displays as what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +98,7 @@ pub(super) fn list(text: &str) -> Vec<String> {
 pub(super) fn listen_urls(text: &str) -> Result<Vec<ListenUrl>, ValueError> {
     let mut urls = Vec::new();
     for item in list(text) {
-        let url: ListenUrl = item.parse().map_err(|error: ListenUrlError| ValueError(error.to_string()))?;
+        let url: ListenUrl = item.parse().map_err(|error: kubewharf_foundation::Error| ValueError(error.to_string()))?;
         if !urls.contains(&url) {
             urls.push(url);
         }

@@ -36,7 +36,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Duration {
-        kubewharf_foundation::clock::boot_time()
+        Duration::from_millis(kubewharf_foundation::clock::Clock::monotonic_ms(&kubewharf_foundation::clock::RealClock))
     }
 }
 

@@ -253,7 +253,7 @@ pub fn attached_key(row_key: &[u8]) -> Result<&[u8], Cause> {
 
 /// How many log rows a row at `depth` jumps back: the size of the last tree in the skew-binary form of `depth`.
 #[must_use]
-pub fn jump_span(depth: u64) -> u64 {
+pub(super) fn jump_span(depth: u64) -> u64 {
     let mut rest = depth;
     let mut span = 1;
     while rest > 0 {

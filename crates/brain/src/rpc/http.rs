@@ -47,6 +47,10 @@ impl Dispatch for GrpcOnly {
         self.0.stream(method, context, requests, responses);
     }
 
+    fn ended(&self, method: MethodId, code: Code) {
+        self.0.ended(method, code);
+    }
+
     fn http(&self, _: Request<Bytes>, _: Arc<Peer>) -> HttpFuture {
         Box::pin(async { failure(StatusCode::NOT_FOUND, "404 page not found") })
     }

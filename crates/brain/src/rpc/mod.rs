@@ -26,11 +26,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kubewharf_etcd_api::Method;
 use kubewharf_grpc::{
-    CallContext, Dispatch, HttpFuture, MethodId, Peer, RequestStream, ResponseSink, Route, Status, UnaryReply,
+    CallContext, Code, Dispatch, HttpFuture, MethodId, Peer, RequestStream, ResponseSink, Route, Status, UnaryReply,
 };
 use prost::Message;
 
 pub use http::{GrpcOnly, HttpOnly};
+pub use maintenance::ETCD_VERSION;
 pub use server::{Server, ServerOptions};
 
 use crate::error::Error;
@@ -99,6 +100,10 @@ impl Dispatch for Api {
         }
     }
 
+    fn ended(&self, method: MethodId, code: Code) {
+        self.0.metrics.calls.handled(Method::ALL[usize::from(method.0)], code);
+    }
+
     fn http(&self, request: ::http::Request<Bytes>, peer: Arc<Peer>) -> HttpFuture {
         http::serve(self.0.clone(), request, peer)
     }
@@ -134,9 +139,4 @@ where
 
 fn start(server: &Arc<Server>, stream: impl Future<Output = ()> + Send + 'static) {
     server.runtime.spawn(stream);
-}
-
-/// A refusal's status; here for the modules that answer streams.
-fn refusal(error: &Error) -> Status {
-    status::status(error)
 }

@@ -1,7 +1,73 @@
-//! TEMPORARY stand-in; the watch helper replaces it.
+//! The Watch method on the wire; what a stream does is [`crate::watch`]'s.
+
 use std::sync::Arc;
-use kubewharf_grpc::{CallContext, Code, RequestStream, ResponseSink, Status};
+
+use bytes::Bytes;
+use kubewharf_etcd_api::EtcdError;
+use kubewharf_etcd_api::etcdserverpb::WatchRequest;
+use kubewharf_grpc::{CallContext, Reply, RequestStream, ResponseSink, Status, TrySendError};
+use prost::Message as _;
+
 use super::server::Server;
-pub(super) async fn serve(_server: Arc<Server>, _context: CallContext, _requests: RequestStream, responses: ResponseSink) {
-    responses.finish(Status::new(Code::Unimplemented, "watch is being written"));
+use super::status;
+use crate::error::Error;
+use crate::watch::{End, Gone, Message, Outlet, Requests, StreamOptions, WatchStream};
+
+/// What etcd adds to the operator's limit of a request before it divides a response, in bytes.
+const FRAGMENT_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// Serves a watch stream. The metadata `hasleader` asks for a member that has a leader: one that serves streams has.
+pub(super) async fn serve(
+    server: Arc<Server>,
+    _context: CallContext,
+    requests: RequestStream,
+    responses: ResponseSink,
+) {
+    let options = StreamOptions {
+        header: server.header(0),
+        progress_interval: server.options.progress_notify_interval,
+        fragment_bytes: server.options.request_bytes_max + FRAGMENT_OVERHEAD_BYTES,
+    };
+    let stream = WatchStream::new(server.store.clone(), options, &responses);
+    let end = match stream.run(Messages(requests)).await {
+        // Unavailable makes etcd's client open the stream again, elsewhere or after the restart.
+        End::Ending => status::status(&Error::Api(EtcdError::Stopped)),
+        End::Closed(why) => status::status(&Error::Unavailable(why.to_string())),
+        End::Failed(error) => {
+            tracing::error!(%error, "a watch stream ends because the history can't be read");
+            status::status(&error)
+        }
+        End::Request(status) => status,
+    };
+    responses.finish(end);
+}
+
+struct Messages(RequestStream);
+
+impl Requests for Messages {
+    type Error = Status;
+
+    async fn next(&mut self) -> Option<Result<WatchRequest, Status>> {
+        let message = self.0.next().await?;
+        Some(message.and_then(|message: Bytes| {
+            WatchRequest::decode(message).map_err(|error| status::malformed(&error))
+        }))
+    }
+}
+
+impl Outlet for ResponseSink {
+    async fn send(&self, message: Message) -> Result<(), Gone> {
+        match self.try_send(Reply::from_pieces(message.pieces)) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Closed) => Err(Gone),
+            Err(TrySendError::Full(reply)) => tokio::select! {
+                sent = ResponseSink::send(self, reply) => sent.map_err(|_| Gone),
+                () = self.draining() => Err(Gone),
+            },
+        }
+    }
+
+    async fn ending(&self) {
+        self.draining().await;
+    }
 }

@@ -1,3 +1,4 @@
-//! The store as a whole, without the wire.
+//! The store as a whole: without the wire, and over it.
 
 mod committer;
+mod product;

@@ -66,7 +66,8 @@ fn serve(config: Config, warnings: &[String]) -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        let shutdown = Shutdown::on_signals()?;
+        let shutdown = Shutdown::new();
+        shutdown.on_signals()?;
         anyhow::Ok(kubewharf_brain::run(config, shutdown).await?)
     });
     match result {

@@ -1,0 +1,469 @@
+//! Where commits and watch streams meet.
+//!
+//! The committer appends to the ring and wakes the dispatcher, a task. The dispatcher matches each segment with the groups of watches
+//! once, notes in the segment what each group gets of it, and leaves a mark in the mailbox of each stream that has a watch in such
+//! a group. Streams that nothing concerns are neither looked at nor woken. Whoever must not wait for the dispatcher (a new watch, a
+//! request for progress) does its next steps itself.
+//!
+//! Invariant: everything up to [`Shared::dispatched`] is published, and has left its marks. A watch that was not marked since it was
+//! last up to date has no event up to there.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use tokio::sync::{Notify, Semaphore};
+
+use super::events::{EventBatch, Runs, Segment, Selection, push_run};
+use super::index::Index;
+use super::ring::{Fallen, Ring, Segments};
+use super::slab::Slab;
+use super::spec::Spec;
+use crate::limits::WATCH_REPLAYS_MAX;
+
+/// The watchers' side of a store.
+pub struct Hub {
+    shared: Arc<Shared>,
+}
+
+/// Counts of the watches, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Open watch streams.
+    pub streams: u64,
+    /// Watches on them.
+    pub watches: u64,
+    /// Watches that read the log because the ring has not all that they need.
+    pub slow_watches: u64,
+    /// Events handed to clients' streams since the start; an event counts once for each watch that gets it.
+    pub events_sent: u64,
+    /// Memory of the recent history, in bytes.
+    pub ring_bytes: usize,
+}
+
+pub(super) struct Shared {
+    ring: RwLock<Ring>,
+    /// The last revision appended, which may not be published yet.
+    appended: AtomicI64,
+    /// The last revision known to be published.
+    visible: AtomicI64,
+    /// See the module's invariant.
+    dispatched: AtomicI64,
+    dispatch: Mutex<Dispatch>,
+    /// Wakes the dispatcher.
+    news: Notify,
+    has_dispatcher: AtomicBool,
+    has_streams: AtomicBool,
+    /// Bounds how many pages of the log are read at once.
+    pub(super) replays: Arc<Semaphore>,
+    pub(super) counters: Counters,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) watches: AtomicU64,
+    pub(super) slow_watches: AtomicU64,
+    pub(super) events_sent: AtomicU64,
+}
+
+#[derive(Default)]
+struct Dispatch {
+    groups: Slab<Group>,
+    group_of_spec: HashMap<Arc<Spec>, u32>,
+    index: Index<u32>,
+    streams: Slab<Arc<Mailbox>>,
+    /// Why no stream may stay, if so.
+    closed: Option<Arc<str>>,
+    /// Groups that the segment at hand concerns; kept for its memory.
+    touched: Vec<u32>,
+}
+
+/// All watches with the same [`Spec`].
+struct Group {
+    spec: Arc<Spec>,
+    members: Slab<Member>,
+    /// What the segment at hand has for the group.
+    runs: Runs,
+}
+
+struct Member {
+    mailbox: Arc<Mailbox>,
+    serial: u64,
+    /// The mailbox's turn in which the member was marked last.
+    marked_in: u64,
+}
+
+/// What a stream has to look at.
+#[derive(Default)]
+struct Mailbox {
+    mail: Mutex<Mail>,
+}
+
+#[derive(Default)]
+struct Mail {
+    /// Grows when the stream takes its mail.
+    turn: u64,
+    marks: Vec<Mark>,
+    lost_from: Option<i64>,
+    closed: Option<Arc<str>>,
+    waker: Option<Waker>,
+}
+
+impl Mail {
+    fn is_empty(&self) -> bool {
+        self.marks.is_empty() && self.lost_from.is_none() && self.closed.is_none()
+    }
+}
+
+/// A watch has events.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    /// The watch.
+    pub(super) serial: u64,
+    /// It has none between the revision up to which it was up to date and this one.
+    pub(super) from: i64,
+}
+
+/// What a stream found in its mailbox.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// All marks up to this revision are there.
+    pub(super) dispatched: i64,
+    /// Nobody looked which watches the revisions from here on concern: they have left the ring too early.
+    pub(super) lost_from: Option<i64>,
+    /// The stream must end, and why.
+    pub(super) closed: Option<Arc<str>>,
+}
+
+impl Hub {
+    /// A hub of a store whose newest revision is `start_revision`; recent events take at most `ring_bytes` of memory.
+    #[must_use]
+    pub fn new(start_revision: i64, ring_bytes: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                ring: RwLock::new(Ring::new(start_revision, ring_bytes)),
+                appended: AtomicI64::new(start_revision),
+                visible: AtomicI64::new(start_revision),
+                dispatched: AtomicI64::new(start_revision),
+                dispatch: Mutex::default(),
+                news: Notify::new(),
+                has_dispatcher: AtomicBool::new(false),
+                has_streams: AtomicBool::new(false),
+                replays: Arc::new(Semaphore::new(WATCH_REPLAYS_MAX)),
+                counters: Counters::default(),
+            }),
+        }
+    }
+
+    /// Takes the events of a confirmed batch that is not published yet.
+    pub fn append(&self, batch: EventBatch) {
+        let last = batch.last();
+        {
+            let mut ring = self.shared.ring.write();
+            for segment in batch.segments {
+                ring.append(segment);
+            }
+        }
+        self.shared.appended.store(last, Ordering::Release);
+    }
+
+    /// Says that everything appended is published.
+    pub fn wake(&self) {
+        self.shared.visible.fetch_max(self.shared.appended.load(Ordering::Acquire), Ordering::AcqRel);
+        if self.shared.has_streams.load(Ordering::Acquire) {
+            self.shared.news.notify_one();
+        }
+    }
+
+    /// Ends all watch streams, those to come too; clients are told `why` and that they may try elsewhere.
+    pub fn close(&self, why: &str) {
+        let mut wakers = Vec::new();
+        {
+            let mut dispatch = self.shared.dispatch.lock();
+            let why = dispatch.closed.get_or_insert_with(|| why.into()).clone();
+            for mailbox in dispatch.streams.iter() {
+                let mut mail = mailbox.mail.lock();
+                mail.closed = Some(why.clone());
+                wakers.extend(mail.waker.take());
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+        self.shared.news.notify_one();
+    }
+
+    /// Counts for metrics.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let counters = &self.shared.counters;
+        Statistics {
+            streams: self.shared.dispatch.lock().streams.len() as u64,
+            watches: counters.watches.load(Ordering::Relaxed),
+            slow_watches: counters.slow_watches.load(Ordering::Relaxed),
+            events_sent: counters.events_sent.load(Ordering::Relaxed),
+            ring_bytes: self.shared.ring.read().weight(),
+        }
+    }
+
+    /// Lets a stream in. Must be called on a tokio runtime, which then has the dispatcher's task if it has none yet.
+    pub(super) fn attach(&self) -> Attachment {
+        let shared = self.shared.clone();
+        let mailbox = Arc::new(Mailbox::default());
+        let (place, is_open) = {
+            let mut dispatch = shared.dispatch.lock();
+            mailbox.mail.lock().closed.clone_from(&dispatch.closed);
+            shared.has_streams.store(true, Ordering::Release);
+            (dispatch.streams.insert(mailbox.clone()), dispatch.closed.is_none())
+        };
+        if is_open && !shared.has_dispatcher.swap(true, Ordering::AcqRel) {
+            let running = Dispatcher { shared: shared.clone() };
+            tokio::spawn(running.run());
+        }
+        Attachment { shared, mailbox, place, subscriptions: HashMap::new() }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.close("the store is closed");
+    }
+}
+
+/// The task that marks streams.
+struct Dispatcher {
+    shared: Arc<Shared>,
+}
+
+impl Dispatcher {
+    async fn run(self) {
+        loop {
+            self.shared.news.notified().await;
+            loop {
+                let wakers = {
+                    let mut dispatch = self.shared.dispatch.lock();
+                    if dispatch.closed.is_some() {
+                        return;
+                    }
+                    let target = self.shared.visible.load(Ordering::Acquire);
+                    if self.shared.dispatched.load(Ordering::Acquire) >= target {
+                        break;
+                    }
+                    self.shared.step(&mut dispatch, target)
+                };
+                wakers.into_iter().for_each(Waker::wake);
+                // The streams that were just woken come first.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        // Its runtime ended; another one's streams start another one.
+        self.shared.has_dispatcher.store(false, Ordering::Release);
+    }
+}
+
+impl Shared {
+    /// Marks everything up to `newest`, which must be published, or further.
+    fn dispatch_to(&self, newest: i64) -> MutexGuard<'_, Dispatch> {
+        // All that is visible: `wake` may have found no stream just before, and then nobody else will do it.
+        let newest = self.visible.fetch_max(newest, Ordering::AcqRel).max(newest);
+        loop {
+            let mut dispatch = self.dispatch.lock();
+            if self.dispatched.load(Ordering::Acquire) >= newest {
+                return dispatch;
+            }
+            let target = self.visible.load(Ordering::Acquire);
+            let wakers = self.step(&mut dispatch, target);
+            drop(dispatch);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Marks the watches that the next segment concerns; there must be one up to `target`. Gives whom to wake.
+    fn step(&self, dispatch: &mut Dispatch, target: i64) -> Vec<Waker> {
+        let next = self.dispatched.load(Ordering::Acquire) + 1;
+        debug_assert!(next <= target);
+        if dispatch.index.is_empty() {
+            self.dispatched.store(target, Ordering::Release);
+            return Vec::new();
+        }
+        let mut segments = Segments::new();
+        let result = self.ring.read().read(next, target, 1, &mut segments);
+        let mut wakers = Vec::new();
+        let done = match (result, segments.pop()) {
+            (Err(Fallen { first }), _) => {
+                for mailbox in dispatch.streams.iter() {
+                    let mut mail = mailbox.mail.lock();
+                    mail.lost_from.get_or_insert(next);
+                    wakers.extend(mail.waker.take());
+                }
+                // The ring may already have what is not published.
+                (first - 1).min(target)
+            }
+            (Ok(()), Some(segment)) => {
+                self.mark(dispatch, &segment, &mut wakers);
+                segment.last()
+            }
+            (Ok(()), None) => unreachable!("what is published was appended before"),
+        };
+        self.dispatched.store(done, Ordering::Release);
+        wakers
+    }
+
+    fn mark(&self, dispatch: &mut Dispatch, segment: &Arc<Segment>, wakers: &mut Vec<Waker>) {
+        let Dispatch { groups, index, touched, .. } = dispatch;
+        debug_assert!(touched.is_empty());
+        for (number, event) in (0u32..).zip(segment.events()) {
+            index.find(segment.key(event), |group_id| {
+                let group = groups.get_mut(group_id as usize).expect("indexed groups exist");
+                if group.spec.admits(event.is_delete) {
+                    if group.runs.is_empty() {
+                        touched.push(group_id);
+                    }
+                    push_run(&mut group.runs, number);
+                }
+            });
+        }
+        touched.sort_unstable();
+        let mut selections = Vec::with_capacity(touched.len());
+        let mut weight = 0;
+        for &group_id in &*touched {
+            let group = groups.get_mut(group_id as usize).expect("just found");
+            let selection = Selection::new(mem::take(&mut group.runs), group.spec.prev_kv);
+            weight += selection.weight(segment);
+            selections.push((group_id, selection));
+        }
+        segment.set_selections(selections);
+        if weight > 0 {
+            self.ring.write().charge(segment, weight);
+        }
+        let from = segment.first();
+        for group_id in touched.drain(..) {
+            let group = groups.get_mut(group_id as usize).expect("just found");
+            for member in group.members.iter_mut() {
+                let mut mail = member.mailbox.mail.lock();
+                // A turn of 0 has not begun: members start with it.
+                if member.marked_in != mail.turn + 1 {
+                    member.marked_in = mail.turn + 1;
+                    mail.marks.push(Mark { serial: member.serial, from });
+                    wakers.extend(mail.waker.take());
+                }
+            }
+        }
+    }
+}
+
+/// A stream's place in the hub; its watches go with it.
+pub(super) struct Attachment {
+    pub(super) shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    place: usize,
+    /// Where the stream's watches are: group and place in it, by serial.
+    subscriptions: HashMap<u64, (u32, usize)>,
+}
+
+impl Attachment {
+    /// Adds the watch `serial`. From the revision behind the returned one on, which is at least `newest`, the watch is marked.
+    /// The group is what segments are asked for.
+    pub(super) fn subscribe(&mut self, serial: u64, spec: &Arc<Spec>, newest: i64) -> (i64, u32) {
+        let mut dispatch = self.shared.dispatch_to(newest);
+        let dispatch = &mut *dispatch;
+        let group_id = match dispatch.group_of_spec.get(spec) {
+            Some(group_id) => *group_id,
+            None => {
+                let group = Group { spec: spec.clone(), members: Slab::default(), runs: Runs::new() };
+                let group_id = u32::try_from(dispatch.groups.insert(group)).expect("watches are limited far below 2^32");
+                dispatch.group_of_spec.insert(spec.clone(), group_id);
+                dispatch.index.insert(&spec.range, group_id);
+                group_id
+            }
+        };
+        let group = dispatch.groups.get_mut(group_id as usize).expect("found or made above");
+        let member = Member { mailbox: self.mailbox.clone(), serial, marked_in: 0 };
+        self.subscriptions.insert(serial, (group_id, group.members.insert(member)));
+        self.shared.counters.watches.fetch_add(1, Ordering::Relaxed);
+        (self.shared.dispatched.load(Ordering::Acquire), group_id)
+    }
+
+    /// Removes the watch; marks that it has may still be found.
+    pub(super) fn unsubscribe(&mut self, serial: u64) {
+        if let Some(subscription) = self.subscriptions.remove(&serial) {
+            self.remove(&mut self.shared.dispatch.lock(), subscription);
+        }
+    }
+
+    fn remove(&self, dispatch: &mut Dispatch, (group_id, place): (u32, usize)) {
+        let group = dispatch.groups.get_mut(group_id as usize).expect("a group lives as long as its members");
+        group.members.remove(place);
+        if group.members.is_empty() {
+            let group = dispatch.groups.remove(group_id as usize).expect("just found");
+            dispatch.group_of_spec.remove(&group.spec);
+            dispatch.index.remove(&group.spec.range, group_id);
+        }
+        self.shared.counters.watches.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Waits until there is mail.
+    pub(super) fn poll_news(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut mail = self.mailbox.mail.lock();
+        if !mail.is_empty() {
+            return Poll::Ready(());
+        }
+        match &mut mail.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            waker => *waker = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Takes the mail; the marks go to `marks`.
+    pub(super) fn take(&self, marks: &mut Vec<Mark>) -> News {
+        debug_assert!(marks.is_empty());
+        // Read first: the marks up to there are in the mailbox.
+        let mut dispatched = self.shared.dispatched.load(Ordering::Acquire);
+        let (lost_from, closed) = {
+            let mut mail = self.mailbox.mail.lock();
+            mail.turn += 1;
+            mem::swap(&mut mail.marks, marks);
+            (mail.lost_from.take(), mail.closed.clone())
+        };
+        let ahead = marks.iter().any(|mark| mark.from > dispatched) || lost_from.is_some_and(|from| from > dispatched);
+        if ahead {
+            // The dispatcher is in the middle of a segment: without waiting for its end, nobody would wake the stream then.
+            let _finished = self.shared.dispatch.lock();
+            dispatched = self.shared.dispatched.load(Ordering::Acquire);
+        }
+        News { dispatched, lost_from, closed }
+    }
+
+    /// Sees to it that the marks up to `newest`, which must be published, are in the mailboxes.
+    pub(super) fn dispatch_to(&self, newest: i64) {
+        drop(self.shared.dispatch_to(newest));
+    }
+}
+
+impl Shared {
+    /// See [`Ring::read`].
+    pub(super) fn read(&self, from: i64, last: i64, count: usize, segments: &mut Segments) -> Result<(), Fallen> {
+        self.ring.read().read(from, last, count, segments)
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let subscriptions = mem::take(&mut self.subscriptions);
+        let mut dispatch = self.shared.dispatch.lock();
+        dispatch.streams.remove(self.place);
+        for subscription in subscriptions.into_values() {
+            self.remove(&mut dispatch, subscription);
+        }
+        if dispatch.streams.is_empty() {
+            self.shared.has_streams.store(false, Ordering::Release);
+        }
+    }
+}
