@@ -62,10 +62,12 @@ enum Call {
     Reading(Box<Reading>),
     /// Unary; its handler has it.
     Unary {
+        method: MethodId,
         responder: Responder,
         deadline: Option<Instant>,
     },
     Stream {
+        method: MethodId,
         answer: Answer,
         shared: Arc<StreamShared>,
         deadline: Option<Instant>,
@@ -79,6 +81,15 @@ impl Call {
         match self {
             Self::Reading(reading) => reading.context.deadline,
             Self::Unary { deadline, .. } | Self::Stream { deadline, .. } => *deadline,
+            Self::Http(_) => None,
+        }
+    }
+
+    /// The method of a gRPC call.
+    fn method(&self) -> Option<MethodId> {
+        match self {
+            Self::Reading(reading) => Some(reading.method),
+            Self::Unary { method, .. } | Self::Stream { method, .. } => Some(*method),
             Self::Http(_) => None,
         }
     }
@@ -252,9 +263,9 @@ impl Connection {
         match event {
             Event::Reply(slot, result) => {
                 if matches!(self.calls.get_mut(slot), Some(Call::Unary { .. }))
-                    && let Some(Call::Unary { responder, .. }) = self.calls.remove(slot)
+                    && let Some(Call::Unary { method, responder, .. }) = self.calls.remove(slot)
                 {
-                    self.tally.calls_ended += 1;
+                    self.ended(method, result.as_ref().map_or_else(Status::code, |_| Code::Ok));
                     self.answer(responder, result);
                 }
             }
@@ -343,16 +354,16 @@ impl Connection {
         match progress {
             Progress::Message(message) => {
                 self.tally.messages_in += 1;
-                let slot = self.calls.insert(Call::Unary { responder, deadline: context.deadline });
+                let slot = self.calls.insert(Call::Unary { method, responder, deadline: context.deadline });
                 let reply = UnaryReply::new(self.shared.clone(), slot);
                 let dispatch = &self.common.dispatch;
                 caught(|| dispatch.unary(method, context, message, reply));
             }
             Progress::Failed(status) => {
-                self.tally.calls_ended += 1;
+                self.ended(method, status.code());
                 refuse(responder, &status);
             }
-            Progress::Gone => self.tally.calls_ended += 1,
+            Progress::Gone => self.ended(method, Code::Cancelled),
             Progress::Pending => unreachable!("the callers keep waiting calls"),
         }
     }
@@ -387,7 +398,7 @@ impl Connection {
         let waker = self.slot_waker(slot);
         let deadline = context.deadline;
         let answer = Answer::Waiting(responder);
-        self.calls.insert(Call::Stream { answer, shared: shared.clone(), deadline, waker });
+        self.calls.insert(Call::Stream { method, answer, shared: shared.clone(), deadline, waker });
         self.watch_reset(slot);
         let max = self.common.options.request_bytes_max;
         let requests = RequestStream::new(body, &context.headers, max, self.common.stats.clone());
@@ -406,7 +417,7 @@ impl Connection {
         };
         if reset.is_ready() {
             shared.close();
-            self.remove(slot);
+            self.remove(slot, Code::Cancelled);
         }
     }
 
@@ -414,7 +425,7 @@ impl Connection {
         let bytes = reply.message_len() + crate::deframer::PREFIX_LEN;
         let Some(Call::Stream { answer, shared, .. }) = self.calls.get_mut(slot) else {
             // The stream's counters are gone with it, the connection's are not.
-            self.shared.discharge(bytes);
+            self.shared.discharge_stream(bytes);
             return;
         };
         let Some(payload) = Payload::message(reply, Account::Stream(shared.clone())) else {
@@ -434,7 +445,7 @@ impl Connection {
             self.tally.messages_out += 1;
         } else {
             shared.close();
-            self.remove(slot);
+            self.remove(slot, Code::Cancelled);
         }
     }
 
@@ -442,7 +453,7 @@ impl Connection {
         if !matches!(self.calls.get_mut(slot), Some(Call::Stream { .. })) {
             return;
         }
-        if let Some(Call::Stream { answer, shared, .. }) = self.remove(slot) {
+        if let Some(Call::Stream { answer, shared, .. }) = self.remove(slot, status.code()) {
             shared.close();
             match answer {
                 Answer::Waiting(responder) => refuse(responder, status),
@@ -454,12 +465,18 @@ impl Connection {
         }
     }
 
-    fn remove(&mut self, slot: SlotId) -> Option<Call> {
+    /// Takes a call away that ends with this code.
+    fn remove(&mut self, slot: SlotId, code: Code) -> Option<Call> {
         let call = self.calls.remove(slot);
-        if call.as_ref().is_some_and(|call| !matches!(call, Call::Http(_))) {
-            self.tally.calls_ended += 1;
+        if let Some(method) = call.as_ref().and_then(Call::method) {
+            self.ended(method, code);
         }
         call
+    }
+
+    fn ended(&mut self, method: MethodId, code: Code) {
+        self.tally.calls_ended += 1;
+        self.common.dispatch.ended(method, code);
     }
 
     fn http_arrive(&mut self, parts: request::Parts, body: RecvStream, responder: Responder) {
@@ -540,7 +557,7 @@ impl Connection {
             let status = Status::deadline_exceeded();
             match self.calls.get_mut(slot) {
                 Some(Call::Stream { .. }) => self.stream_finish(slot, &status),
-                _ => match self.remove(slot) {
+                _ => match self.remove(slot, status.code()) {
                     Some(Call::Reading(reading)) => refuse(reading.responder, &status),
                     Some(Call::Unary { responder, .. }) => refuse(responder, &status),
                     _ => {}
@@ -641,8 +658,8 @@ impl Drop for Connection {
             if let Call::Stream { shared, .. } = &call {
                 shared.close();
             }
-            if !matches!(call, Call::Http(_)) {
-                self.tally.calls_ended += 1;
+            if let Some(method) = call.method() {
+                self.ended(method, Code::Cancelled);
             }
         }
         self.publish();

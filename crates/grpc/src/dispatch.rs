@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
-use crate::{CallContext, Peer, RequestStream, ResponseSink, UnaryReply};
+use crate::{CallContext, Code, Peer, RequestStream, ResponseSink, UnaryReply};
 
 /// A method, by a number that the [`Dispatch`] chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +44,12 @@ pub trait Dispatch: Send + Sync + 'static {
 
     /// Starts a streaming call. Usually spawns a task that owns both ends.
     fn stream(&self, method: MethodId, context: CallContext, requests: RequestStream, responses: ResponseSink);
+
+    /// Takes note that a call of this method has ended, and how: with the handler's status, or with that of a client that went away, a
+    /// deadline that passed, or a message that broke the protocol. For counting: runs on the connection's task for every call.
+    fn ended(&self, method: MethodId, code: Code) {
+        let _ = (method, code);
+    }
 
     /// Answers a request that is not gRPC, over HTTP/1.1 or HTTP/2. The body was collected within the limit.
     ///
