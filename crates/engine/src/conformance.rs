@@ -174,8 +174,13 @@ impl Random {
     }
 
     fn value(&mut self) -> Vec<u8> {
-        // Empty, small, around a page, and several pages.
-        let length = [0, 1, 100, 2000, 4096, 20_000][self.below(6)];
+        // Empty, small, around a page less what an engine adds, and several pages.
+        let length = match self.below(4) {
+            0 => self.below(3),
+            1 => self.below(2200),
+            2 => 4040 + self.below(80),
+            _ => 8000 + self.below(9000),
+        };
         vec![self.below(256) as u8; length]
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 
 /// The same limits as the default engine has on 4 KiB pages, so that tests over memory meet them too.
 const LIMITS: Limits = Limits {
-    key_bytes_max: 1982,
+    key_bytes_max: 1980,
     value_bytes_max: 32 << 20,
     batch_bytes_max: 128 << 20,
     batch_operations_max: 1 << 18,

@@ -10,24 +10,24 @@
 //!    holds is in doubt, so the process must end;
 //! 4. writes the root page and syncs it: after a failure it may be on the disk or not. LMDB refuses everything from then on.
 
-use heed::{MdbError, PutFlags, RwTxn};
+use heed::{MdbError, RwTxn};
 
-use super::record::{self, CHECKSUM_BYTES};
+use super::record::WHOLE_TRAILER_BYTES;
 use super::room::Room;
 use super::snapshot::read_head;
 use super::{Lmdb, cause, is_no_space, open};
-use crate::{Batch, Cause, CommitError, Operation, Table};
+use crate::{Batch, Cause, CommitError, Operation};
 
 /// What only the thread that commits uses.
 pub(super) struct Writer {
     room: Room,
-    /// A row with its checksum, reused from row to row.
-    stored: Vec<u8>,
+    /// The stored form of a row, reused from row to row.
+    scratch: Vec<u8>,
 }
 
 impl Writer {
     pub(super) fn new(room: Room) -> Self {
-        Self { room, stored: Vec::new() }
+        Self { room, scratch: Vec::new() }
     }
 }
 
@@ -46,16 +46,20 @@ pub(super) fn commit(engine: &Lmdb, batch: &Batch) -> Result<(), CommitError> {
 
     // Until the commit, a failure leaves nothing behind: the transaction is dropped, and with it its pages.
     let mut txn = engine.env.write_txn().map_err(|e| before_commit(engine, &e, "begin a batch"))?;
-    let head = read_head(&engine.rows, &txn).map_err(|cause| engine.fatal(cause))?;
+    let head = read_head(&engine.databases, &txn).map_err(|cause| engine.fatal(cause))?;
     if head != batch.expected {
         return Err(CommitError::Fenced(head));
     }
     make_room(engine, &txn, &mut writer.room, batch)?;
     for operation in &batch.operations {
-        apply(engine, &mut txn, &mut writer.stored, operation)
-            .map_err(|e| before_commit(engine, &e, "apply a batch"))?;
+        let rows = engine.databases.rows(operation.table());
+        match operation {
+            Operation::Put { key, value, .. } => rows.put(&mut txn, key, value, &mut writer.scratch),
+            Operation::Delete { key, .. } => rows.delete(&mut txn, key),
+        }
+        .map_err(|e| before_commit(engine, &e, "apply a batch"))?;
     }
-    open::put_engine_row(&engine.rows, &mut txn, open::HEAD_KEY, &batch.next.encode())
+    open::put_engine_row(engine.databases.engine, &mut txn, open::HEAD_KEY, &batch.next.encode())
         .map_err(|e| before_commit(engine, &e, "write the head"))?;
     let id = txn.id();
     match txn.commit() {
@@ -67,27 +71,6 @@ pub(super) fn commit(engine: &Lmdb, batch: &Batch) -> Result<(), CommitError> {
     }
 }
 
-fn apply(engine: &Lmdb, txn: &mut RwTxn<'_>, stored: &mut Vec<u8>, operation: &Operation) -> heed::Result<()> {
-    match operation {
-        Operation::Put { table, key, value } => {
-            let sum = record::checksum(table.number(), key, value);
-            stored.clear();
-            stored.extend_from_slice(value);
-            stored.extend_from_slice(&sum.to_le_bytes());
-            let rows = engine.rows.table(*table);
-            if *table == Table::Log {
-                // The log grows at its end: appending fills pages instead of leaving each half empty behind a split.
-                match rows.put_with_flags(txn, PutFlags::APPEND, key, stored) {
-                    Err(heed::Error::Mdb(MdbError::KeyExist)) => {}
-                    other => return other,
-                }
-            }
-            rows.put(txn, key, stored)
-        }
-        Operation::Delete { table, key } => engine.rows.table(*table).delete(txn, key).map(|_| ()),
-    }
-}
-
 /// Refuses a batch that would use the room kept back, unless it makes room.
 fn make_room(engine: &Lmdb, txn: &RwTxn<'_>, room: &mut Room, batch: &Batch) -> Result<(), CommitError> {
     let page = engine.page_bytes;
@@ -95,7 +78,7 @@ fn make_room(engine: &Lmdb, txn: &RwTxn<'_>, room: &mut Room, batch: &Batch) -> 
     let mut deletes = 0;
     for operation in &batch.operations {
         match operation {
-            Operation::Put { .. } => payload += (operation.payload_bytes() + CHECKSUM_BYTES) as u64,
+            Operation::Put { .. } => payload += (operation.payload_bytes() + WHOLE_TRAILER_BYTES) as u64,
             Operation::Delete { .. } => deletes += 1,
         }
     }
@@ -110,8 +93,10 @@ fn make_room(engine: &Lmdb, txn: &RwTxn<'_>, room: &mut Room, batch: &Batch) -> 
         return Ok(());
     }
     // No room behind the last page: it must be among the free pages.
-    let in_use =
-        engine.rows.in_use_bytes(txn, page).map_err(|e| before_commit(engine, &e, "read the file's statistics"))?;
+    let in_use = engine
+        .databases
+        .in_use_bytes(txn, page)
+        .map_err(|e| before_commit(engine, &e, "read the file's statistics"))?;
     let holds = if is_map_short { engine.map_bytes } else { room.allocated_bytes() };
     if in_use + want <= holds {
         return Ok(());

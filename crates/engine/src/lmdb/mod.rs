@@ -17,6 +17,7 @@ mod lock;
 mod open;
 mod record;
 mod room;
+mod rows;
 mod snapshot;
 
 use std::fs::File;
@@ -31,6 +32,7 @@ use parking_lot::Mutex;
 use crate::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, Table};
 use commit::Writer;
 use lock::DirectoryLock;
+use rows::Rows;
 use snapshot::ReaderPool;
 
 /// Version of the layout of the file, stored in it and compared when it is opened.
@@ -69,7 +71,7 @@ pub struct Lmdb {
     // Fields drop in this order: idle readers before the environment that they read, the lock last.
     readers: ReaderPool,
     writer: Mutex<Writer>,
-    rows: Rows,
+    databases: Databases,
     env: Env<WithoutTls>,
     limits: Limits,
     poison: OnceLock<String>,
@@ -84,26 +86,26 @@ pub struct Lmdb {
 
 /// The environment's databases.
 #[derive(Clone, Copy)]
-struct Rows {
-    tables: [Database<Bytes, Bytes>; Table::ALL.len()],
+struct Databases {
+    tables: [Rows; Table::ALL.len()],
     /// The engine's own rows, the head and the format version: not in [`Table::Meta`], so that no batch can touch them.
     engine: Database<Bytes, Bytes>,
 }
 
-impl Rows {
-    fn table(&self, table: Table) -> Database<Bytes, Bytes> {
-        self.tables[usize::from(table.number())]
+impl Databases {
+    fn rows(&self, table: Table) -> &Rows {
+        &self.tables[usize::from(table.number())]
     }
 
     /// Bytes of the pages that hold rows and their index; free pages and the list of them not counted.
     fn in_use_bytes(&self, txn: &heed::RoTxn<'_>, page_bytes: u64) -> heed::Result<u64> {
-        let mut pages = 0;
-        for database in self.tables.iter().chain([&self.engine]) {
+        // Two pages that name the roots, one that lists the databases.
+        let mut pages = 3;
+        for database in self.tables.iter().map(Rows::database).chain([self.engine]) {
             let stat = database.stat(txn)?;
             pages += stat.leaf_pages + stat.branch_pages + stat.overflow_pages;
         }
-        // Two pages that name the roots, one that lists the databases.
-        Ok((pages as u64 + 3) * page_bytes)
+        Ok(pages as u64 * page_bytes)
     }
 }
 
@@ -151,8 +153,10 @@ impl Engine for Lmdb {
     fn size(&self) -> Result<Size, EngineError> {
         self.check_poison()?;
         let view = self.readers.view(self)?;
-        let in_use_bytes =
-            self.rows.in_use_bytes(view.txn(), self.page_bytes).map_err(|e| cause(&e, "read the file's statistics"))?;
+        let in_use_bytes = self
+            .databases
+            .in_use_bytes(view.txn(), self.page_bytes)
+            .map_err(|e| cause(&e, "read the file's statistics"))?;
         Ok(Size {
             allocated_bytes: self.disk_bytes()?,
             in_use_bytes,

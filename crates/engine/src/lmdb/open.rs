@@ -16,10 +16,11 @@ use parking_lot::Mutex;
 
 use super::commit::Writer;
 use super::lock::DirectoryLock;
-use super::record::{self, ENGINE_TABLE};
+use super::record::{self, PART_NUMBER_BYTES};
 use super::room::Room;
+use super::rows::Rows;
 use super::snapshot::{ReaderPool, read_head};
-use super::{BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, FORMAT_VERSION, Lmdb, Options, Rows, VALUE_BYTES_MAX, cause};
+use super::{BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Databases, FORMAT_VERSION, Lmdb, Options, VALUE_BYTES_MAX, cause};
 use crate::{Cause, EngineError, Head, Limits, Table, file};
 
 pub(super) const HEAD_KEY: &[u8] = b"head";
@@ -44,11 +45,11 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
     let env = open_environment(&path, map_size_bytes, readers_max)?;
     env.clear_stale_readers().map_err(|e| cause(&e, "clear stale readers"))?;
 
-    let (rows, newest) = settle(&env, &path)?;
+    let (databases, newest) = settle(&env, &path)?;
     let page_bytes = u64::from(env.stat().page_size);
     let map_bytes = env.info().map_size as u64;
     let limits = Limits {
-        key_bytes_max: env.max_key_size(),
+        key_bytes_max: env.max_key_size() - PART_NUMBER_BYTES,
         value_bytes_max: VALUE_BYTES_MAX,
         batch_bytes_max: BATCH_BYTES_MAX,
         batch_operations_max: BATCH_OPERATIONS_MAX,
@@ -58,7 +59,7 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
     Ok(Lmdb {
         readers: ReaderPool::new(newest),
         writer: Mutex::new(Writer::new(room)),
-        rows,
+        databases,
         env,
         limits,
         poison: OnceLock::new(),
@@ -135,21 +136,18 @@ fn create(path: &Path, map_size_bytes: u64, readers_max: u32) -> Result<(), Caus
 
 fn write_first_rows(env: &Env<WithoutTls>) -> heed::Result<()> {
     let mut txn = env.write_txn()?;
-    let mut create = |name| env.create_database(&mut txn, Some(name));
-    let mut tables = Vec::with_capacity(Table::ALL.len());
     for table in Table::ALL {
-        tables.push(create(table.name())?);
+        env.create_database::<Bytes, Bytes>(&mut txn, Some(table.name()))?;
     }
-    let engine = create(ENGINE_DATABASE)?;
-    let rows = Rows { tables: tables.try_into().expect("one database a table"), engine };
-    put_engine_row(&rows, &mut txn, FORMAT_KEY, &FORMAT_VERSION.to_le_bytes())?;
+    let engine = env.create_database(&mut txn, Some(ENGINE_DATABASE))?;
+    put_engine_row(engine, &mut txn, FORMAT_KEY, &FORMAT_VERSION.to_le_bytes())?;
     // Opening adds one to epoch and seq, also the first time.
-    put_engine_row(&rows, &mut txn, HEAD_KEY, &Head { revision: 1, ..Head::default() }.encode())?;
+    put_engine_row(engine, &mut txn, HEAD_KEY, &Head { revision: 1, ..Head::default() }.encode())?;
     txn.commit()
 }
 
 /// Checks the format and commits the first head of this process. Returns LMDB's id of that commit.
-fn settle(env: &Env<WithoutTls>, path: &Path) -> Result<(Rows, usize), EngineError> {
+fn settle(env: &Env<WithoutTls>, path: &Path) -> Result<(Databases, usize), EngineError> {
     let failed = |e: heed::Error| cause(&e, &format!("open the store in {}", path.display()));
     let not_ours = || Cause::Corrupt(format!("{} is not a store of this program", path.join(DATA_FILE).display()));
     let mut txn = env.write_txn().map_err(failed)?;
@@ -159,31 +157,36 @@ fn settle(env: &Env<WithoutTls>, path: &Path) -> Result<(Rows, usize), EngineErr
 
     let engine = open(&txn, ENGINE_DATABASE)?;
     let format = engine.get(&txn, FORMAT_KEY).map_err(failed)?.ok_or_else(not_ours)?;
-    let format = record::verify(ENGINE_TABLE, ENGINE_DATABASE, FORMAT_KEY, format)?;
+    let format = record::decode_engine_row(FORMAT_KEY, format)?;
     let found = u32::from_le_bytes(format.try_into().map_err(|_| not_ours())?);
     if found != FORMAT_VERSION {
         return Err(EngineError::Format { path: path.display().to_string(), found, supported: FORMAT_VERSION });
     }
+    let page_bytes = env.stat().page_size as usize;
     let mut tables = Vec::with_capacity(Table::ALL.len());
     for table in Table::ALL {
-        tables.push(open(&txn, table.name())?);
+        tables.push(Rows::new(table, open(&txn, table.name())?, page_bytes));
     }
-    let rows = Rows { tables: tables.try_into().expect("one database a table"), engine };
+    let Ok(tables) = tables.try_into() else { unreachable!("one database a table") };
+    let databases = Databases { tables, engine };
 
-    let head = read_head(&rows, &txn)?;
+    let head = read_head(&databases, &txn)?;
     let seq = head.seq + 1;
     // A hash with keys from the system's random source: an incarnation that no other process has.
     let incarnation = u128::from(RandomState::new().hash_one(seq)) << 64;
     let next = Head { epoch: head.epoch + 1, seq, revision: head.revision, batch_id: incarnation | u128::from(seq) };
-    put_engine_row(&rows, &mut txn, HEAD_KEY, &next.encode()).map_err(failed)?;
+    put_engine_row(engine, &mut txn, HEAD_KEY, &next.encode()).map_err(failed)?;
     let newest = txn.id();
     txn.commit().map_err(failed)?;
-    Ok((rows, newest))
+    Ok((databases, newest))
 }
 
 /// Writes one of the engine's own rows.
-pub(super) fn put_engine_row(rows: &Rows, txn: &mut RwTxn<'_>, key: &[u8], value: &[u8]) -> heed::Result<()> {
-    let mut stored = value.to_vec();
-    stored.extend_from_slice(&record::checksum(ENGINE_TABLE, key, value).to_le_bytes());
-    rows.engine.put(txn, key, &stored)
+pub(super) fn put_engine_row(
+    engine: Database<Bytes, Bytes>,
+    txn: &mut RwTxn<'_>,
+    key: &[u8],
+    value: &[u8],
+) -> heed::Result<()> {
+    engine.put(txn, key, &record::encode_engine_row(key, value))
 }

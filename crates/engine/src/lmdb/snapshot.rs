@@ -6,13 +6,12 @@
 //! Invariant: a pooled transaction shows the newest commit that has returned; each commit empties the pool before it returns, so no idle
 //! transaction holds back the reuse of pages.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 
 use heed::{Env, RoTxn, WithoutTls};
 use parking_lot::Mutex;
 
-use super::record::{self, ENGINE_TABLE};
-use super::{Lmdb, cause, open};
+use super::{Databases, Lmdb, cause, open, record};
 use crate::{Cause, Direction, EngineError, Head, Snapshot, Table, Visitor};
 
 /// Idle transactions kept; more concurrent readers than this begin their own.
@@ -95,14 +94,7 @@ impl Drop for View<'_> {
 
 impl Snapshot for View<'_> {
     fn get(&self, table: Table, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
-        // LMDB has no empty keys and calls one an error.
-        if key.is_empty() {
-            return Ok(false);
-        }
-        let stored = self.engine.rows.table(table).get(self.txn(), key).map_err(|e| cause(&e, "read a row"))?;
-        let Some(stored) = stored else { return Ok(false) };
-        visit(record::verify(table.number(), table.name(), key, stored)?);
-        Ok(true)
+        Ok(self.engine.databases.rows(table).get(self.txn(), key, visit)?)
     }
 
     fn scan(
@@ -112,58 +104,18 @@ impl Snapshot for View<'_> {
         direction: Direction,
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
-        let Some(range) = without_empty_keys(range) else {
-            return Ok(());
-        };
-        let rows = self.engine.rows.table(table);
-        let failed = |e| cause(&e, "read a range");
-        let mut each = |row: heed::Result<(&[u8], &[u8])>| -> Result<ControlFlow<()>, Cause> {
-            let (key, stored) = row.map_err(failed)?;
-            Ok(visit(key, record::verify(table.number(), table.name(), key, stored)?))
-        };
-        match direction {
-            Direction::Forward => {
-                for row in rows.range(self.txn(), &range).map_err(failed)? {
-                    if each(row)?.is_break() {
-                        break;
-                    }
-                }
-            }
-            Direction::Reverse => {
-                for row in rows.rev_range(self.txn(), &range).map_err(failed)? {
-                    if each(row)?.is_break() {
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(())
+        Ok(self.engine.databases.rows(table).scan(self.txn(), range, direction, visit)?)
     }
 
     fn head(&self) -> Result<Head, EngineError> {
-        Ok(read_head(&self.engine.rows, self.txn())?)
+        Ok(read_head(&self.engine.databases, self.txn())?)
     }
 }
 
 /// The head as of a transaction.
-pub(super) fn read_head(rows: &super::Rows, txn: &RoTxn<'_>) -> Result<Head, Cause> {
-    let stored = rows.engine.get(txn, open::HEAD_KEY).map_err(|e| cause(&e, "read the head"))?;
+pub(super) fn read_head(databases: &Databases, txn: &RoTxn<'_>) -> Result<Head, Cause> {
+    let stored = databases.engine.get(txn, open::HEAD_KEY).map_err(|e| cause(&e, "read the head"))?;
     let stored = stored.ok_or_else(|| Cause::Corrupt("there is no head row".into()))?;
-    let row = record::verify(ENGINE_TABLE, "engine", open::HEAD_KEY, stored)?;
+    let row = record::decode_engine_row(open::HEAD_KEY, stored)?;
     Head::decode(row).ok_or_else(|| Cause::Corrupt(format!("the head row has {} bytes", row.len())))
-}
-
-type KeyRange<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
-
-/// The same set of rows without an empty key as a bound, which LMDB refuses; `None` if no row can be in it.
-fn without_empty_keys((start, end): KeyRange<'_>) -> Option<KeyRange<'_>> {
-    let start = match start {
-        Bound::Included(key) | Bound::Excluded(key) if key.is_empty() => Bound::Unbounded,
-        other => other,
-    };
-    match end {
-        Bound::Included(key) | Bound::Excluded(key) if key.is_empty() => return None,
-        _ => {}
-    }
-    Some((start, end))
 }

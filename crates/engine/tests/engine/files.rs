@@ -108,9 +108,9 @@ fn another_format_is_refused_by_number() {
     let directory = LmdbStore::new().close();
     let (key, version) = (&b"format"[..], 99_u32.to_le_bytes());
     with_raw_rows(directory.path(), |txn, rows| {
-        let start = (u32::from(u8::MAX) + 1) << 16 | key.len() as u32;
+        let start = (u32::from(u8::MAX) + 1) << 17 | key.len() as u32;
         let sum = crc32c::crc32c_append(crc32c::crc32c_append(start, key), &version);
-        rows.put(txn, key, &[version, sum.to_le_bytes()].concat()).unwrap();
+        rows.put(txn, key, &[&version[..], &sum.to_le_bytes(), &[0]].concat()).unwrap();
     });
     let before = fs::read(directory.path().join("data.mdb")).unwrap();
     match open(directory.path()).err().unwrap() {

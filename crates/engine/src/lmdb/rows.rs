@@ -1,0 +1,164 @@
+//! A table's rows in its LMDB database, whole rows to the outside, parts of one page inside.
+
+use std::ops::{Bound, ControlFlow};
+
+use heed::types::Bytes;
+use heed::{Database, MdbError, PutFlags, RoTxn, RwTxn};
+
+use super::cause;
+use super::record::{Cut, First, Form, PartKey, corrupt, split_part_key};
+use crate::{Cause, Direction, Table, Visitor};
+
+/// One table.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    table: Table,
+    database: Database<Bytes, Bytes>,
+    cut: Cut,
+}
+
+impl Rows {
+    pub(super) fn new(table: Table, database: Database<Bytes, Bytes>, page_bytes: usize) -> Self {
+        Self { table, database, cut: Cut::new(page_bytes) }
+    }
+
+    pub(super) fn database(&self) -> Database<Bytes, Bytes> {
+        self.database
+    }
+
+    pub(super) fn get(&self, txn: &RoTxn<'_>, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, Cause> {
+        let part_key = PartKey::first(key);
+        match self.database.get(txn, part_key.bytes()).map_err(|e| cause(&e, "read a row"))? {
+            Some(stored) => {
+                self.show(txn, key, stored, visit)?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    pub(super) fn scan(
+        &self,
+        txn: &RoTxn<'_>,
+        (start, end): (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), Cause> {
+        let failed = |e| cause(&e, "read a range");
+        let (start, end) = (start.map(PartKey::first), end.map(PartKey::first));
+        let range = (start.as_ref().map(PartKey::bytes), end.as_ref().map(PartKey::bytes));
+        let mut each = |row: heed::Result<(&[u8], &[u8])>| -> Result<ControlFlow<()>, Cause> {
+            let (part_key, stored) = row.map_err(failed)?;
+            let (key, part) = split_part_key(part_key).ok_or_else(|| corrupt(self.table.name(), part_key))?;
+            if part != 0 {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let mut flow = ControlFlow::Continue(());
+            self.show(txn, key, stored, |value| flow = visit(key, value))?;
+            Ok(flow)
+        };
+        match direction {
+            Direction::Forward => {
+                for row in self.database.range(txn, &range).map_err(failed)? {
+                    if each(row)?.is_break() {
+                        break;
+                    }
+                }
+            }
+            Direction::Reverse => {
+                for row in self.database.rev_range(txn, &range).map_err(failed)? {
+                    if each(row)?.is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` with the value whose first part is `stored`, if it is sound.
+    #[inline]
+    fn show(&self, txn: &RoTxn<'_>, key: &[u8], stored: &[u8], visit: impl FnOnce(&[u8])) -> Result<(), Cause> {
+        let first = First::decode(stored).ok_or_else(|| corrupt(self.table.name(), key))?;
+        let joined;
+        let value = match first.form {
+            Form::Whole => first.piece,
+            Form::Split { value_bytes } => {
+                joined = self.join(txn, key, first.piece, value_bytes)?;
+                &joined[..]
+            }
+        };
+        if !first.is_sound(self.table.number(), key, value) {
+            return Err(corrupt(self.table.name(), key));
+        }
+        visit(value);
+        Ok(())
+    }
+
+    /// Puts a value together from its parts.
+    fn join(&self, txn: &RoTxn<'_>, key: &[u8], piece: &[u8], value_bytes: usize) -> Result<Vec<u8>, Cause> {
+        let mut value = Vec::with_capacity(value_bytes);
+        value.extend_from_slice(piece);
+        let mut part_key = PartKey::first(key);
+        let mut part = 0;
+        while value.len() < value_bytes {
+            part += 1;
+            let piece =
+                self.database.get(txn, part_key.turn_to(part)).map_err(|e| cause(&e, "read a part of a row"))?;
+            match piece {
+                Some(piece) if !piece.is_empty() && value.len() + piece.len() <= value_bytes => {
+                    value.extend_from_slice(piece);
+                }
+                _ => return Err(corrupt(self.table.name(), key)),
+            }
+        }
+        Ok(value)
+    }
+
+    /// Writes a row. `first` is scratch space.
+    pub(super) fn put(&self, txn: &mut RwTxn<'_>, key: &[u8], value: &[u8], first: &mut Vec<u8>) -> heed::Result<()> {
+        let pieces = self.cut.encode(self.table.number(), key, value, first);
+        let further = pieces.len() as u16;
+        let mut part_key = PartKey::first(key);
+        let is_appended = self.table == Table::Log && self.append(txn, part_key.bytes(), first)?;
+        if !is_appended {
+            // What the new row's parts don't overwrite of the old one's.
+            let old = self.further_parts(txn, part_key.bytes())?;
+            for part in further + 1..=old {
+                self.database.delete(txn, part_key.turn_to(part))?;
+            }
+            self.database.put(txn, part_key.turn_to(0), first)?;
+        }
+        for (part, piece) in (1..).zip(pieces) {
+            let part_key = part_key.turn_to(part);
+            // The parts of an appended row come right behind it.
+            if !(is_appended && self.append(txn, part_key, piece)?) {
+                self.database.put(txn, part_key, piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a row, if there is one.
+    pub(super) fn delete(&self, txn: &mut RwTxn<'_>, key: &[u8]) -> heed::Result<()> {
+        let mut part_key = PartKey::first(key);
+        for part in 0..=self.further_parts(txn, part_key.bytes())? {
+            self.database.delete(txn, part_key.turn_to(part))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a part that is behind all others; `false`, and nothing happens, if it is not. The log grows at its end, and appending
+    /// fills its pages, where putting leaves room behind each split.
+    fn append(&self, txn: &mut RwTxn<'_>, part_key: &[u8], stored: &[u8]) -> heed::Result<bool> {
+        match self.database.put_with_flags(txn, PutFlags::APPEND, part_key, stored) {
+            Ok(()) => Ok(true),
+            Err(heed::Error::Mdb(MdbError::KeyExist)) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn further_parts(&self, txn: &RwTxn<'_>, first_key: &[u8]) -> heed::Result<u16> {
+        Ok(self.database.get(txn, first_key)?.map_or(0, |first| self.cut.further_parts(first)))
+    }
+}
