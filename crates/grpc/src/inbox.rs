@@ -31,8 +31,11 @@ pub(crate) enum Event {
 /// The part of a connection that is shared with its handlers.
 pub(crate) struct Shared {
     inbox: Mutex<Inbox>,
-    /// Reply bytes that wait for the client.
+    /// Bytes of unary replies that wait for the client.
     outstanding: AtomicUsize,
+    /// Bytes of streams that wait for the client. Counted apart, because streams that a client leaves unread must not
+    /// keep it from other calls.
+    stream_outstanding: AtomicUsize,
     outstanding_max: usize,
     stream_outstanding_max: usize,
     /// The connection accepts no calls until `outstanding` has gone down.
@@ -65,6 +68,7 @@ impl Shared {
         Arc::new(Self {
             inbox: Mutex::new(Inbox { events: Vec::new(), mode: Mode::Woken, task: None }),
             outstanding: AtomicUsize::new(0),
+            stream_outstanding: AtomicUsize::new(0),
             outstanding_max: options.connection_send_bytes_max,
             stream_outstanding_max: options.stream_send_bytes_max,
             paused: AtomicBool::new(false),
@@ -165,6 +169,15 @@ impl Shared {
         }
     }
 
+    pub(crate) fn charge_stream(&self, bytes: usize) {
+        self.stream_outstanding.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn discharge_stream(&self, bytes: usize) {
+        let before = self.stream_outstanding.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "more bytes came back than were charged");
+    }
+
     /// Whether so many reply bytes wait that no new call may start. The task is woken when it may again.
     pub(crate) fn pause_if_full(&self) -> bool {
         if self.outstanding() <= self.outstanding_max {
@@ -181,7 +194,8 @@ impl Shared {
 
     /// Whether a stream that has `waiting` bytes may queue `more`. One message is always allowed.
     pub(crate) fn stream_has_room(&self, waiting: usize, more: usize) -> bool {
-        waiting == 0 || (waiting + more <= self.stream_outstanding_max && self.outstanding() <= self.outstanding_max)
+        let all = self.stream_outstanding.load(Ordering::Relaxed);
+        waiting == 0 || (waiting + more <= self.stream_outstanding_max && all + more <= self.outstanding_max)
     }
 
     /// Asks the connection to end when its calls have.

@@ -53,8 +53,8 @@ pub struct ServerOptions {
     pub connection_window_bytes: u32,
     /// Reply bytes that may wait for one stream's client; a longer single message is taken alone.
     pub stream_send_bytes_max: usize,
-    /// Reply bytes that may wait for one connection's client. Over it, new calls are not accepted and streams may hold
-    /// only one message each.
+    /// Bytes of unary replies that may wait for one connection's client before it can start no more calls; and bytes of
+    /// its streams before each may hold only one message.
     pub connection_send_bytes_max: usize,
     /// Time for the TLS handshake and the connection preface, and for an HTTP/1.1 request head.
     pub handshake_timeout: Duration,

@@ -61,12 +61,12 @@ impl StreamShared {
 
     fn charge(&self, bytes: usize) {
         self.outstanding.fetch_add(bytes, Ordering::SeqCst);
-        self.connection.charge(bytes);
+        self.connection.charge_stream(bytes);
     }
 
     pub(crate) fn discharge(&self, bytes: usize) {
         self.outstanding.fetch_sub(bytes, Ordering::SeqCst);
-        self.connection.discharge(bytes);
+        self.connection.discharge_stream(bytes);
         if self.waiting.swap(false, Ordering::SeqCst) {
             self.changed.notify_waiters();
         }

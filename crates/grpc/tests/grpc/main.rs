@@ -3,6 +3,9 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod drain;
+mod http;
+mod limits;
 mod streams;
 mod support;
+mod tls;
 mod unary;
