@@ -19,6 +19,7 @@ mod record;
 mod room;
 mod rows;
 mod snapshot;
+mod warm;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -34,6 +35,7 @@ use commit::Writer;
 use lock::DirectoryLock;
 use rows::Rows;
 use snapshot::ReaderPool;
+use warm::Warmer;
 
 /// Version of the layout of the file, stored in it and compared when it is opened.
 const FORMAT_VERSION: u32 = 1;
@@ -81,6 +83,7 @@ pub struct Lmdb {
     path: PathBuf,
     /// LMDB's file, only to ask for its size.
     file: File,
+    _warmer: Warmer,
     _lock: DirectoryLock,
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use heed::types::Bytes;
-use heed::{Database, Env, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
+use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
 use parking_lot::Mutex;
 
 use super::commit::Writer;
@@ -20,6 +20,7 @@ use super::record::{self, PART_NUMBER_BYTES};
 use super::room::Room;
 use super::rows::Rows;
 use super::snapshot::{ReaderPool, read_head};
+use super::warm::Warmer;
 use super::{BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Databases, FORMAT_VERSION, Lmdb, Options, VALUE_BYTES_MAX, cause};
 use crate::{Cause, EngineError, Head, Limits, Table, file};
 
@@ -54,8 +55,12 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
         batch_bytes_max: BATCH_BYTES_MAX,
         batch_operations_max: BATCH_OPERATIONS_MAX,
     };
-    let room = Room::open(&path.join(DATA_FILE)).map_err(|e| Cause::Io(format!("can't open the data file: {e}")))?;
-    let file = File::open(path.join(DATA_FILE)).map_err(|e| Cause::Io(format!("can't open the data file: {e}")))?;
+    let failed = |e: io::Error| Cause::Io(format!("can't open the data file of {}: {e}", path.display()));
+    let room = Room::open(&path.join(DATA_FILE)).map_err(failed)?;
+    let open_data_file = || File::open(path.join(DATA_FILE)).map_err(failed);
+    let used_bytes = (env.info().last_page_number as u64 + 1) * page_bytes;
+    let file = open_data_file()?;
+    let warmer = Warmer::start(open_data_file()?, used_bytes);
     Ok(Lmdb {
         readers: ReaderPool::new(newest),
         writer: Mutex::new(Writer::new(room)),
@@ -69,6 +74,7 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
         reserve_bytes: reserve_bytes.min(map_bytes / 8),
         path,
         file,
+        _warmer: warmer,
         _lock: lock,
     })
 }
@@ -93,9 +99,13 @@ fn open_environment(path: &Path, map_size_bytes: u64, readers_max: u32) -> Resul
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(usize::try_from(map_bytes).unwrap_or(usize::MAX / 2)).max_readers(readers_max).max_dbs(8);
         // SAFETY: the file is changed by LMDB only: the directory is locked against other processes and the engine's other
-        // descriptor on the file neither writes nor shortens it. No flag that weakens LMDB's guarantees is set.
+        // descriptors on the file neither write nor shorten it. The flag is advice about reading (see `warm`); none that weakens
+        // LMDB's guarantees is set.
         #[allow(unsafe_code)]
-        let opened = unsafe { options.open(path) };
+        let opened = unsafe {
+            options.flags(EnvFlags::NO_READ_AHEAD);
+            options.open(path)
+        };
         match opened {
             Ok(env) => return Ok(env),
             Err(heed::Error::Io(e)) if e.raw_os_error() == Some(libc::ENOMEM) && map_bytes / 2 >= MAP_BYTES_MIN => {

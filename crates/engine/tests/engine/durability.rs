@@ -70,12 +70,23 @@ fn parse(log: &str, data_file: &Path) -> Trace {
     let mut open: HashMap<i64, (bool, usize)> = HashMap::new();
     let mut pwrites = 0;
     let mut syncs = 0;
+    // Calls during which another thread made one, by thread: strace tells them in two halves.
+    let mut halves: HashMap<&str, &str> = HashMap::new();
     for line in log.lines() {
-        let call = line.split_once(' ').unwrap().1.trim_start();
+        let (thread, call) = line.split_once(' ').unwrap();
+        let call = call.trim_start();
         if call.starts_with("+++") || call.starts_with("---") {
             continue;
         }
-        assert!(!call.contains("unfinished") && !call.contains("resumed"), "calls of several threads: {line}");
+        if let Some(half) = call.strip_suffix("<unfinished ...>") {
+            halves.insert(thread, half.trim_end());
+            continue;
+        }
+        let whole = match call.strip_prefix("<... ") {
+            Some(half) => [halves.remove(thread).unwrap(), half.split_once(" resumed>").unwrap().1].concat(),
+            None => call.to_owned(),
+        };
+        let call = whole.as_str();
         let (name, rest) = call.split_once('(').unwrap();
         let (arguments, result) = rest.rsplit_once(" = ").unwrap_or_else(|| panic!("{line}"));
         let arguments = arguments.trim_end().strip_suffix(')').unwrap_or_else(|| panic!("{line}"));
