@@ -12,11 +12,25 @@ use super::batch::{Content, Entry, Ground, evaluate};
 use super::outcome::{Resolution, Step};
 use super::{Inbox, Submission, Threads};
 use crate::error::Error;
+use crate::limits::BATCH_REQUESTS_MAX;
 use crate::mvcc::{Overlay, Revisions};
 use crate::store::Published;
 
 /// Submissions that interrupt the wait for a commit: fewer are evaluated when it ends, which costs less than a wake-up each.
 const WAKE_AT_IN_FLIGHT: usize = 16;
+
+/// The longest wait for more requests before a commit.
+const GATHER_MAX: Duration = Duration::from_millis(1);
+
+/// A short wait before a commit, for the clients that were just answered: most ask again at once, and each commit costs
+/// the same whether it holds half of the requests under way or all of them.
+#[derive(Clone, Copy, Debug)]
+struct Gather {
+    /// The wait ends with this many requests,
+    requests: usize,
+    /// or now, an eighth of a commit's time after the last one.
+    until: Instant,
+}
 
 /// Where the committer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +103,7 @@ impl Committer {
                 growing: None,
                 backlog: std::collections::VecDeque::new(),
                 alone: 0,
+                gather: None,
             };
             run.run();
         })?;
@@ -111,6 +126,7 @@ struct Run<'e> {
     backlog: std::collections::VecDeque<Submission>,
     /// How many of the next submissions get a batch of their own, so that one that the engine refuses takes no other with it.
     alone: usize,
+    gather: Option<Gather>,
 }
 
 impl<'e> Run<'e> {
@@ -135,6 +151,16 @@ impl<'e> Run<'e> {
             }
             if result.is_some() || takes {
                 return Some(result);
+            }
+            if let Some(gather) = self.gather.filter(|_| self.in_flight.is_none()) {
+                if state.closed.is_some() || Instant::now() >= gather.until {
+                    self.gather = None;
+                    return Some(None);
+                }
+                state.wake_at = gather.requests.saturating_sub(self.growing_requests()).max(1);
+                self.inbox.arrived.wait_until(&mut state, gather.until);
+                state.wake_at = usize::MAX;
+                continue;
             }
             if state.closed.is_some() && self.in_flight.is_none() && self.backlog.is_empty() {
                 return None;
@@ -190,6 +216,12 @@ impl<'e> Run<'e> {
 
     /// Sends the growing batch off, or answers it if there is nothing to commit, unless an earlier one is under way.
     fn submit(&mut self) {
+        if let Some(gather) = self.gather {
+            if self.in_flight.is_none() && self.growing_requests() < gather.requests && Instant::now() < gather.until {
+                return;
+            }
+            self.gather = None;
+        }
         while self.in_flight.is_none() && self.state == State::Leading {
             let Some(Growing { content, .. }) = self.growing.take() else { return };
             if content.writes() {
@@ -200,6 +232,10 @@ impl<'e> Run<'e> {
             // The backlog may hold more than one batch's worth, and the engine's time is used for evaluating it.
             self.evaluate_backlog();
         }
+    }
+
+    fn growing_requests(&self) -> usize {
+        self.growing.as_ref().map_or(0, |growing| growing.content.entries.len())
     }
 
     fn begin_commit(&mut self, content: Content) {
@@ -243,7 +279,13 @@ impl<'e> Run<'e> {
         self.head = head;
         self.confirmed = in_flight.revisions;
         let metrics = self.published.commit_metrics();
-        metrics.seconds.observe_time(in_flight.begun.elapsed());
+        let took = in_flight.begun.elapsed();
+        metrics.seconds.observe_time(took);
+        let requests = in_flight.entries.len() + self.growing_requests();
+        if requests > 1 && self.alone == 0 {
+            let until = Instant::now() + (took / 8).min(GATHER_MAX);
+            self.gather = Some(Gather { requests: requests.min(BATCH_REQUESTS_MAX), until });
+        }
         metrics.requests.observe(f64::from(u32::try_from(in_flight.entries.len()).unwrap_or(u32::MAX)));
         self.published.publish(in_flight.revisions, in_flight.events, &in_flight.leases);
         self.answer(in_flight.entries, in_flight.bytes);
