@@ -112,6 +112,8 @@ enum Answer {
 
 struct HttpCall {
     responder: Responder,
+    /// The response must have no body, whatever the handler says.
+    is_head: bool,
     waker: Waker,
     state: HttpState,
 }
@@ -482,8 +484,9 @@ impl Connection {
     fn http_arrive(&mut self, parts: request::Parts, body: RecvStream, responder: Responder) {
         let slot = self.calls.next_id();
         let waker = self.slot_waker(slot);
+        let is_head = parts.method == Method::HEAD;
         let state = HttpState::Collecting { parts: Some(Box::new(parts)), body, collected: BytesMut::new() };
-        self.calls.insert(Call::Http(Box::new(HttpCall { responder, waker, state })));
+        self.calls.insert(Call::Http(Box::new(HttpCall { responder, is_head, waker, state })));
         self.http_on(slot);
     }
 
@@ -500,7 +503,7 @@ impl Connection {
         // HTTP/2 has no connection-specific headers.
         parts.headers.remove(http::header::CONNECTION);
         parts.headers.remove(http::header::TRANSFER_ENCODING);
-        let empty = body.is_empty();
+        let empty = body.is_empty() || call.is_head;
         // An error means that the client has gone.
         let sent = call.responder.send_response(Response::from_parts(parts, ()), empty);
         if let Ok(mut stream) = sent
@@ -572,6 +575,11 @@ impl Connection {
         let heard = bytes_in != self.bytes_in_heard;
         self.bytes_in_heard = bytes_in;
         self.wire.shrink();
+        if !heard {
+            // What a burst has left behind.
+            self.events = Vec::new();
+            self.shared.shrink();
+        }
         let wait = match self.keepalive {
             Keepalive::Pinged if !heard => return true,
             Keepalive::Listening if !heard => {

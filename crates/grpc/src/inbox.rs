@@ -141,6 +141,14 @@ impl Shared {
         }
     }
 
+    /// Gives the memory of an empty inbox back.
+    pub(crate) fn shrink(&self) {
+        let mut inbox = self.inbox.lock();
+        if inbox.events.is_empty() {
+            inbox.events = Vec::new();
+        }
+    }
+
     /// The connection is gone: what is pushed from now on is dropped.
     pub(crate) fn close(&self) {
         let events = {

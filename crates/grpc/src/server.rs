@@ -108,7 +108,12 @@ impl Server {
             let accepted = tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "the task of a connection failed");
+                    }
+                    continue;
+                }
                 accepted = self.accept(&listener) => accepted,
             };
             let (socket, address, permit) = match accepted {

@@ -1,14 +1,15 @@
 //! Everything that is not well-formed gRPC, on the same port.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kubewharf_grpc::ServerOptions;
+use kubewharf_grpc::{Server, ServerOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{RawClient, TestServer, eventually, framed, soon};
+use crate::support::{RawClient, TestDispatch, TestServer, eventually, framed, soon};
 
 /// Sends bytes and reads until the server closes.
 async fn exchange(server: &TestServer, bytes: &[u8]) -> Vec<u8> {
@@ -34,6 +35,22 @@ async fn http1_requests_are_answered_one_after_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unix_socket_is_served_like_any_other() {
+    let path = std::env::temp_dir().join(format!("kubewharf-grpc-{}.sock", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let server = Server::new(Arc::new(TestDispatch { seen: Arc::default() }), ServerOptions::default());
+    let serving = tokio::spawn(async move { server.serve(listener, None, std::future::pending()).await });
+    let mut socket = tokio::net::UnixStream::connect(&path).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    socket.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    soon(socket.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.ends_with(b"GET /health 0"));
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_http1_body_over_the_limit_is_refused() {
     let mut options = ServerOptions::default();
     options.request_bytes_max = 10;
@@ -53,6 +70,8 @@ async fn plain_http2_requests_are_answered_between_grpc_calls() {
     assert_eq!((response.status().as_u16(), &body[..]), (200, &b"POST /form 4"[..]));
     let (_, body, _) = soon(raw.call(http::Request::get("http://x/big"), &[])).await;
     assert_eq!(body.len(), 1 << 20);
+    let (response, body, _) = soon(raw.call(http::Request::head("http://x/big"), &[])).await;
+    assert_eq!((response.status().as_u16(), body.len()), (200, 0));
     let (_, body, status) = soon(raw.call(RawClient::request("Echo"), &[&framed(b"x")])).await;
     assert_eq!((body, status.unwrap().0.as_str()), (framed(b"x"), "0"));
     // gRPC-Web is another protocol.

@@ -1,8 +1,10 @@
-//! What a small unary call costs the server, in CPU time: this crate against tonic, from one run.
+//! What a small unary call, and a message to many streams, cost the server in CPU time: this crate against tonic, from
+//! one run.
 //!
-//! Each server is a child process that tells its own CPU time; the client keeps a number of calls in flight over some
-//! connections. `cargo run --release --example unary_cost [seconds a case]`, or for a profiler's sake one case:
-//! `unary_cost case kubewharf Later 16 [seconds]`.
+//! Each server is a child process that tells its own CPU time. For calls, the client keeps a number of them in flight over
+//! some connections; for streams, the server sends events to all of them at a steady pace.
+//! `cargo run --release --example server_cost [seconds a case]`, or for a profiler's sake one case:
+//! `server_cost case kubewharf Later 16 4`.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -12,9 +14,9 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,11 @@ const REQUEST_BYTES: usize = 100;
 const REPLY_BYTES: usize = 600;
 const IN_FLIGHT: usize = 64;
 static REPLY: [u8; REPLY_BYTES] = [7; REPLY_BYTES];
+const EVENT_BYTES: usize = 600;
+const STREAMS: usize = 1000;
+/// Every pause, so many events go to all streams.
+const EVENTS_A_BURST: usize = 4;
+const PAUSE: Duration = Duration::from_millis(40);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -37,9 +44,13 @@ fn main() {
         Some("case") => {
             let target = Target::start(&arguments[2]);
             eprintln!("server process {}", target.child.id());
-            let method = if arguments[3] == "Later" { "Later" } else { "Inline" };
             let connections = arguments[4].parse().unwrap();
-            let (rate, cpu) = run(target.address, method, connections, arguments[5].parse().unwrap());
+            let seconds = arguments[5].parse().unwrap();
+            let (rate, cpu) = match arguments[3].as_str() {
+                "Later" => run(target.address, "Later", connections, seconds),
+                "Inline" => run(target.address, "Inline", connections, seconds),
+                _ => watch(target.address, connections, seconds),
+            };
             println!("{rate:.0} calls/s, {cpu:.2} \u{b5}s");
         }
         seconds => measure(seconds.map_or(4.0, |text| text.parse().expect("seconds a case"))),
@@ -62,6 +73,7 @@ fn cpu_us() -> u64 {
 struct Bench {
     /// Where the method "later" leaves its replies, for another thread to send in batches.
     later: mpsc::Sender<UnaryReply>,
+    watchers: Arc<Mutex<Vec<ResponseSink>>>,
 }
 
 impl Dispatch for Bench {
@@ -70,6 +82,7 @@ impl Dispatch for Bench {
             "/bench.Bench/Inline" => Route::Unary(MethodId(0)),
             "/bench.Bench/Later" => Route::Unary(MethodId(1)),
             "/bench.Bench/Cpu" => Route::Unary(MethodId(2)),
+            "/bench.Bench/Watch" => Route::Streaming(MethodId(3)),
             _ => Route::UnknownMethod,
         }
     }
@@ -86,7 +99,7 @@ impl Dispatch for Bench {
     }
 
     fn stream(&self, _: MethodId, _: CallContext, _: RequestStream, responses: ResponseSink) {
-        responses.finish(Status::ok());
+        self.watchers.lock().unwrap().push(responses);
     }
 }
 
@@ -109,7 +122,22 @@ fn serve(which: &str) {
                     }
                 }
             });
-            let server = Server::new(Arc::new(Bench { later }), ServerOptions::default());
+            let watchers = Arc::new(Mutex::new(Vec::<ResponseSink>::new()));
+            let publish_to = watchers.clone();
+            std::thread::spawn(move || {
+                loop {
+                    std::thread::sleep(PAUSE);
+                    let _batch = WakeBatch::new();
+                    for _ in 0..EVENTS_A_BURST {
+                        let (head, event) = (Bytes::from_static(b"head"), Bytes::from(vec![7; EVENT_BYTES]));
+                        publish_to
+                            .lock()
+                            .unwrap()
+                            .retain(|sink| sink.try_send(Reply::from_pieces([head.clone(), event.clone()])).is_ok());
+                    }
+                }
+            });
+            let server = Server::new(Arc::new(Bench { later, watchers }), ServerOptions::default());
             server.serve(listener, None, std::future::pending()).await;
         }
     });
@@ -283,6 +311,47 @@ fn run(address: SocketAddr, method: &'static str, connections: usize, seconds: f
     })
 }
 
+/// Messages a second and CPU microseconds of the server a message, for streams over some connections.
+fn watch(address: SocketAddr, connections: usize, seconds: f64) -> (f64, f64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let done = Arc::new(AtomicU64::new(0));
+    runtime.block_on(async {
+        let mut control = connect(address).await;
+        for connection in 0..connections {
+            let client = connect(address).await;
+            for _ in 0..STREAMS / connections + usize::from(connection < STREAMS % connections) {
+                let (mut client, done) = (client.clone().ready().await.unwrap(), done.clone());
+                let request = http::Request::post("http://bench.example:2379/bench.Bench/Watch")
+                    .header("content-type", "application/grpc")
+                    .body(())
+                    .unwrap();
+                let (response, body) = client.send_request(request, false).unwrap();
+                tokio::spawn(async move {
+                    let _body = body;
+                    let mut body = response.await.unwrap().into_body();
+                    let mut bytes = 0;
+                    while let Some(Ok(piece)) = body.data().await {
+                        let _ = body.flow_control().release_capacity(piece.len());
+                        bytes += piece.len();
+                        done.fetch_add((bytes / (EVENT_BYTES + 9)) as u64, Ordering::Relaxed);
+                        bytes %= EVENT_BYTES + 9;
+                    }
+                });
+            }
+        }
+        let mut cpu = async || {
+            let reply = call(&mut control, "Cpu", framed(b"")).await;
+            u64::from_be_bytes(reply[..].try_into().unwrap())
+        };
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (cpu_before, done_before, begun) = (cpu().await, done.load(Ordering::Relaxed), Instant::now());
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        let (cpu_after, done_after, took) = (cpu().await, done.load(Ordering::Relaxed), begun.elapsed());
+        let messages = (done_after - done_before) as f64;
+        (messages / took.as_secs_f64(), (cpu_after - cpu_before) as f64 / messages)
+    })
+}
+
 fn measure(seconds: f64) {
     println!("{REQUEST_BYTES} B request, {REPLY_BYTES} B reply, {IN_FLIGHT} in flight; server CPU in \u{b5}s a call");
     println!("{:<22}{:>12}{:>12}{:>12}", "server", "connections", "calls/s", "CPU \u{b5}s");
@@ -292,5 +361,11 @@ fn measure(seconds: f64) {
             let (rate, cpu) = run(target.address, method, connections, seconds);
             println!("{:<22}{connections:>12}{rate:>12.0}{cpu:>12.2}", format!("{which} {method}"));
         }
+    }
+    println!("\n{EVENT_BYTES} B events to {STREAMS} streams; server CPU in \u{b5}s a delivered event");
+    for connections in [1, 16] {
+        let target = Target::start("kubewharf");
+        let (rate, cpu) = watch(target.address, connections, seconds);
+        println!("{:<22}{connections:>12}{rate:>12.0}{cpu:>12.2}", "kubewharf Watch");
     }
 }
