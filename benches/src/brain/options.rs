@@ -1,0 +1,171 @@
+//! The flags of the benchmark.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use super::workloads::Workload;
+
+/// One of the two stores that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// etcd.
+    Etcd,
+    /// KubeBrain.
+    Brain,
+}
+
+impl Side {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Etcd, Self::Brain];
+}
+
+/// Runs kube-apiserver's requests against KubeBrain and etcd in turn, both with durable writes on the same disk, and
+/// compares what they cost.
+#[derive(Debug, Clone, Parser, Serialize, Deserialize)]
+#[command(name = "bench-brain")]
+pub struct Options {
+    /// A short run for development: the smallest number of keys, one round, a third of the operations.
+    #[arg(long)]
+    pub quick: bool,
+
+    /// How many keys the store holds; one series of rounds for each.
+    #[arg(long, value_delimiter = ',', default_value = "20000,1000000")]
+    pub keys: Vec<u64>,
+
+    /// Rounds for each number of keys. In each both sides have a turn, in alternating order; medians are told.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: u32,
+
+    /// Connections that the requests are spread over.
+    #[arg(long, default_value_t = 4)]
+    pub connections: usize,
+
+    /// Requests in flight, over all connections.
+    #[arg(long, default_value_t = 64)]
+    pub in_flight: usize,
+
+    /// Length of a key, in bytes.
+    #[arg(long, default_value_t = 70)]
+    pub key_bytes: usize,
+
+    /// Length of a value, in bytes.
+    #[arg(long, default_value_t = 512)]
+    pub value_bytes: usize,
+
+    /// Gets, updates, creates and deletes, each.
+    #[arg(long, default_value_t = 60_000)]
+    pub operations: u64,
+
+    /// Keys that each of the list workloads reads.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub listed_keys: u64,
+
+    /// Watchers of the fan-out.
+    #[arg(long, default_value_t = 100)]
+    pub watchers: usize,
+
+    /// Events that the fan-out delivers, over all watchers.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub events: u64,
+
+    /// Longest time of one workload; one that is slower does fewer operations.
+    #[arg(long, default_value_t = 30)]
+    pub seconds_max: u64,
+
+    /// Runs only these workloads.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<Workload>,
+
+    /// Runs only this side; nothing is compared.
+    #[arg(long)]
+    pub side: Option<Side>,
+
+    /// A flag for KubeBrain, with its dashes; may be given several times.
+    #[arg(long, allow_hyphen_values = true)]
+    pub brain_flag: Vec<String>,
+
+    /// The folder in which the stores keep their data while they run [default: target/bench].
+    #[arg(long)]
+    #[serde(skip)]
+    pub data: Option<PathBuf>,
+
+    /// The JSON of the results [default: target/bench/brain.json].
+    #[arg(long)]
+    #[serde(skip)]
+    pub output: Option<PathBuf>,
+
+    /// Writes the section of BENCHMARKS.md from the JSON.
+    #[arg(long, conflicts_with = "quick")]
+    #[serde(skip)]
+    pub write_benchmarks: bool,
+
+    /// Runs nothing; shows the results of the run before, from its JSON.
+    #[arg(long)]
+    #[serde(skip)]
+    pub no_run: bool,
+}
+
+impl Options {
+    /// The options with what `--quick` means filled in.
+    ///
+    /// # Errors
+    /// When a value makes no sense, as a sentence for the user.
+    pub fn settled(mut self) -> Result<Self, String> {
+        if self.quick {
+            self.keys = self.keys.iter().min().copied().into_iter().collect();
+            self.rounds = 1;
+            self.operations = self.operations.div_ceil(3);
+            self.listed_keys = self.listed_keys.div_ceil(3);
+            self.events = self.events.div_ceil(3);
+        }
+        let positive = [
+            ("--rounds", u64::from(self.rounds)),
+            ("--connections", self.connections as u64),
+            ("--in-flight", self.in_flight as u64),
+            ("--operations", self.operations),
+            ("--listed-keys", self.listed_keys),
+            ("--watchers", self.watchers as u64),
+            ("--events", self.events),
+            ("--seconds-max", self.seconds_max),
+        ];
+        if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{flag} 0: must be at least 1"));
+        }
+        if self.keys.is_empty() || self.keys.iter().any(|keys| *keys < self.in_flight as u64) {
+            return Err(format!("--keys: at least one number, each at least --in-flight ({})", self.in_flight));
+        }
+        if !(super::keys::KEY_BYTES_MIN..=1024).contains(&self.key_bytes) {
+            let min = super::keys::KEY_BYTES_MIN;
+            return Err(format!("--key-bytes {}: must be from {min} to 1024", self.key_bytes));
+        }
+        if !(super::keys::VALUE_BYTES_MIN..=100_000).contains(&self.value_bytes) {
+            let min = super::keys::VALUE_BYTES_MIN;
+            return Err(format!("--value-bytes {}: must be from {min} to 100000", self.value_bytes));
+        }
+        Ok(self)
+    }
+
+    /// Longest time of one workload.
+    pub fn time_max(&self) -> Duration {
+        Duration::from_secs(self.seconds_max)
+    }
+
+    /// Whether that workload is wanted.
+    pub fn wants(&self, workload: Workload) -> bool {
+        self.only.is_empty() || self.only.contains(&workload)
+    }
+
+    /// The sides that run in that round (from 0), in their order: who begins alternates.
+    pub fn sides(&self, round: u32) -> Vec<Side> {
+        let mut sides = Side::ALL.to_vec();
+        if round % 2 == 1 {
+            sides.reverse();
+        }
+        sides.retain(|side| self.side.is_none_or(|wanted| wanted == *side));
+        sides
+    }
+}

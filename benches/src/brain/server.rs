@@ -1,0 +1,205 @@
+//! A store that is measured: its process, its data, the connections to it.
+//!
+//! Both sides get the same flags and, but for the quota, their defaults; etcd's own is below what a million objects
+//! take. Both make each write durable before they answer it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use kubewharf_etcd_api::Method;
+use kubewharf_testkit::address::free_port;
+use kubewharf_testkit::folder::Folder;
+use kubewharf_testkit::process::{self, Process, Spec};
+use kubewharf_testkit::store::Kind;
+
+use super::options::Side;
+use super::requests;
+use crate::client::Connection;
+use crate::usage::cpu_time;
+
+/// What Kubernetes' documentation sets for large clusters.
+const QUOTA_BYTES: u64 = 8 << 30;
+const READY_WITHIN: Duration = Duration::from_secs(120);
+/// Time between two tries whether a store answers.
+const READY_POLL: Duration = Duration::from_millis(5);
+/// Tries at a time.
+const READY_ATTEMPTS_MAX: usize = 32;
+/// A store is idle once it takes less than this share of a core for that long.
+const IDLE_SHARE: f64 = 0.03;
+const IDLE_FOR: Duration = Duration::from_millis(500);
+const IDLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// A program that can be measured.
+#[derive(Debug, Clone)]
+pub struct Program {
+    side: Side,
+    path: PathBuf,
+    words: &'static [&'static str],
+    flags: Vec<String>,
+}
+
+impl Program {
+    /// Finds the program of that side, or builds it if it is an etcd.
+    ///
+    /// # Errors
+    /// When it is not there and cannot be built.
+    pub fn find(side: Side, brain_flags: &[String]) -> Result<Self> {
+        let kind = match side {
+            Side::Etcd => Kind::Etcd,
+            Side::Brain => Kind::Brain,
+        };
+        let (path, words) = kind.program()?;
+        let flags = if side == Side::Brain { brain_flags.to_vec() } else { Vec::new() };
+        Ok(Self { side, path, words, flags })
+    }
+
+    /// Which side it is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// What it says of its version, in one line.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn version(&self) -> Result<String> {
+        let text = process::run(std::process::Command::new(&self.path).args(self.words).arg("--version"))?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+/// A running store. Dropping it kills it and removes its data.
+pub struct Server {
+    // Before the folder, so that it is gone when its files are removed.
+    process: Process,
+    spec: Spec,
+    address: SocketAddr,
+    folder: Folder,
+}
+
+impl Server {
+    /// Starts the program with data of its own in a folder below `parent`, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn start(program: &Program, parent: &Path) -> Result<Self> {
+        let name = match program.side {
+            Side::Etcd => "etcd",
+            Side::Brain => "brain",
+        };
+        let folder = Folder::new_in(parent, name)?;
+        let address = free_port();
+        let (client, peer) = (format!("http://{address}"), format!("http://{}", free_port()));
+        let spec = Spec::new(name, &program.path, folder.path())
+            .args(program.words)
+            .arg(format!("--data-dir={}", folder.path().join("data").display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=default={peer}"))
+            .arg(format!("--quota-backend-bytes={QUOTA_BYTES}"))
+            .args(&program.flags);
+        let mut server = Self { process: spec.start()?, spec, address, folder };
+        server.wait_until_it_reads().await?;
+        Ok(server)
+    }
+
+    /// The process number.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The folder of the data.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Processor time that it has used so far.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let log = self.process.log_path().display();
+        cpu_time(self.id()).with_context(|| format!("the server has ended; its log is {log}"))
+    }
+
+    /// Opens that many connections.
+    ///
+    /// # Errors
+    /// When it takes none.
+    pub async fn connect(&self, connections: usize) -> Result<Vec<Connection>> {
+        let mut open = Vec::new();
+        for _ in 0..connections {
+            open.push(Connection::open(self.address).await?);
+        }
+        Ok(open)
+    }
+
+    /// Waits until it does nothing any more: work that it has put off is done then.
+    ///
+    /// # Errors
+    /// When it has ended, or never comes to rest.
+    pub async fn wait_until_idle(&self) -> Result<()> {
+        let deadline = Instant::now() + IDLE_WITHIN;
+        loop {
+            let before = self.cpu_time()?;
+            tokio::time::sleep(IDLE_FOR).await;
+            let share = (self.cpu_time()? - before).as_secs_f64() / IDLE_FOR.as_secs_f64();
+            if share < IDLE_SHARE {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the server is still busy {IDLE_WITHIN:?} after its last request");
+        }
+    }
+
+    /// Kills it and starts it again; returns the time from its start to its first answer to a linearizable read.
+    ///
+    /// # Errors
+    /// When it does not get ready again.
+    pub async fn kill_and_start(&mut self) -> Result<Duration> {
+        self.process.kill();
+        let begun = Instant::now();
+        self.process = self.spec.start()?;
+        self.wait_until_it_reads().await?;
+        Ok(begun.elapsed())
+    }
+
+    /// Tries again and again, without waiting for the tries before: a store that has no leader yet may hold a read for
+    /// seconds, when one that came later would have been answered at once.
+    async fn wait_until_it_reads(&mut self) -> Result<()> {
+        let address = self.address;
+        let attempt = async || {
+            let connection = Connection::open(address).await?;
+            connection.unary(Method::Range, requests::get("/ready".into())).await
+        };
+        let deadline = Instant::now() + READY_WITHIN;
+        let mut attempts = FuturesUnordered::new();
+        let mut last_error = None;
+        loop {
+            if attempts.len() < READY_ATTEMPTS_MAX {
+                attempts.push(attempt());
+            }
+            let answer = async {
+                while let Some(answer) = attempts.next().await {
+                    match answer {
+                        Ok(_) => return,
+                        Err(error) => last_error = Some(error),
+                    }
+                }
+                std::future::pending().await
+            };
+            if tokio::time::timeout(READY_POLL, answer).await.is_ok() {
+                return Ok(());
+            }
+            let log = self.process.log_path().to_owned();
+            let log = log.display();
+            ensure!(self.process.ended().is_none(), "the server ended before it was ready; its log is {log}");
+            ensure!(Instant::now() < deadline, "not ready within {READY_WITHIN:?}, log {log}, error {last_error:?}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What the stores are asked to do, in the order in which it is done.
+
+mod lease;
+mod list;
+mod load;
+mod point;
+mod watch;
+
+use std::cell::RefCell;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::keys::Objects;
+use super::measure::{Loop, Measured, Meter, Plan, Turn, run_loop};
+use super::options::Options;
+use super::server::Server;
+use crate::client::Connection;
+
+/// A workload. The order is that in which they run: the number of objects is the same for all but creates and deletes,
+/// and the largest replies come last, because they change a garbage collector's pace for all that follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Workload {
+    /// Puts all objects, many to a transaction. Always runs.
+    Load,
+    /// Reads one object.
+    Get,
+    /// Changes an object.
+    Update,
+    /// Makes an object.
+    Create,
+    /// Deletes what was created.
+    Delete,
+    /// Changes objects while many watch.
+    Watch,
+    /// Lists a small resource and begins to watch it.
+    ListWatch,
+    /// Grants leases.
+    LeaseGrant,
+    /// Makes objects with leases.
+    LeasePut,
+    /// Renews leases.
+    LeaseKeepAlive,
+    /// Lists the resource in pages of 500.
+    #[value(name = "list-500")]
+    #[serde(rename = "list-500")]
+    List500,
+    /// Lists the resource in pages of 10,000.
+    #[value(name = "list-10000")]
+    #[serde(rename = "list-10000")]
+    List10000,
+    /// Lists the resource with one request.
+    ListWhole,
+}
+
+impl Workload {
+    /// All, in their order.
+    pub const ALL: [Self; 13] = [
+        Self::Load,
+        Self::Get,
+        Self::Update,
+        Self::Create,
+        Self::Delete,
+        Self::Watch,
+        Self::ListWatch,
+        Self::LeaseGrant,
+        Self::LeasePut,
+        Self::LeaseKeepAlive,
+        Self::List500,
+        Self::List10000,
+        Self::ListWhole,
+    ];
+
+    /// What the tables call it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Load => "load, 128 puts a transaction",
+            Self::Get => "get",
+            Self::Update => "update",
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::Watch => "watch fan-out",
+            Self::ListWatch => "list and watch a namespace",
+            Self::LeaseGrant => "lease grant",
+            Self::LeasePut => "create with lease",
+            Self::LeaseKeepAlive => "lease keep-alive",
+            Self::List500 => "list, pages of 500",
+            Self::List10000 => "list, pages of 10,000",
+            Self::ListWhole => "list, whole",
+        }
+    }
+
+    /// What its cost is divided by.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Load | Self::List500 | Self::List10000 | Self::ListWhole => "key",
+            Self::Watch => "event",
+            _ => "operation",
+        }
+    }
+
+    /// What its latency is the latency of.
+    pub fn latency_of(self) -> &'static str {
+        match self {
+            Self::Load => "transaction",
+            Self::Watch => "write to event",
+            Self::List500 | Self::List10000 => "page",
+            Self::ListWhole => "list",
+            Self::ListWatch => "list to watch",
+            _ => "operation",
+        }
+    }
+}
+
+/// One side's turn in a round: a server, and what is known of the objects in it.
+pub struct Bench<'a> {
+    options: &'a Options,
+    server: &'a Server,
+    connections: Vec<Connection>,
+    objects: RefCell<Objects>,
+    /// The leases that were granted.
+    leases: RefCell<Vec<i64>>,
+}
+
+impl<'a> Bench<'a> {
+    /// Connects to a server that is empty, for so many objects.
+    ///
+    /// # Errors
+    /// When it takes no connection.
+    pub async fn new(options: &'a Options, server: &'a Server, keys: u64) -> Result<Self> {
+        let connections = server.connect(options.connections).await?;
+        let objects = RefCell::new(Objects::new(keys, options.key_bytes, options.value_bytes));
+        Ok(Self { options, server, connections, objects, leases: RefCell::default() })
+    }
+
+    /// Runs a workload. [`Workload::Load`] must be the first.
+    ///
+    /// # Errors
+    /// When the server fails or answers wrongly.
+    pub async fn run(&self, workload: Workload) -> Result<Measured> {
+        let measured = match workload {
+            Workload::Load => self.load().await,
+            Workload::Get => self.get().await,
+            Workload::Update => self.update().await,
+            Workload::Create => self.create().await,
+            Workload::Delete => self.delete().await,
+            Workload::Watch => self.watch().await,
+            Workload::ListWatch => self.list_watch().await,
+            Workload::LeaseGrant => self.lease_grant().await,
+            Workload::LeasePut => self.lease_put().await,
+            Workload::LeaseKeepAlive => self.lease_keep_alive().await,
+            Workload::List500 => self.list_pages(500).await,
+            Workload::List10000 => self.list_pages(10_000).await,
+            Workload::ListWhole => self.list_pages(0).await,
+        };
+        measured.with_context(|| format!("workload: {}", workload.label()))
+    }
+
+    fn plan(&self, operations: u64) -> Plan {
+        Plan { operations, in_flight: self.options.in_flight, time_max: self.options.time_max() }
+    }
+
+    /// Runs a loop and measures it.
+    async fn measure(&self, plan: Plan, operation: impl AsyncFn(Turn<'_>) -> Result<u64>) -> Result<(Loop, Measured)> {
+        let meter = Meter::start(self.server)?;
+        let done = run_loop(&self.connections, plan, operation).await?;
+        let measured = meter.stop(done.operations, done.units, &done.latency).await?;
+        Ok((done, measured))
+    }
+}
