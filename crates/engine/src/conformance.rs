@@ -496,6 +496,11 @@ fn the_limits_hold_and_are_reached(store: &dyn Store) {
     let most = limits.batch_operations_max as u32;
     apply(engine, (0..most).map(|n| put(Table::Lease, n.to_be_bytes(), "")).collect());
     assert_eq!(rows(engine, Table::Lease).len(), limits.batch_operations_max);
+    let size = engine.size().expect("a size");
+    assert!(
+        size.allocated_bytes < 1 << 30,
+        "room is taken for what a batch can need, not for its every operation: {size:?}"
+    );
     apply(engine, (0..most).map(|n| delete(Table::Lease, n.to_be_bytes())).collect());
     assert_eq!(rows(engine, Table::Lease), Rows::new());
 }

@@ -12,11 +12,17 @@
 
 use heed::{MdbError, RwTxn};
 
-use super::record::WHOLE_TRAILER_BYTES;
+use super::record::{PART_NUMBER_BYTES, WHOLE_TRAILER_BYTES};
 use super::room::Room;
 use super::snapshot::read_head;
 use super::{Lmdb, cause, is_no_space, open};
 use crate::{Batch, Cause, CommitError, Operation};
+
+/// What a row takes beyond its key and value: LMDB's header and offset, the number of the part, the trailer.
+const ROW_OVERHEAD_BYTES: usize = 10 + PART_NUMBER_BYTES + WHOLE_TRAILER_BYTES;
+
+/// From here on it pays to look how many pages a batch can touch at most.
+const LARGE_BATCH_BYTES: u64 = 4 << 20;
 
 /// What only the thread that commits uses.
 pub(super) struct Writer {
@@ -74,17 +80,26 @@ pub(super) fn commit(engine: &Lmdb, batch: &Batch) -> Result<(), CommitError> {
 /// Refuses a batch that would use the room kept back, unless it makes room.
 fn make_room(engine: &Lmdb, txn: &RwTxn<'_>, room: &mut Room, batch: &Batch) -> Result<(), CommitError> {
     let page = engine.page_bytes;
+    let read_in_use = || {
+        let in_use = engine.databases.in_use_bytes(txn, page);
+        in_use.map_err(|e| before_commit(engine, &e, "read the file's statistics"))
+    };
     let mut payload = 0;
     let mut deletes = 0;
     for operation in &batch.operations {
         match operation {
-            Operation::Put { .. } => payload += (operation.payload_bytes() + WHOLE_TRAILER_BYTES) as u64,
+            Operation::Put { .. } => payload += (operation.payload_bytes() + ROW_OVERHEAD_BYTES) as u64,
             Operation::Delete { .. } => deletes += 1,
         }
     }
-    // Each operation rewrites its leaf, may split it, and shares the pages above with its neighbours.
-    let pages = batch.operations.len() as u64 * 4 + 64;
-    let batch_bytes = pages * page + 2 * payload;
+    // Pages that are rewritten: an operation's leaf and some above it, which it shares with its neighbours. A large batch can't rewrite
+    // more than there are.
+    let mut rewritten = batch.operations.len() as u64 * 3 * page;
+    if rewritten > LARGE_BATCH_BYTES {
+        rewritten = rewritten.min(read_in_use()?);
+    }
+    // New pages may be half full. The last few are for LMDB's own lists.
+    let batch_bytes = rewritten + 2 * payload + 64 * page;
     let want = batch_bytes + engine.reserve_bytes;
     let file_end = (engine.env.info().last_page_number as u64 + 1) * page;
     let is_map_short = file_end + want > engine.map_bytes;
@@ -93,10 +108,7 @@ fn make_room(engine: &Lmdb, txn: &RwTxn<'_>, room: &mut Room, batch: &Batch) -> 
         return Ok(());
     }
     // No room behind the last page: it must be among the free pages.
-    let in_use = engine
-        .databases
-        .in_use_bytes(txn, page)
-        .map_err(|e| before_commit(engine, &e, "read the file's statistics"))?;
+    let in_use = read_in_use()?;
     let holds = if is_map_short { engine.map_bytes } else { room.allocated_bytes() };
     if in_use + want <= holds {
         return Ok(());

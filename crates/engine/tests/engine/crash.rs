@@ -48,9 +48,14 @@ pub(crate) fn check_numbered(engine: &dyn Engine) -> BTreeSet<u64> {
     numbers
 }
 
+/// A small file, of which many copies are made.
+pub(crate) fn options(directory: &Path) -> Options {
+    Options { reserve_bytes: 64 << 10, ..Options::new(directory) }
+}
+
 /// The job: commits numbered batches and writes a line after each outcome.
 pub(crate) fn commit(directory: &Path, batches: u64) {
-    let engine = Lmdb::open(Options::new(directory)).unwrap();
+    let engine = Lmdb::open(options(directory)).unwrap();
     println!("opened");
     for _ in 0..batches {
         let batch = numbered_batch(&engine);

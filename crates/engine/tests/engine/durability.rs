@@ -11,10 +11,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kubewharf_engine::Engine;
-use kubewharf_engine::lmdb::{Lmdb, Options};
+use kubewharf_engine::lmdb::Lmdb;
 
 use crate::child;
-use crate::crash::{check_numbered, numbered_batch};
+use crate::crash::{check_numbered, numbered_batch, options};
 
 /// What a process did that a disk or its user could see.
 #[derive(Clone, Debug)]
@@ -220,7 +220,7 @@ impl Disk {
 
 /// A store with some batches in it, closed.
 fn seasoned_store(directory: &Path) {
-    let engine = Lmdb::open(Options::new(directory.join("data"))).unwrap();
+    let engine = Lmdb::open(options(&directory.join("data"))).unwrap();
     for _ in 0..20 {
         engine.commit(&numbered_batch(&engine)).unwrap();
     }
@@ -230,7 +230,7 @@ fn seasoned_store(directory: &Path) {
 fn open_content(content: &[u8]) -> BTreeSet<u64> {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("data.mdb"), content).unwrap();
-    check_numbered(&Lmdb::open(Options::new(directory.path())).unwrap())
+    check_numbered(&Lmdb::open(options(directory.path())).unwrap())
 }
 
 #[test]
@@ -283,12 +283,12 @@ fn power_loss_at_any_moment_loses_nothing_acknowledged() {
 fn commit_with(inject: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     seasoned_store(directory.path());
-    let known = check_numbered(&Lmdb::open(Options::new(directory.path().join("data"))).unwrap());
+    let known = check_numbered(&Lmdb::open(options(&directory.path().join("data"))).unwrap());
     let output = trace(directory.path(), 6, Some(inject)).output;
     // Whatever happened, the next process finds all that was acknowledged.
     let acknowledged = output.lines().filter_map(|line| line.strip_prefix("acknowledged ")?.parse().ok());
     let acknowledged: BTreeSet<u64> = acknowledged.chain(known).collect();
-    let found = check_numbered(&Lmdb::open(Options::new(directory.path().join("data"))).unwrap());
+    let found = check_numbered(&Lmdb::open(options(&directory.path().join("data"))).unwrap());
     assert!(found.is_superset(&acknowledged), "{output}");
     assert!(found.len() <= acknowledged.len() + 1, "{output}");
     output
@@ -303,7 +303,7 @@ fn a_failing_disk_stops_the_engine_and_a_full_one_does_not() {
     // Where in the run the calls of the third batch are; all runs do the same.
     let directory = tempfile::tempdir().unwrap();
     seasoned_store(directory.path());
-    drop(Lmdb::open(Options::new(directory.path().join("data"))).unwrap());
+    drop(Lmdb::open(options(&directory.path().join("data"))).unwrap());
     let plain = trace(directory.path(), 6, None);
     assert_eq!(count(&plain.output, "acknowledged"), 6, "{}", plain.output);
     let acknowledged: Vec<_> =

@@ -46,9 +46,9 @@ pub(crate) fn fill(directory: &Path) {
     assert!(written >= 200, "most of the disk can be used: {written}");
     assert_eq!(get(&engine, Table::Log, &5_u32.to_be_bytes()), Some(value.clone()));
 
-    for first in (0..written).step_by(5) {
+    for first in (0..written).step_by(10) {
         let mut batch = vec![put(Table::Meta, "compacted", first.to_be_bytes())];
-        batch.extend((first..first + 5).map(|n| delete(Table::Log, n.to_be_bytes())));
+        batch.extend((first..first + 10).map(|n| delete(Table::Log, n.to_be_bytes())));
         apply(&engine, batch);
     }
     assert_eq!(rows(&engine, Table::Log).len(), 0);
@@ -87,11 +87,12 @@ pub(crate) fn fill_with_pages_pinned(directory: &Path) {
     assert_eq!(rows(&engine, Table::Log).len() as u32, kept);
     drop(snapshot);
     // With the snapshot gone the free pages are free.
-    for n in kept..written / 2 {
-        apply(&engine, vec![put(Table::Log, n.to_be_bytes(), &value)]);
+    let half = written / 20 * 10;
+    for first in (kept..half).step_by(10) {
+        apply(&engine, (first..first + 10).map(|n| put(Table::Log, n.to_be_bytes(), &value)).collect());
     }
     drop(engine);
-    assert_eq!(rows(&open(&directory.join("data")), Table::Log).len() as u32, written / 2);
+    assert_eq!(rows(&open(&directory.join("data")), Table::Log).len() as u32, half.max(kept));
 }
 
 /// Runs a job by way of a shell that first does `prepare` with `$DIRECTORY`.
@@ -137,7 +138,7 @@ fn a_full_file_system_refuses_growth_and_recovers() {
 #[test]
 fn a_limit_on_the_size_of_files_refuses_growth_and_recovers() {
     // In units of 512 or, in some shells, 1024 bytes. The signal that goes with the limit is ignored, which the job inherits.
-    let limit = "trap '' XFSZ; ulimit -f 12000";
+    let limit = "trap '' XFSZ; ulimit -f 7000";
     for job in ["fill", "fill pinned"] {
         let directory = tempfile::tempdir().unwrap();
         let output = run(&["sh"], limit, job, directory.path()).unwrap_or_else(|text| panic!("{job}: {text}"));

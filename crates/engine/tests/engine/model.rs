@@ -78,7 +78,7 @@ fn check(store: &dyn Store, table: Table, changes: &[Change], ranges: &[Range]) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn lmdb_is_an_ordered_map(changes in changes(), ranges in vec((bound(), bound()), 1..12)) {
