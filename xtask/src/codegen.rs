@@ -15,8 +15,7 @@ use prost_types::FileDescriptorSet;
 const PROTO_DIR: &str = "crates/etcd-api/proto";
 const OUT_DIR: &str = "crates/etcd-api/src/generated";
 const DESCRIPTORS: &str = "descriptors.bin";
-const HEADER: &str =
-    "// Written by `cargo run -p xtask -- codegen` from the .proto files; do not edit.\n";
+const HEADER: &str = "// Written by `cargo run -p xtask -- codegen` from the .proto files; do not edit.\n";
 
 /// Rust file of each protobuf package. A package that is not listed is an error, so that none is lost.
 const FILES: [(&str, &str); 8] = [
@@ -61,27 +60,19 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
     let present = read_dir(&root.join(OUT_DIR))?;
     let stale = differences(&wanted, &present);
     if !stale.is_empty() {
-        bail!(
-            "{OUT_DIR} is stale ({}); run `cargo run -p xtask -- codegen`",
-            stale.join(", ")
-        );
+        bail!("{OUT_DIR} is stale ({}); run `cargo run -p xtask -- codegen`", stale.join(", "));
     }
     Ok(())
 }
 
 /// What keeps `present` from being `wanted`, one entry a file.
 fn differences(wanted: &Output, present: &Output) -> Vec<String> {
-    let missing_or_changed = wanted
-        .iter()
-        .filter_map(|(name, content)| match present.get(name) {
-            None => Some(format!("{name}: missing")),
-            Some(found) if found != content => Some(format!("{name}: differs")),
-            Some(_) => None,
-        });
-    let left_over = present
-        .keys()
-        .filter(|name| !wanted.contains_key(*name))
-        .map(|name| format!("{name}: left over"));
+    let missing_or_changed = wanted.iter().filter_map(|(name, content)| match present.get(name) {
+        None => Some(format!("{name}: missing")),
+        Some(found) if found != content => Some(format!("{name}: differs")),
+        Some(_) => None,
+    });
+    let left_over = present.keys().filter(|name| !wanted.contains_key(*name)).map(|name| format!("{name}: left over"));
     missing_or_changed.chain(left_over).collect()
 }
 
@@ -99,19 +90,12 @@ fn generate(proto_dir: &Path) -> anyhow::Result<Output> {
     let requests = descriptors
         .file
         .iter()
-        .map(|file| {
-            (
-                Module::from_protobuf_package_name(file.package()),
-                file.clone(),
-            )
-        })
+        .map(|file| (Module::from_protobuf_package_name(file.package()), file.clone()))
         .collect();
     let modules = config.generate(requests).context("generate Rust code")?;
 
-    let files: BTreeMap<Module, &str> = FILES
-        .iter()
-        .map(|(package, name)| (Module::from_protobuf_package_name(package), *name))
-        .collect();
+    let files: BTreeMap<Module, &str> =
+        FILES.iter().map(|(package, name)| (Module::from_protobuf_package_name(package), *name)).collect();
     let mut output = Output::new();
     for (module, code) in modules {
         let Some(name) = files.get(&module) else {
@@ -119,14 +103,8 @@ fn generate(proto_dir: &Path) -> anyhow::Result<Output> {
         };
         output.insert((*name).to_owned(), format!("{HEADER}{code}").into_bytes());
     }
-    ensure!(
-        output.len() == FILES.len(),
-        "a package listed in xtask/src/codegen.rs has no .proto file"
-    );
-    output.insert(
-        DESCRIPTORS.to_owned(),
-        without_source_info(descriptors).encode_to_vec(),
-    );
+    ensure!(output.len() == FILES.len(), "a package listed in xtask/src/codegen.rs has no .proto file");
+    output.insert(DESCRIPTORS.to_owned(), without_source_info(descriptors).encode_to_vec());
     Ok(output)
 }
 
@@ -136,17 +114,10 @@ fn compile(proto_dir: &Path) -> anyhow::Result<FileDescriptorSet> {
     find_protos(proto_dir, &mut protos)?;
     // Directories list their entries in no fixed order.
     protos.sort();
-    ensure!(
-        !protos.is_empty(),
-        "no .proto file in {}",
-        proto_dir.display()
-    );
+    ensure!(!protos.is_empty(), "no .proto file in {}", proto_dir.display());
 
     let mut compiler = protox::Compiler::new([proto_dir])?;
-    compiler
-        .include_imports(true)
-        .include_source_info(true)
-        .open_files(&protos)?;
+    compiler.include_imports(true).include_source_info(true).open_files(&protos)?;
     Ok(compiler.file_descriptor_set())
 }
 
@@ -155,10 +126,7 @@ fn find_protos(dir: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             find_protos(&path, found)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "proto")
-        {
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
             found.push(path);
         }
     }
@@ -178,8 +146,7 @@ fn read_dir(dir: &Path) -> anyhow::Result<Output> {
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let content =
-            fs::read(entry.path()).with_context(|| format!("read {}", entry.path().display()))?;
+        let content = fs::read(entry.path()).with_context(|| format!("read {}", entry.path().display()))?;
         output.insert(name, content);
     }
     Ok(output)
@@ -190,20 +157,14 @@ mod tests {
     use super::*;
 
     fn output(files: &[(&str, &str)]) -> Output {
-        files
-            .iter()
-            .map(|(name, content)| ((*name).to_owned(), content.as_bytes().to_vec()))
-            .collect()
+        files.iter().map(|(name, content)| ((*name).to_owned(), content.as_bytes().to_vec())).collect()
     }
 
     #[test]
     fn a_changed_a_missing_and_a_left_over_file_are_each_reported() {
         let wanted = output(&[("same", "1"), ("changed", "2"), ("missing", "3")]);
         let present = output(&[("same", "1"), ("changed", "x"), ("old", "4")]);
-        assert_eq!(
-            differences(&wanted, &present),
-            ["changed: differs", "missing: missing", "old: left over"]
-        );
+        assert_eq!(differences(&wanted, &present), ["changed: differs", "missing: missing", "old: left over"]);
         assert_eq!(differences(&wanted, &wanted), Vec::<String>::new());
     }
 

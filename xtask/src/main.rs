@@ -43,8 +43,6 @@ fn run(words: &[&str]) -> anyhow::Result<()> {
 /// The directory of the workspace: the parent of this package, wherever the task is called from.
 fn workspace_root() -> anyhow::Result<PathBuf> {
     let manifest_dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let root = manifest_dir
-        .parent()
-        .context("the package xtask has no parent directory")?;
+    let root = manifest_dir.parent().context("the package xtask has no parent directory")?;
     Ok(root.to_path_buf())
 }

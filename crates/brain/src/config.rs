@@ -66,8 +66,8 @@ pub struct TlsFiles {
     pub client_cert_auth: bool,
     /// Revoked certificates of clients, PEM or DER.
     pub crl_file: Option<PathBuf>,
-    /// Names of which one must be in a client's certificate; empty for any.
-    pub allowed_hostnames: Vec<String>,
+    /// Cipher suites to use; empty for all that are safe.
+    pub cipher_suites: Vec<String>,
     /// Refuse TLS 1.2.
     pub only_tls13: bool,
     /// Refuse TLS 1.3.

@@ -14,6 +14,7 @@ use kubewharf_engine::{Engine, EngineError};
 use kubewharf_foundation::listener::{Bound, ListenUrl};
 use kubewharf_foundation::shutdown::Shutdown;
 use kubewharf_foundation::systemd;
+use kubewharf_foundation::tls::ReloadingTls;
 use kubewharf_grpc::{Dispatch, Listener, TlsSource};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -47,15 +48,20 @@ pub enum RunError {
     /// The engine can't be opened.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A URL can't be listened at; the text names it.
+    /// A URL can't be listened at, or certificates can't be used; the text names it or the file.
     #[error(transparent)]
-    Listen(#[from] kubewharf_foundation::Error),
+    Outside(#[from] kubewharf_foundation::Error),
     /// A part of the start or the end panicked.
     #[error("a task ended early: {0}")]
     Task(tokio::task::JoinError),
-    /// Certificates can't be used; the text names the file.
-    #[error("{0}")]
-    Tls(String),
+    /// A certificate can't be made.
+    #[error("--auto-tls: can't make a certificate in {path}: {problem}")]
+    AutoTls {
+        /// The folder for it.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// The store failed while it was serving.
     #[error("the store has failed: {0}")]
     StoreFailed(String),
@@ -69,7 +75,7 @@ pub struct Brain {
     clients: Vec<(ListenUrl, Bound)>,
     client_http: Vec<(ListenUrl, Bound)>,
     metrics: Vec<(ListenUrl, Bound)>,
-    tls: Option<TlsSource>,
+    tls: Option<Arc<ReloadingTls>>,
 }
 
 /// Opens the store and serves it until `shutdown`.
@@ -86,7 +92,7 @@ impl Brain {
     /// # Errors
     /// If an address, a certificate or the data directory can't be used.
     pub async fn start(config: Config) -> Result<Self, RunError> {
-        let tls = tls::source(&config)?;
+        let tls = tls::load(&config)?;
         let clients = bind(&config.listen_client_urls).await?;
         let client_http = bind(&config.listen_client_http_urls).await?;
         let metrics = bind(&config.listen_metrics_urls).await?;
@@ -147,7 +153,7 @@ impl Brain {
         for (bound, with) in urls {
             for (url, bound) in bound {
                 served.push(url.to_string());
-                let tls = tls.clone().filter(|_| url.is_tls());
+                let tls = tls.clone().filter(|_| url.is_tls()).map(|tls| Arc::new(move || tls.current()) as TlsSource);
                 let (with, shutdown) = (with.clone(), shutdown.clone());
                 let listener = match bound {
                     Bound::Tcp(listener) => Listener::Tcp(listener),
@@ -157,6 +163,12 @@ impl Brain {
             }
         }
         let mut tasks = JoinSet::new();
+        if let Some(tls) = tls {
+            tasks.spawn(async move {
+                let Err(error) = tls.watch().await;
+                warn!(%error, "changed certificates will not be noticed");
+            });
+        }
         tasks.spawn(lease::keeper::run(store.clone()));
         tasks.spawn(compaction::run(store.clone()));
         tasks.spawn(rpc::quota::run(server.clone()));
@@ -188,7 +200,10 @@ impl Brain {
             return Err(RunError::StoreFailed(why));
         }
         info!("draining");
-        while listening.join_next().await.is_some() {}
+        tokio::select! {
+            () = async { while listening.join_next().await.is_some() {} } => {}
+            () = shutdown.requested_now() => listening.abort_all(),
+        }
         tasks.shutdown().await;
         lease::keeper::checkpoint_all(&store).await;
         drop(server);

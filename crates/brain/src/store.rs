@@ -145,17 +145,12 @@ impl Store {
             trimmed: signal::Sender::new(-1),
         });
         let inbox = Arc::new(Inbox::default());
-        let threads = Committer {
-            engine: engine.clone(),
-            inbox: inbox.clone(),
-            published: published.clone(),
-            head,
-            compacted,
-        }
-        .start()
-        .map_err(|error| {
-            EngineError::Failed(kubewharf_engine::Cause::Unavailable(format!("can't start a thread: {error}")))
-        })?;
+        let threads =
+            Committer { engine: engine.clone(), inbox: inbox.clone(), published: published.clone(), head, compacted }
+                .start()
+                .map_err(|error| {
+                    EngineError::Failed(kubewharf_engine::Cause::Unavailable(format!("can't start a thread: {error}")))
+                })?;
         let epoch = head.epoch;
         Ok(Arc::new(Self { engine, inbox, published, identity, epoch, threads: Mutex::new(threads) }))
     }
@@ -229,6 +224,13 @@ impl Store {
                 tracing::error!("a thread of the committer panicked");
             }
         }
+    }
+}
+
+impl Drop for Store {
+    /// Lets the threads end, and the engine with them, for an owner that did not wait in [`Store::close`].
+    fn drop(&mut self) {
+        self.inbox.close(Error::Unavailable("the store is gone".to_owned()));
     }
 }
 

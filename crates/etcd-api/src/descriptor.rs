@@ -62,9 +62,7 @@ impl Reflection {
 
     /// The file with this name, then all it imports; each an encoded `FileDescriptorProto`.
     pub fn file_by_filename(&self, name: &str) -> Option<Vec<Bytes>> {
-        self.by_name
-            .get(name)
-            .map(|index| self.with_imports(*index))
+        self.by_name.get(name).map(|index| self.with_imports(*index))
     }
 
     /// The file that declares `symbol`, then all it imports; each an encoded `FileDescriptorProto`.
@@ -72,9 +70,7 @@ impl Reflection {
     /// A symbol is the full name, without a leading dot, of a message, field, oneof, enum, enum value, service or
     /// method.
     pub fn file_containing_symbol(&self, symbol: &str) -> Option<Vec<Bytes>> {
-        self.by_symbol
-            .get(symbol)
-            .map(|index| self.with_imports(*index))
+        self.by_symbol.get(symbol).map(|index| self.with_imports(*index))
     }
 
     /// Whether this is the full name of a message. The API has no extensions, so the extension numbers of a message
@@ -84,20 +80,14 @@ impl Reflection {
     }
 
     fn with_imports(&self, index: usize) -> Vec<Bytes> {
-        self.closures[index]
-            .iter()
-            .map(|index| self.files[*index].clone())
-            .collect()
+        self.closures[index].iter().map(|index| self.files[*index].clone()).collect()
     }
 
     fn add(&mut self, encoded: Bytes, file: &FileDescriptorProto) {
         let index = self.files.len();
         let mut closure = vec![index];
         for import in &file.dependency {
-            let import = self
-                .by_name
-                .get(import)
-                .expect("a file stands after the files it imports: a test checks");
+            let import = self.by_name.get(import).expect("a file stands after the files it imports: a test checks");
             for file in &self.closures[*import] {
                 if !closure.contains(file) {
                     closure.push(*file);
@@ -118,8 +108,7 @@ impl Reflection {
         for service in &file.service {
             let name = full_name(package, service.name());
             for method in &service.method {
-                self.by_symbol
-                    .insert(full_name(&name, method.name()), index);
+                self.by_symbol.insert(full_name(&name, method.name()), index);
             }
             self.services.push(name.clone());
             self.by_symbol.insert(name, index);
@@ -148,8 +137,7 @@ impl Reflection {
         for value in &declared.value {
             self.by_symbol.insert(full_name(scope, value.name()), index);
         }
-        self.by_symbol
-            .insert(full_name(scope, declared.name()), index);
+        self.by_symbol.insert(full_name(scope, declared.name()), index);
     }
 }
 
@@ -170,15 +158,7 @@ mod tests {
     use super::*;
 
     fn names(files: &[Bytes]) -> Vec<String> {
-        files
-            .iter()
-            .map(|file| {
-                FileDescriptorProto::decode(file.clone())
-                    .unwrap()
-                    .name()
-                    .to_owned()
-            })
-            .collect()
+        files.iter().map(|file| FileDescriptorProto::decode(file.clone()).unwrap().name().to_owned()).collect()
     }
 
     #[test]
@@ -186,9 +166,7 @@ mod tests {
         let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
         for (index, file) in set.file.iter().enumerate() {
             for import in &file.dependency {
-                let found = set.file[..index]
-                    .iter()
-                    .any(|earlier| earlier.name() == import);
+                let found = set.file[..index].iter().any(|earlier| earlier.name() == import);
                 assert!(found, "{} imports {import}", file.name());
             }
         }
@@ -215,17 +193,11 @@ mod tests {
     #[test]
     fn a_file_comes_with_its_imports_each_once_and_unchanged() {
         let reflection = Reflection::new();
-        let election = reflection
-            .file_by_filename("v3electionpb/v3election.proto")
-            .unwrap();
+        let election = reflection.file_by_filename("v3electionpb/v3election.proto").unwrap();
         let mut found = names(&election);
         assert_eq!(found[0], "v3electionpb/v3election.proto");
         found[1..].sort();
-        let imports = [
-            "authpb/auth.proto",
-            "etcdserverpb/rpc.proto",
-            "mvccpb/kv.proto",
-        ];
+        let imports = ["authpb/auth.proto", "etcdserverpb/rpc.proto", "mvccpb/kv.proto"];
         assert_eq!(found[1..], imports);
 
         let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
@@ -243,44 +215,20 @@ mod tests {
             ("etcdserverpb.KV", "etcdserverpb/rpc.proto"),
             ("etcdserverpb.KV.Range", "etcdserverpb/rpc.proto"),
             ("etcdserverpb.RangeRequest", "etcdserverpb/rpc.proto"),
-            (
-                "etcdserverpb.RangeRequest.range_end",
-                "etcdserverpb/rpc.proto",
-            ),
-            (
-                "etcdserverpb.RangeRequest.SortOrder",
-                "etcdserverpb/rpc.proto",
-            ),
+            ("etcdserverpb.RangeRequest.range_end", "etcdserverpb/rpc.proto"),
+            ("etcdserverpb.RangeRequest.SortOrder", "etcdserverpb/rpc.proto"),
             ("etcdserverpb.RangeRequest.ASCEND", "etcdserverpb/rpc.proto"),
-            (
-                "etcdserverpb.WatchRequest.request_union",
-                "etcdserverpb/rpc.proto",
-            ),
+            ("etcdserverpb.WatchRequest.request_union", "etcdserverpb/rpc.proto"),
             ("etcdserverpb.AlarmType", "etcdserverpb/rpc.proto"),
             ("etcdserverpb.NOSPACE", "etcdserverpb/rpc.proto"),
             ("mvccpb.KeyValue", "mvccpb/kv.proto"),
-            (
-                "grpc.reflection.v1.ServerReflection",
-                "grpc/reflection/v1/reflection.proto",
-            ),
-            (
-                "grpc.health.v1.HealthListResponse.StatusesEntry",
-                "grpc/health/v1/health.proto",
-            ),
+            ("grpc.reflection.v1.ServerReflection", "grpc/reflection/v1/reflection.proto"),
+            ("grpc.health.v1.HealthListResponse.StatusesEntry", "grpc/health/v1/health.proto"),
         ] {
-            let files = reflection
-                .file_containing_symbol(symbol)
-                .unwrap_or_else(|| panic!("{symbol} not found"));
+            let files = reflection.file_containing_symbol(symbol).unwrap_or_else(|| panic!("{symbol} not found"));
             assert_eq!(names(&files)[0], file, "{symbol}");
         }
-        for symbol in [
-            "",
-            "etcdserverpb",
-            "KV",
-            ".etcdserverpb.KV",
-            "etcdserverpb.KV.Get",
-            "etcdserverpb.Nothing",
-        ] {
+        for symbol in ["", "etcdserverpb", "KV", ".etcdserverpb.KV", "etcdserverpb.KV.Get", "etcdserverpb.Nothing"] {
             assert_eq!(reflection.file_containing_symbol(symbol), None, "{symbol}");
         }
     }
@@ -290,12 +238,7 @@ mod tests {
         let reflection = Reflection::new();
         assert!(reflection.is_message("mvccpb.Event"));
         assert!(reflection.is_message("grpc.health.v1.HealthListResponse.StatusesEntry"));
-        for name in [
-            "mvccpb.Event.EventType",
-            "etcdserverpb.KV",
-            "mvccpb.Event.kv",
-            "nothing",
-        ] {
+        for name in ["mvccpb.Event.EventType", "etcdserverpb.KV", "mvccpb.Event.kv", "nothing"] {
             assert!(!reflection.is_message(name), "{name}");
         }
     }

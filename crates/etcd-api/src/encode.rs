@@ -169,25 +169,12 @@ pub fn put_watch_head(buf: &mut BytesMut, header: &ResponseHeader, watch_id: i64
 }
 
 /// Bytes [`put_event`] writes.
-pub fn event_len(
-    kind: EventType,
-    kv: &KeyValueRef<'_>,
-    prev_kv: Option<&KeyValueRef<'_>>,
-) -> usize {
-    message_len(event_body_len(
-        kind,
-        kv.encoded_len(),
-        prev_kv.map(KeyValueRef::encoded_len),
-    ))
+pub fn event_len(kind: EventType, kv: &KeyValueRef<'_>, prev_kv: Option<&KeyValueRef<'_>>) -> usize {
+    message_len(event_body_len(kind, kv.encoded_len(), prev_kv.map(KeyValueRef::encoded_len)))
 }
 
 /// Writes one entry of the field `events` of a `WatchResponse`.
-pub fn put_event(
-    buf: &mut BytesMut,
-    kind: EventType,
-    kv: &KeyValueRef<'_>,
-    prev_kv: Option<&KeyValueRef<'_>>,
-) {
+pub fn put_event(buf: &mut BytesMut, kind: EventType, kv: &KeyValueRef<'_>, prev_kv: Option<&KeyValueRef<'_>>) {
     let kv_len = kv.encoded_len();
     let prev_kv = prev_kv.map(|prev_kv| (prev_kv, prev_kv.encoded_len()));
     let body_len = event_body_len(kind, kv_len, prev_kv.map(|(_, len)| len));
@@ -281,21 +268,13 @@ fn message_len(body_len: usize) -> usize {
 /// Bytes of a number field; zero is not written.
 #[inline]
 fn number_len(number: u64) -> usize {
-    if number == 0 {
-        0
-    } else {
-        1 + encoded_len_varint(number)
-    }
+    if number == 0 { 0 } else { 1 + encoded_len_varint(number) }
 }
 
 /// Bytes of a bytes field; nothing is not written.
 #[inline]
 fn bytes_len(bytes: &[u8]) -> usize {
-    if bytes.is_empty() {
-        0
-    } else {
-        message_len(bytes.len())
-    }
+    if bytes.is_empty() { 0 } else { message_len(bytes.len()) }
 }
 
 /// Room for the most that can be pending between two flushes: two message heads of 11 bytes, an event type of 2, and
@@ -312,10 +291,7 @@ struct Small {
 impl Small {
     #[inline]
     fn new() -> Self {
-        Self {
-            bytes: [0; SMALL_LEN_MAX],
-            len: 0,
-        }
+        Self { bytes: [0; SMALL_LEN_MAX], len: 0 }
     }
 
     #[inline]
@@ -377,21 +353,12 @@ mod tests {
 
     /// Numbers of every encoded length, zero and negative ones among them.
     fn number() -> impl Strategy<Value = i64> {
-        prop_oneof![
-            Just(0),
-            Just(i64::MIN),
-            Just(-1),
-            (0u32..63, any::<i64>()).prop_map(|(bits, n)| n >> bits)
-        ]
+        prop_oneof![Just(0), Just(i64::MIN), Just(-1), (0u32..63, any::<i64>()).prop_map(|(bits, n)| n >> bits)]
     }
 
     /// Byte strings on both sides of the sizes at which a length takes one byte more.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
-        prop_oneof![
-            vec(any::<u8>(), 0..40),
-            vec(any::<u8>(), 120..136),
-            vec(any::<u8>(), 16_370..16_400)
-        ]
+        prop_oneof![vec(any::<u8>(), 0..40), vec(any::<u8>(), 120..136), vec(any::<u8>(), 16_370..16_400)]
     }
 
     prop_compose! {
@@ -423,21 +390,11 @@ mod tests {
 
     fn event_parts(event: &Event) -> (EventType, KeyValueRef<'_>, Option<KeyValueRef<'_>>) {
         let kv = event.kv.as_ref().expect("the strategy always gives one");
-        (
-            event.r#type(),
-            kv.into(),
-            event.prev_kv.as_ref().map(KeyValueRef::from),
-        )
+        (event.r#type(), kv.into(), event.prev_kv.as_ref().map(KeyValueRef::from))
     }
 
     fn put_range(buf: &mut BytesMut, response: &RangeResponse) {
-        put_header(
-            buf,
-            response
-                .header
-                .as_ref()
-                .expect("the strategy always gives one"),
-        );
+        put_header(buf, response.header.as_ref().expect("the strategy always gives one"));
         for kv in &response.kvs {
             put_range_kv(buf, &kv.into());
         }
@@ -445,16 +402,8 @@ mod tests {
     }
 
     fn range_len(response: &RangeResponse) -> usize {
-        header_len(
-            response
-                .header
-                .as_ref()
-                .expect("the strategy always gives one"),
-        ) + response
-            .kvs
-            .iter()
-            .map(|kv| range_kv_len(&kv.into()))
-            .sum::<usize>()
+        header_len(response.header.as_ref().expect("the strategy always gives one"))
+            + response.kvs.iter().map(|kv| range_kv_len(&kv.into())).sum::<usize>()
             + range_trailer_len(response.more, response.count)
     }
 
@@ -547,28 +496,12 @@ mod tests {
     /// Longest numbers and no bytes to flush on: the most that `Small` ever holds.
     #[test]
     fn the_longest_numbers_fit() {
-        let longest = KeyValue {
-            create_revision: -1,
-            mod_revision: -1,
-            version: -1,
-            lease: -1,
-            ..Default::default()
-        };
-        let event = Event {
-            r#type: EventType::Delete.into(),
-            kv: Some(longest.clone()),
-            prev_kv: Some(longest.clone()),
-        };
+        let longest = KeyValue { create_revision: -1, mod_revision: -1, version: -1, lease: -1, ..Default::default() };
+        let event =
+            Event { r#type: EventType::Delete.into(), kv: Some(longest.clone()), prev_kv: Some(longest.clone()) };
         let mut buf = BytesMut::new();
         let (kind, kv, prev_kv) = event_parts(&event);
         put_event(&mut buf, kind, &kv, prev_kv.as_ref());
-        assert_eq!(
-            &buf[..],
-            WatchResponse {
-                events: vec![event],
-                ..Default::default()
-            }
-            .encode_to_vec()
-        );
+        assert_eq!(&buf[..], WatchResponse { events: vec![event], ..Default::default() }.encode_to_vec());
     }
 }

@@ -70,11 +70,7 @@ impl Code {
 
     /// The code with this number. A number gRPC does not define counts as [`Code::Unknown`].
     pub fn from_number(number: u32) -> Code {
-        usize::try_from(number)
-            .ok()
-            .and_then(|index| Self::ALL.get(index))
-            .copied()
-            .unwrap_or(Code::Unknown)
+        usize::try_from(number).ok().and_then(|index| Self::ALL.get(index)).copied().unwrap_or(Code::Unknown)
     }
 
     /// Value of the label `grpc_code` of etcd's metrics.
@@ -156,10 +152,7 @@ macro_rules! catalogue {
 impl EtcdError {
     /// An error with a text made when it happens.
     pub fn other(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::Other {
-            code,
-            message: message.into(),
-        }
+        Self::Other { code, message: message.into() }
     }
 }
 
@@ -265,10 +258,7 @@ mod tests {
 
     #[test]
     fn no_two_errors_have_the_same_text() {
-        let texts: HashSet<&str> = EtcdError::CATALOGUE
-            .iter()
-            .map(EtcdError::message)
-            .collect();
+        let texts: HashSet<&str> = EtcdError::CATALOGUE.iter().map(EtcdError::message).collect();
         assert_eq!(texts.len(), EtcdError::CATALOGUE.len());
     }
 
@@ -288,38 +278,14 @@ mod tests {
     #[test]
     fn the_errors_clients_act_on_keep_code_and_text() {
         for (error, code, text) in [
-            (
-                EtcdError::Compacted,
-                11,
-                "etcdserver: mvcc: required revision has been compacted",
-            ),
-            (
-                EtcdError::FutureRev,
-                11,
-                "etcdserver: mvcc: required revision is a future revision",
-            ),
-            (
-                EtcdError::LeaseNotFound,
-                5,
-                "etcdserver: requested lease not found",
-            ),
-            (
-                EtcdError::NoSpace,
-                8,
-                "etcdserver: mvcc: database space exceeded",
-            ),
+            (EtcdError::Compacted, 11, "etcdserver: mvcc: required revision has been compacted"),
+            (EtcdError::FutureRev, 11, "etcdserver: mvcc: required revision is a future revision"),
+            (EtcdError::LeaseNotFound, 5, "etcdserver: requested lease not found"),
+            (EtcdError::NoSpace, 8, "etcdserver: mvcc: database space exceeded"),
             (EtcdError::NoLeader, 14, "etcdserver: no leader"),
             (EtcdError::LeaderChanged, 14, "etcdserver: leader changed"),
-            (
-                EtcdError::InvalidAuthToken,
-                16,
-                "etcdserver: invalid auth token",
-            ),
-            (
-                EtcdError::AuthOldRevision,
-                3,
-                "etcdserver: revision of auth store is old",
-            ),
+            (EtcdError::InvalidAuthToken, 16, "etcdserver: invalid auth token"),
+            (EtcdError::AuthOldRevision, 3, "etcdserver: revision of auth store is old"),
             (EtcdError::Corrupt, 15, "etcdserver: corrupt cluster"),
         ] {
             assert_eq!((error.code() as u8, error.message()), (code, text));

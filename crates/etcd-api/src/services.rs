@@ -175,12 +175,7 @@ mod tests {
         }
         let listed: BTreeMap<_, _> = Method::ALL
             .iter()
-            .map(|m| {
-                (
-                    m.path().to_owned(),
-                    (m.kind().client_streams(), m.kind().server_streams()),
-                )
-            })
+            .map(|m| (m.path().to_owned(), (m.kind().client_streams(), m.kind().server_streams())))
             .collect();
         assert_eq!(listed, declared);
         assert_eq!(listed.len(), Method::ALL.len(), "two methods share a path");
@@ -191,23 +186,13 @@ mod tests {
         for (index, method) in Method::ALL.iter().copied().enumerate() {
             assert_eq!(method as usize, index);
             assert_eq!(Method::from_path(method.path()), Some(method));
-            assert_eq!(
-                method.path(),
-                format!("/{}/{}", method.service(), method.name())
-            );
+            assert_eq!(method.path(), format!("/{}/{}", method.service(), method.name()));
         }
     }
 
     #[test]
     fn other_paths_have_no_method() {
-        for path in [
-            "",
-            "/",
-            "etcdserverpb.KV/Range",
-            "/etcdserverpb.KV/range",
-            "/etcdserverpb.KV/Range/",
-            "/a.B/C",
-        ] {
+        for path in ["", "/", "etcdserverpb.KV/Range", "/etcdserverpb.KV/range", "/etcdserverpb.KV/Range/", "/a.B/C"] {
             assert_eq!(Method::from_path(path), None, "{path}");
         }
     }

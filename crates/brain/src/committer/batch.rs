@@ -12,7 +12,8 @@ use crate::lease::{self, Leases};
 use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX};
 use crate::meta;
 use crate::mvcc::{
-    Current, Evaluator, Layered, LeaseRecord, Overlay, Position, Refusal, Revisions, Rows, SnapshotRows, Writer, attached_key, lease_key,
+    Current, Evaluator, Layered, LeaseRecord, Overlay, Position, Refusal, Revisions, Rows, SnapshotRows, Writer,
+    attached_key, lease_key,
 };
 use crate::watch::EventsBuilder;
 
@@ -86,8 +87,7 @@ impl Content {
 
     /// The engine's batch.
     pub(super) fn to_batch(&self, head: Head) -> Arc<Batch> {
-        let next =
-            Head { seq: head.seq + 1, revision: self.revisions.newest, batch_id: head.batch_id + 1, ..head };
+        let next = Head { seq: head.seq + 1, revision: self.revisions.newest, batch_id: head.batch_id + 1, ..head };
         Arc::new(Batch { expected: head, next, operations: self.overlay.to_operations() })
     }
 }
@@ -100,12 +100,14 @@ pub(super) struct Ground<'a> {
     pub(super) changes_max: usize,
 }
 
-/// Evaluates `submission` into `content`. An engine's error is returned: then nothing can be evaluated any more.
-pub(super) fn evaluate(
-    content: &mut Content,
-    ground: &Ground<'_>,
-    submission: Submission,
-) -> Result<(), (Submission, EngineError)> {
+/// The engine can't be read, and here is the submission back.
+pub(super) struct Unread {
+    pub(super) submission: Submission,
+    pub(super) error: EngineError,
+}
+
+/// Evaluates `submission` into `content`.
+pub(super) fn evaluate(content: &mut Content, ground: &Ground<'_>, submission: Submission) -> Result<(), Box<Unread>> {
     content.overlay.savepoint();
     content.events.savepoint();
     let leases = content.leases.len();
@@ -119,7 +121,7 @@ pub(super) fn evaluate(
             content.revisions = before;
             Err(error)
         }
-        Err(Failure::Engine(error)) => return Err((submission, error)),
+        Err(Failure::Engine(error)) => return Err(Box::new(Unread { submission, error })),
     };
     content.bytes += submission.bytes;
     content.entries.push(Entry { submission, result });
@@ -219,8 +221,8 @@ fn evaluate_request(
                 let view = Layered::new(base, ground.in_flight, &content.overlay);
                 let mut is_that_tombstone = Ok(false);
                 view.get(Table::Current, key, &mut |row| {
-                    is_that_tombstone = Current::decode(row)
-                        .map(|current| current.live.is_none() && current.position == *position);
+                    is_that_tombstone =
+                        Current::decode(row).map(|current| current.live.is_none() && current.position == *position);
                 })?;
                 if is_that_tombstone.map_err(EngineError::from)? {
                     content.overlay.delete(Table::Current, key.clone());
@@ -241,14 +243,8 @@ fn write<'a>(
     run: impl FnOnce(&mut Evaluator<'_, '_>) -> Result<WriteResponse, Refusal>,
 ) -> Result<WriteResponse, Failure> {
     let revisions = content.revisions;
-    let mut writer = Writer::new(
-        base,
-        ground.in_flight,
-        &mut content.overlay,
-        &mut content.events,
-        revisions.newest + 1,
-        now_ms(),
-    );
+    let mut writer =
+        Writer::new(base, ground.in_flight, &mut content.overlay, &mut content.events, revisions.newest + 1, now_ms());
     let response = run(&mut Evaluator::writer(&mut writer, revisions, ground.changes_max))?;
     if writer.wrote() {
         content.revisions.newest += 1;
@@ -290,14 +286,8 @@ fn revoke(
     if keys.len() > ground.changes_max {
         return Err(Refusal::TooManyChanges { keys_max: ground.changes_max }.into());
     }
-    let mut writer = Writer::new(
-        base,
-        ground.in_flight,
-        &mut content.overlay,
-        &mut content.events,
-        revisions.newest + 1,
-        now_ms(),
-    );
+    let mut writer =
+        Writer::new(base, ground.in_flight, &mut content.overlay, &mut content.events, revisions.newest + 1, now_ms());
     for key in &keys {
         writer.delete(key)?;
     }
@@ -317,7 +307,5 @@ fn lease_changes(content: &Content, ground: &Ground<'_>, id: i64) -> bool {
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

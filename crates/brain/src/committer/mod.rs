@@ -19,8 +19,8 @@ use kubewharf_etcd_api::etcdserverpb::{
 };
 use parking_lot::{Condvar, Mutex};
 
-pub use batch::Trim;
 pub(crate) use batch::LeaseChange;
+pub use batch::Trim;
 pub(crate) use run::Committer;
 
 use crate::error::Error;
@@ -173,4 +173,3 @@ impl Inbox {
 
 /// Joins the committer's threads.
 pub(crate) type Threads = Vec<JoinHandle<()>>;
-

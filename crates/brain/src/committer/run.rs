@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kubewharf_engine::{Batch, CommitError, Engine, Head, Snapshot};
 use tracing::{error, warn};
 
-use super::batch::{Content, Entry, Ground, evaluate};
+use super::batch::{Content, Entry, Ground, Unread, evaluate};
 use super::outcome::{Resolution, Step};
 use super::{Inbox, Submission, Threads};
 use crate::error::Error;
@@ -197,7 +197,8 @@ impl<'e> Run<'e> {
                 leases: self.published.leases(),
                 changes_max: self.changes_max,
             };
-            if let Err((submission, error)) = evaluate(&mut growing.content, &ground, submission) {
+            if let Err(unread) = evaluate(&mut growing.content, &ground, submission) {
+                let Unread { submission, error } = *unread;
                 self.backlog.push_front(submission);
                 self.fail(State::Poisoned, &format!("the engine can't be read: {error}"));
             }

@@ -13,7 +13,8 @@ mod writer;
 
 pub use range::{KeyRange, KeySink, RangeEnd, RangeOutcome, RangeQuery, SortTarget, range};
 pub use record::{
-    Change, Current, Ladder, LeaseRecord, Position, Previous, Version, attached_key, attachment_key, lease_id, lease_key,
+    Change, Current, Ladder, LeaseRecord, Position, Previous, Version, attached_key, attachment_key, lease_id,
+    lease_key,
 };
 pub use txn::{Evaluator, Refusal, Revisions, is_read_only, omits_lease, query};
 pub use view::{Layered, Overlay, Rows, SnapshotRows};

@@ -249,12 +249,7 @@ fn sorted(
 }
 
 /// Visits every key that exists at the query's revision, whatever its limit and filters.
-fn scan(
-    rows: &dyn Rows,
-    query: &RangeQuery,
-    direction: Direction,
-    visit: &mut KeySink<'_>,
-) -> Result<(), EngineError> {
+fn scan(rows: &dyn Rows, query: &RangeQuery, direction: Direction, visit: &mut KeySink<'_>) -> Result<(), EngineError> {
     if query.range.end == RangeEnd::Single {
         let mut result = Ok(());
         rows.get(Table::Current, &query.range.start, &mut |row| {
@@ -263,13 +258,17 @@ fn scan(
         return result;
     }
     let mut result = Ok(());
-    rows.scan(Table::Current, query.range.bounds(), direction, &mut |key, row| {
-        match visit_row(rows, query.revision, key, row, visit) {
-            Ok(flow) => flow,
-            Err(error) => {
-                result = Err(error);
-                ControlFlow::Break(())
-            }
+    rows.scan(Table::Current, query.range.bounds(), direction, &mut |key, row| match visit_row(
+        rows,
+        query.revision,
+        key,
+        row,
+        visit,
+    ) {
+        Ok(flow) => flow,
+        Err(error) => {
+            result = Err(error);
+            ControlFlow::Break(())
         }
     })?;
     result

@@ -152,9 +152,7 @@ impl Change<'_> {
         let previous_value = self.previous.and_then(|previous| previous.live).map_or(&[][..], |live| live.value);
         let mut row = BytesMut::with_capacity(96 + self.key.len() + value.len() + previous_value.len());
         row.put_u8(FORMAT);
-        row.put_u8(
-            if self.ladder.depth > 0 { LADDER } else { 0 } | if self.previous.is_some() { PREVIOUS } else { 0 },
-        );
+        row.put_u8(if self.ladder.depth > 0 { LADDER } else { 0 } | if self.previous.is_some() { PREVIOUS } else { 0 });
         row.put_u64_le(self.time_ms);
         put_ladder(&mut row, self.ladder);
         put_bytes(&mut row, self.key);

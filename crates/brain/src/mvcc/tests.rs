@@ -204,7 +204,10 @@ impl World {
             let page = RangeQuery {
                 limit: 2,
                 count_all: true,
-                ..RangeQuery::all(KeyRange { start: start.into(), end: RangeEnd::Before(vec![0xff, 0xff].into()) }, revision)
+                ..RangeQuery::all(
+                    KeyRange { start: start.into(), end: RangeEnd::Before(vec![0xff, 0xff].into()) },
+                    revision,
+                )
             };
             let within = rest.iter().filter(|(key, _)| key.as_slice() < &[0xff, 0xff][..]).count();
             let (found, count, more) = read(&view, &page);
@@ -307,7 +310,12 @@ proptest! {
 fn a_walk_to_an_old_version_takes_few_steps() {
     struct Counting<'a>(&'a dyn Rows, std::cell::Cell<usize>);
     impl Rows for Counting<'_> {
-        fn get(&self, table: Table, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, kubewharf_engine::EngineError> {
+        fn get(
+            &self,
+            table: Table,
+            key: &[u8],
+            visit: &mut dyn FnMut(&[u8]),
+        ) -> Result<bool, kubewharf_engine::EngineError> {
             self.1.set(self.1.get() + usize::from(table == Table::Log));
             self.0.get(table, key, visit)
         }

@@ -315,7 +315,8 @@ impl<'e, 'w> Evaluator<'e, 'w> {
     }
 
     fn get(&self, key: &Bytes) -> Result<Option<KeyValue>, EngineError> {
-        let query = RangeQuery::all(KeyRange { start: key.clone(), end: super::range::RangeEnd::Single }, self.newest());
+        let query =
+            RangeQuery::all(KeyRange { start: key.clone(), end: super::range::RangeEnd::Single }, self.newest());
         let mut found = None;
         self.with_rows(|rows| {
             range(rows, &query, &mut |key, version| {
@@ -396,9 +397,9 @@ fn holds(compare: &Compare, version: &Version<'_>) -> bool {
         CompareTarget::Create => version
             .create_revision
             .cmp(&if let Some(TargetUnion::CreateRevision(revision)) = union { *revision } else { 0 }),
-        CompareTarget::Mod => version
-            .mod_revision
-            .cmp(&if let Some(TargetUnion::ModRevision(revision)) = union { *revision } else { 0 }),
+        CompareTarget::Mod => {
+            version.mod_revision.cmp(&if let Some(TargetUnion::ModRevision(revision)) = union { *revision } else { 0 })
+        }
         CompareTarget::Value => {
             version.value.cmp(if let Some(TargetUnion::Value(value)) = union { value.as_ref() } else { &[] })
         }

@@ -5,9 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use kubewharf_etcd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use kubewharf_etcd_api::etcdserverpb::request_op::Request;
-use kubewharf_etcd_api::etcdserverpb::{
-    DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-};
+use kubewharf_etcd_api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
 use crate::error::Invalid;
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kubewharf_etcd_api::Method;
 use kubewharf_grpc::{
-    CallContext, Code, Dispatch, HttpFuture, MethodId, Peer, RequestStream, ResponseSink, Route, Status, UnaryReply,
+    CallContext, Code, Dispatch, HttpFuture, MethodId, Peer, RequestStream, ResponseSink, Route, UnaryReply,
 };
 use prost::Message;
 

@@ -49,9 +49,9 @@ impl Requests for Messages {
 
     async fn next(&mut self) -> Option<Result<WatchRequest, Status>> {
         let message = self.0.next().await?;
-        Some(message.and_then(|message: Bytes| {
-            WatchRequest::decode(message).map_err(|error| status::malformed(&error))
-        }))
+        Some(
+            message.and_then(|message: Bytes| WatchRequest::decode(message).map_err(|error| status::malformed(&error))),
+        )
     }
 }
 

@@ -1,9 +1,11 @@
 //! Events in their encoded form: made once by the committer, cut into segments, shared by all watches.
 //!
-//! An event is kept as an entry of the field `events` of a `WatchResponse`, tag and length included, with `prev_kv` at its end. A
-//! run of neighbours is therefore part of a response as it lies, and an event without `prev_kv` is a prefix of the one with it.
+//! An event is kept as an entry of the field `events` of a `WatchResponse`, tag and length included, with `prev_kv` at
+//! its end. A run of neighbours is therefore part of a response as it lies, and an event without `prev_kv` is a prefix
+//! of the one with it.
 //!
-//! Invariant: a transaction is never divided between segments, and a segment's buffer holds its events and nothing else.
+//! Invariant: a transaction is never divided between segments, and a segment's buffer holds its events and nothing
+//! else.
 
 use std::mem::size_of;
 use std::ops::Range;
@@ -18,7 +20,6 @@ use prost::Message;
 use prost::encoding::encoded_len_varint;
 use smallvec::SmallVec;
 
-use super::spec::Spec;
 use crate::limits::WATCH_SEGMENT_BYTES;
 use crate::mvcc::{Change, ChangeSink, Position, Version};
 
@@ -163,12 +164,8 @@ impl Selection {
     pub(super) fn bytes_from(&self, segment: &Segment, revision: i64) -> (Bytes, u64) {
         let first = segment.events.partition_point(|event| event.revision < revision);
         let first = u32::try_from(first).expect("runs number the events with 32 bits");
-        let runs: Runs = self
-            .runs
-            .iter()
-            .map(|run| run.start.max(first)..run.end)
-            .filter(|run| run.start < run.end)
-            .collect();
+        let runs: Runs =
+            self.runs.iter().map(|run| run.start.max(first)..run.end).filter(|run| run.start < run.end).collect();
         let rest = Self::new(runs, self.prev_kv);
         (Assembly::of(segment, &rest.runs, self.prev_kv).bytes(), rest.events())
     }
@@ -340,7 +337,8 @@ impl EventsBuilder {
         });
     }
 
-    /// An event's `prev_kv` is the key-value before the transaction, whatever the transaction itself did to the key before.
+    /// An event's `prev_kv` is the key-value before the transaction, whatever the transaction itself did to the key
+    /// before.
     fn changed_again(&mut self, position: Position, previous: u32, change: &Change<'_>) {
         let first = self.again.iter().find(|(sub, _)| *sub == previous).map_or(previous, |(_, first)| *first);
         self.again.push((position.sub, first));
@@ -360,9 +358,7 @@ pub(super) fn event_parts<'a>(revision: i64, change: &Change<'a>) -> (EventType,
     match &change.live {
         Some(live) => (EventType::Put, key_value(change.key, live)),
         // A deletion has no more than this.
-        None => {
-            (EventType::Delete, KeyValueRef { key: change.key, mod_revision: revision, ..KeyValueRef::default() })
-        }
+        None => (EventType::Delete, KeyValueRef { key: change.key, mod_revision: revision, ..KeyValueRef::default() }),
     }
 }
 
@@ -376,16 +372,4 @@ pub(super) fn key_value<'a>(key: &'a [u8], version: &Version<'a>) -> KeyValueRef
         value: version.value,
         lease: version.lease,
     }
-}
-
-/// Numbers of the events that `spec` asks for; for tests, the hub does this for all groups at once.
-#[cfg(test)]
-pub(super) fn select(segment: &Segment, spec: &Spec) -> Runs {
-    let mut runs = Runs::new();
-    for (number, event) in segment.events().iter().enumerate() {
-        if spec.admits(event.is_delete) && spec.range.contains(segment.key(event)) {
-            push_run(&mut runs, u32::try_from(number).unwrap());
-        }
-    }
-    runs
 }

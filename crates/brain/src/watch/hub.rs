@@ -1,12 +1,12 @@
 //! Where commits and watch streams meet.
 //!
-//! The committer appends to the ring and wakes the dispatcher, a task. The dispatcher matches each segment with the groups of watches
-//! once, notes in the segment what each group gets of it, and leaves a mark in the mailbox of each stream that has a watch in such
-//! a group. Streams that nothing concerns are neither looked at nor woken. Whoever must not wait for the dispatcher (a new watch, a
-//! request for progress) does its next steps itself.
+//! The committer appends to the ring and wakes the dispatcher, a task. The dispatcher matches each segment with the
+//! groups of watches once, notes in the segment what each group gets of it, and leaves a mark in the mailbox of each
+//! stream that has a watch in such a group. Streams that nothing concerns are neither looked at nor woken. Whoever must
+//! not wait for the dispatcher (a new watch, a request for progress) does its next steps itself.
 //!
-//! Invariant: everything up to [`Shared::dispatched`] is published, and has left its marks. A watch that was not marked since it was
-//! last up to date has no event up to there.
+//! Invariant: everything up to [`Shared::dispatched`] is published, and has left its marks. A watch that was not marked
+//! since it was last up to date has no event up to there.
 
 use std::collections::HashMap;
 use std::mem;
@@ -368,8 +368,8 @@ pub(super) struct Attachment {
 }
 
 impl Attachment {
-    /// Adds the watch `serial`. From the revision behind the returned one on, which is at least `newest`, the watch is marked.
-    /// The group is what segments are asked for.
+    /// Adds the watch `serial`. From the revision behind the returned one on, which is at least `newest`, the watch is
+    /// marked. The group is what segments are asked for.
     pub(super) fn subscribe(&mut self, serial: u64, spec: &Arc<Spec>, newest: i64) -> (i64, u32) {
         let mut dispatch = self.shared.dispatch_to(newest);
         let dispatch = &mut *dispatch;
@@ -377,7 +377,8 @@ impl Attachment {
             Some(group_id) => *group_id,
             None => {
                 let group = Group { spec: spec.clone(), members: Slab::default(), runs: Runs::new() };
-                let group_id = u32::try_from(dispatch.groups.insert(group)).expect("watches are limited far below 2^32");
+                let group_id =
+                    u32::try_from(dispatch.groups.insert(group)).expect("watches are limited far below 2^32");
                 dispatch.group_of_spec.insert(spec.clone(), group_id);
                 dispatch.index.insert(&spec.range, group_id);
                 group_id
@@ -434,7 +435,8 @@ impl Attachment {
         };
         let ahead = marks.iter().any(|mark| mark.from > dispatched) || lost_from.is_some_and(|from| from > dispatched);
         if ahead {
-            // The dispatcher is in the middle of a segment: without waiting for its end, nobody would wake the stream then.
+            // The dispatcher is in the middle of a segment: without waiting for its end, nobody would wake the stream
+            // then.
             let _finished = self.shared.dispatch.lock();
             dispatched = self.shared.dispatched.load(Ordering::Acquire);
         }
@@ -465,5 +467,173 @@ impl Drop for Attachment {
         if dispatch.streams.is_empty() {
             self.shared.has_streams.store(false, Ordering::Release);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::mvcc::{Change, ChangeSink, KeyRange, Ladder, Position, RangeEnd, Version};
+    use crate::watch::EventsBuilder;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A stream that sleeps until it has mail.
+    struct Sleeper {
+        attachment: Attachment,
+        wakes: Arc<Count>,
+        marks: Vec<Mark>,
+    }
+
+    impl Sleeper {
+        fn new(hub: &Hub) -> Self {
+            Self { attachment: hub.attach(), wakes: Arc::default(), marks: Vec::new() }
+        }
+
+        fn watch(&mut self, serial: u64, start: &'static str, end: &'static str) -> (i64, u32) {
+            let end =
+                if end.is_empty() { RangeEnd::Single } else { RangeEnd::Before(Bytes::from_static(end.as_bytes())) };
+            let range = KeyRange { start: Bytes::from_static(start.as_bytes()), end };
+            let spec = Arc::new(Spec { range, puts: true, deletes: true, prev_kv: false });
+            self.attachment.subscribe(serial, &spec, 0)
+        }
+
+        fn sleep(&self) {
+            let waker = Waker::from(self.wakes.clone());
+            assert!(self.attachment.poll_news(&mut Context::from_waker(&waker)).is_pending());
+        }
+
+        fn wakes(&self) -> usize {
+            self.wakes.0.load(Ordering::SeqCst)
+        }
+
+        /// What it finds: serials and revisions, sorted, and the news.
+        fn take(&mut self) -> (Vec<(u64, i64)>, News) {
+            self.marks.clear();
+            let news = self.attachment.take(&mut self.marks);
+            let mut marks: Vec<_> = self.marks.iter().map(|mark| (mark.serial, mark.from)).collect();
+            marks.sort_unstable();
+            (marks, news)
+        }
+    }
+
+    fn append(hub: &Hub, revision: i64, keys: &[&str]) {
+        let mut builder = EventsBuilder::default();
+        for (sub, key) in (0..).zip(keys) {
+            let live =
+                Version { create_revision: revision, mod_revision: revision, version: 1, lease: 0, value: &[7; 50] };
+            let key = key.as_bytes();
+            let change = Change { time_ms: 0, key, live: Some(live), previous: None, ladder: Ladder::default() };
+            builder.change(Position { revision, sub }, &change);
+        }
+        hub.append(builder.finish().unwrap());
+    }
+
+    #[tokio::test]
+    async fn only_streams_that_a_commit_concerns_are_woken_and_once() {
+        let hub = Hub::new(1, 1 << 20);
+        let mut prefix = Sleeper::new(&hub);
+        let mut single = Sleeper::new(&hub);
+        let mut other = Sleeper::new(&hub);
+        assert_eq!(prefix.watch(1, "k", "l"), (1, 0));
+        assert_eq!(prefix.watch(2, "k", "l"), (1, 0), "the same group");
+        assert_eq!(single.watch(1, "k1", ""), (1, 1));
+        other.watch(1, "x", "z");
+        for sleeper in [&prefix, &single, &other] {
+            sleeper.sleep();
+        }
+        append(&hub, 2, &["k1", "k2"]);
+        hub.wake();
+        append(&hub, 3, &["k3"]);
+        hub.wake();
+        prefix.attachment.dispatch_to(3);
+        assert_eq!((prefix.wakes(), single.wakes(), other.wakes()), (1, 1, 0));
+        let (marks, news) = prefix.take();
+        assert_eq!((marks, news.dispatched, news.lost_from), (vec![(1, 2), (2, 2)], 3, None));
+        assert_eq!(single.take().0, [(1, 2)]);
+        let (marks, news) = other.take();
+        assert_eq!((marks, news.dispatched), (vec![], 3));
+
+        append(&hub, 4, &["k1"]);
+        hub.wake();
+        prefix.sleep();
+        prefix.attachment.dispatch_to(4);
+        assert_eq!(prefix.take().0, [(1, 4), (2, 4)], "taken marks can come again");
+        let mut segments = Segments::new();
+        hub.shared.read(2, 2, 1, &mut segments).unwrap();
+        assert_eq!(segments[0].selection(0).unwrap().unwrap().events(), 2);
+        assert_eq!(segments[0].selection(1).unwrap().unwrap().events(), 1);
+        assert!(segments[0].selection(2).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_appended_and_not_published_is_not_marked() {
+        let hub = Hub::new(1, 1 << 20);
+        let mut sleeper = Sleeper::new(&hub);
+        append(&hub, 2, &["k"]);
+        assert_eq!(sleeper.watch(1, "k", ""), (1, 0));
+        sleeper.sleep();
+        sleeper.attachment.dispatch_to(1);
+        assert_eq!(sleeper.wakes(), 0);
+        hub.wake();
+        sleeper.attachment.dispatch_to(2);
+        assert_eq!(sleeper.take().0, [(1, 2)]);
+        // Without watches nothing is matched, and later watches begin later.
+        sleeper.attachment.unsubscribe(1);
+        append(&hub, 3, &["k"]);
+        hub.wake();
+        assert_eq!(sleeper.watch(2, "k", ""), (3, 0));
+        assert_eq!(sleeper.take().0, []);
+    }
+
+    #[tokio::test]
+    async fn revisions_that_leave_the_ring_unmarked_are_told_to_all_streams() {
+        let hub = Hub::new(1, 0);
+        let mut concerned = Sleeper::new(&hub);
+        let mut other = Sleeper::new(&hub);
+        concerned.watch(1, "k", "");
+        other.watch(1, "x", "");
+        for revision in 2..=5 {
+            append(&hub, revision, &["k"]);
+        }
+        hub.wake();
+        other.attachment.dispatch_to(5);
+        for sleeper in [&mut concerned, &mut other] {
+            let (_, news) = sleeper.take();
+            assert_eq!((news.lost_from, news.dispatched), (Some(2), 5));
+        }
+        let (marks, news) = concerned.take();
+        assert_eq!((marks.len(), news.lost_from), (0, None));
+        // The ring may hold only what is not published yet.
+        append(&hub, 6, &["k"]);
+        append(&hub, 7, &["k"]);
+        concerned.attachment.dispatch_to(6);
+        let (marks, news) = concerned.take();
+        assert_eq!((marks, news.lost_from, news.dispatched), (vec![], Some(6), 6));
+        concerned.attachment.dispatch_to(7);
+        assert_eq!(concerned.take().0, [(1, 7)]);
+    }
+
+    #[tokio::test]
+    async fn the_dispatcher_marks_without_being_asked() {
+        let hub = Hub::new(1, 1 << 20);
+        let mut sleeper = Sleeper::new(&hub);
+        sleeper.watch(9, "k", "");
+        append(&hub, 2, &["k"]);
+        hub.wake();
+        std::future::poll_fn(|context| sleeper.attachment.poll_news(context)).await;
+        assert_eq!(sleeper.take().0, [(9, 2)]);
     }
 }

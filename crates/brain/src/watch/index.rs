@@ -1,7 +1,8 @@
 //! Finds the ranges that have a key, without asking each range.
 //!
-//! Ranges of a single key are in a hash map. The others are in an interval tree: a treap ordered by the ranges' starts, each node of
-//! which knows the range below it that ends last. A lookup takes O(log n) steps, and about as many again for each range found.
+//! Ranges of a single key are in a hash map. The others are in an interval tree: a treap ordered by the ranges' starts,
+//! each node of which knows the range below it that ends last. A lookup takes O(log n) steps, and about as many again
+//! for each range found.
 //!
 //! Invariant: what is found for a key is exactly what was inserted with a range that has the key and was not removed.
 

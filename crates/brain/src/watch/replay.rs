@@ -1,10 +1,11 @@
 //! Pages of history for watches whose position is before what the hub marks.
 //!
-//! One page serves all such watches of a stream: ten thousand watches that come back after a reconnect read the history once, not
-//! ten thousand times. A page is read from the ring if that has the earliest position, else from the log, by one snapshot.
+//! One page serves all such watches of a stream: ten thousand watches that come back after a reconnect read the history
+//! once, not ten thousand times. A page is read from the ring if that has the earliest position, else from the log, by
+//! one snapshot.
 //!
-//! Invariant: a page ends between transactions, its outputs are all events up to there, and a revision that the log lacks without
-//! being compacted is an error.
+//! Invariant: a page ends between transactions, its outputs are all events up to there, and a revision that the log
+//! lacks without being compacted is an error.
 
 use std::collections::HashMap;
 use std::ops::{Bound, ControlFlow};
@@ -93,7 +94,7 @@ impl Replay {
     }
 
     fn read_into(&mut self, page: &mut Page, store: &Store, ring: &Shared, last: i64) -> Result<(), Error> {
-        if self.from_ring(page, ring, last) {
+        if self.read_ring(page, ring, last, store.revisions().compacted) {
             return Ok(());
         }
         let snapshot = store.snapshot()?;
@@ -106,7 +107,7 @@ impl Replay {
             }
             page.compacted = Some((compacted, gone));
         }
-        self.from_log(page, snapshot.as_ref(), last, compacted)
+        self.read_log(page, snapshot.as_ref(), last, compacted)
     }
 
     fn first(&self) -> Option<i64> {
@@ -114,7 +115,7 @@ impl Replay {
     }
 
     /// Reads a page of the ring, if that has what is needed.
-    fn from_ring(&mut self, page: &mut Page, ring: &Shared, last: i64) -> bool {
+    fn read_ring(&mut self, page: &mut Page, ring: &Shared, last: i64, compacted: i64) -> bool {
         let Some(first) = self.first() else { return false };
         let mut segments = Segments::new();
         if ring.read(first, last, segments.inline_size(), &mut segments).is_err() {
@@ -131,7 +132,8 @@ impl Replay {
                     let reader = watches.get_mut(&serial).expect("indexed watches exist");
                     if reader.wants(event.revision, event.is_delete) {
                         let before = reader.out.len();
-                        segment.put(event, reader.spec.prev_kv, &mut reader.out);
+                        let prev_kv = reader.spec.prev_kv && has_prev_kv(event.revision, compacted);
+                        segment.put(event, prev_kv, &mut reader.out);
                         reader.events += 1;
                         bytes += reader.out.len() - before;
                     }
@@ -149,13 +151,7 @@ impl Replay {
         true
     }
 
-    fn from_log(
-        &mut self,
-        page: &mut Page,
-        snapshot: &dyn Snapshot,
-        last: i64,
-        compacted: i64,
-    ) -> Result<(), Error> {
+    fn read_log(&mut self, page: &mut Page, snapshot: &dyn Snapshot, last: i64, compacted: i64) -> Result<(), Error> {
         let Some(first) = self.first() else {
             page.next = last + 1;
             return Ok(());
@@ -251,7 +247,8 @@ fn put(position: Position, change: &Change<'_>, before: Option<&Version<'_>>, ou
     put_event(out, kind, &kv, before.map(|before| key_value(change.key, before)).as_ref());
 }
 
-/// As [`put`], with the key-value before the transaction: what the transaction itself had written before does not count.
+/// As [`put`], with the key-value before the transaction: what the transaction itself had written before does not
+/// count.
 fn put_with_prev_kv(
     snapshot: &dyn Snapshot,
     position: Position,

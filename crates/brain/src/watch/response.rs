@@ -64,8 +64,8 @@ impl Entries {
         Message { pieces }
     }
 
-    /// As etcd divides a response for clients that asked for it: one response if it is shorter than `bytes_max`, else several, each
-    /// with as many events as stay below that, one at least.
+    /// As etcd divides a response for clients that asked for it: one response if it is shorter than `bytes_max`, else
+    /// several, each with as many events as stay below that, one at least.
     pub(super) fn fragments(self, header: &ResponseHeader, watch_id: i64, bytes_max: usize) -> Vec<Message> {
         if watch_head_len(header, watch_id, false) + self.bytes < bytes_max || self.events < 2 {
             return vec![self.whole(header, watch_id)];

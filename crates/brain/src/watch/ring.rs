@@ -1,6 +1,7 @@
 //! The recent history in memory, bounded in bytes.
 //!
-//! Invariant: the segments follow each other without a gap and end with the newest one appended, which is kept whatever it weighs.
+//! Invariant: the segments follow each other without a gap and end with the newest one appended, which is kept whatever
+//! it weighs.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -96,7 +97,8 @@ mod tests {
     fn segment(revisions: std::ops::RangeInclusive<i64>) -> Segment {
         let mut builder = EventsBuilder::default();
         for revision in revisions {
-            let live = Version { create_revision: revision, mod_revision: revision, version: 1, lease: 0, value: &[7; 100] };
+            let live =
+                Version { create_revision: revision, mod_revision: revision, version: 1, lease: 0, value: &[7; 100] };
             let change = Change { time_ms: 0, key: b"k", live: Some(live), previous: None, ladder: Ladder::default() };
             builder.change(Position { revision, sub: 0 }, &change);
         }

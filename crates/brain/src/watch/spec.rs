@@ -42,8 +42,8 @@ impl Spec {
     }
 }
 
-/// A copy of a key or range end, cut where no stored key can tell the difference: stored keys are shorter than the cut, so
-/// each compares with it as with the whole.
+/// A copy of a key or range end, cut where no stored key can tell the difference: stored keys are shorter than the cut,
+/// so each compares with it as with the whole.
 fn bounded(key: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&key[..key.len().min(KEY_BYTES_MAX + 1)])
 }

@@ -1,15 +1,15 @@
 //! One watch stream: its watches, and what its client is told in which order.
 //!
-//! Behaves as etcd 3.7 does (`server/etcdserver/api/v3rpc/watch.go`, `server/storage/mvcc/watch*.go`). All of a stream is one task. It
-//! sends one response after the other, and while its client takes none it does nothing, so that its watches fall behind; what they
-//! miss they get later, from the ring or the log.
+//! Behaves as etcd 3.7 does (`server/etcdserver/api/v3rpc/watch.go`, `server/storage/mvcc/watch*.go`). All of a stream
+//! is one task. It sends one response after the other, and while its client takes none it does nothing, so that its
+//! watches fall behind; what they miss they get later, from the ring or the log.
 //!
-//! A watch is either *live*, then the hub marks it when it has events, or *replaying*, then its stream reads history for it up to
-//! where the marks begin.
+//! A watch is either *live*, then the hub marks it when it has events, or *replaying*, then its stream reads history
+//! for it up to where the marks begin.
 //!
-//! Invariant: all events of a stream's watches up to a progress notification's revision were sent before it, and none of them after.
+//! Invariant: all events of a stream's watches up to a progress notification's revision were sent before it, and none
+//! of them after.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -479,18 +479,20 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
 
     /// Sends at most `responses_max` responses of the watches that are ready.
     async fn deliver(&mut self, responses_max: usize) -> Result<(), Stop> {
-        let mut sent = 0;
+        let (mut sent, mut looked) = (0, 0);
         while sent < responses_max {
             let Some(serial) = self.ready.pop_front() else { break };
             sent += usize::from(self.deliver_one(serial).await?);
-            if sent % (RESPONSES_PER_TURN * TURNS_MAX) == RESPONSES_PER_TURN * TURNS_MAX - 1 {
+            looked += 1;
+            if looked % (RESPONSES_PER_TURN * TURNS_MAX) == 0 {
                 tokio::task::yield_now().await;
             }
         }
         Ok(())
     }
 
-    /// Sends the next response of a live watch; tells whether there was one. Queues the watch again if there may be more.
+    /// Sends the next response of a live watch; tells whether there was one. Queues the watch again if there may be
+    /// more.
     async fn deliver_one(&mut self, serial: u64) -> Result<bool, Stop> {
         // It may have been cancelled since it was queued.
         let Some(watch) = self.watches.get_mut(&serial) else { return Ok(false) };
@@ -498,28 +500,24 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
         let mut entries = Entries::default();
         let mut next = cursor;
         let mut segments = Segments::new();
-        while next <= self.position && entries.bytes() < WATCH_RESPONSE_BYTES {
+        'history: while next <= self.position {
             segments.clear();
             let read = self.attachment.shared.read(next, self.position, segments.inline_size(), &mut segments);
-            if read.is_err() {
+            if read.is_err() || segments.is_empty() {
                 break;
             }
             for segment in &segments {
                 let Ok(selection) = segment.selection(watch.group) else {
                     debug_assert!(false, "the hub has marked all up to the position");
-                    break;
+                    break 'history;
                 };
                 if let Some(selection) = selection {
                     push(&mut entries, selection, segment, next);
                 }
                 next = segment.last() + 1;
                 if entries.bytes() >= WATCH_RESPONSE_BYTES {
-                    break;
+                    break 'history;
                 }
-            }
-            // It starts behind the position.
-            if segments.is_empty() {
-                break;
             }
         }
         if next <= self.position {
@@ -654,7 +652,8 @@ impl Watch {
         if let Phase::Replaying { until } = self.phase { Some(until) } else { None }
     }
 
-    /// Whether its client has all its events up to `position`, where its stream is; not before its first revision, as in etcd.
+    /// Whether its client has all its events up to `position`, where its stream is; not before its first revision, as
+    /// in etcd.
     fn is_up_to_date(&self, position: i64) -> bool {
         matches!(self.phase, Phase::Live { queued: false, .. }) && position >= self.start
     }

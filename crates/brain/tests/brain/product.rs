@@ -56,7 +56,7 @@ impl Served {
     /// Stops it as SIGTERM does.
     async fn stop(self) {
         drop(self.channel);
-        self.shutdown.trigger();
+        self.shutdown.request();
         self.ended.await.unwrap().unwrap();
     }
 
@@ -216,7 +216,7 @@ async fn wait_for_release(path: &Path) -> Served {
         match Brain::start(config).await {
             Ok(probe) => {
                 let shutdown = Shutdown::new();
-                shutdown.trigger();
+                shutdown.request();
                 probe.serve(shutdown).await.unwrap();
                 return Served::in_folder(path).await;
             }
@@ -389,4 +389,35 @@ async fn a_data_directory_of_etcd_or_of_another_process_is_refused() {
     let refused = Brain::start(config).await.err().expect("it is in use").to_string();
     assert!(refused.contains(&format!("is in use by process {}", std::process::id())), "{refused}");
     drop(first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_made_once_and_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config {
+        data_dir: Some(folder.path().to_owned()),
+        map_size_bytes: 64 << 20,
+        listen_client_urls: vec!["https://127.0.0.1:0".parse().unwrap()],
+        client_auto_tls: true,
+        ..Config::default()
+    };
+    let certificate_path = folder.path().join("fixtures/client/cert.pem");
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let brain = Brain::start(config.clone()).await.unwrap();
+        let address = brain.client_addresses()[0];
+        let shutdown = Shutdown::new();
+        let ended = tokio::spawn(brain.serve(shutdown.clone()));
+        let pem = std::fs::read(&certificate_path).unwrap();
+        let tls = tonic::transport::ClientTlsConfig::new()
+            .ca_certificate(tonic::transport::Certificate::from_pem(&pem))
+            .domain_name("127.0.0.1");
+        let endpoint = Channel::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
+        let status = MaintenanceClient::new(endpoint.connect().await.unwrap()).status(StatusRequest {}).await.unwrap();
+        assert_eq!(status.into_inner().version, "3.7.3");
+        made.push(pem);
+        shutdown.request();
+        ended.await.unwrap().unwrap();
+    }
+    assert_eq!(made[0], made[1], "the second start uses the first one's certificate");
 }
