@@ -394,7 +394,8 @@ pub(crate) fn go(folder: &Path, arguments: &[&str], wanted: &str, progress: &mut
     loop {
         match lines.recv_timeout(next_report.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                compiled += 1;
+                // Its other lines are about modules that it downloads, or errors.
+                compiled += usize::from(!line.starts_with("go: "));
                 output.push(line);
             }
             Err(RecvTimeoutError::Timeout) => {

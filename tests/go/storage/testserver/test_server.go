@@ -31,7 +31,6 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	storagetesting "k8s.io/apiserver/pkg/storage/testing"
 )
 
@@ -77,19 +76,28 @@ func RunEtcd(t testing.TB, cfg *embed.Config) *kubernetes.Client {
 		useHostOfCertificate(cfg)
 	}
 	s := startStore(t, cfg)
+	s.waitUntil(t, "listening", func(context.Context) error {
+		connection, err := net.Dial("tcp", cfg.AdvertiseClientUrls[0].Host)
+		if err == nil {
+			connection.Close()
+		}
+		return err
+	})
 
 	client, err := kubernetes.New(clientv3.Config{
 		TLS:         tlsConfig,
 		Endpoints:   urlStrings(cfg.AdvertiseClientUrls),
 		DialTimeout: readyWithin,
-		// The store is started behind the client's back: try again soon, not after a second.
-		DialOptions: []grpc.DialOption{grpc.WithBlock(), grpc.WithConnectParams(connectSoon())},
+		DialOptions: []grpc.DialOption{grpc.WithBlock()},
 		Logger:      zaptest.NewLogger(t, zaptest.Level(zapcore.ErrorLevel)).Named("client"),
 	})
 	if err != nil {
 		t.Fatalf("no connection to the store within %s: %v", readyWithin, err)
 	}
-	s.waitUntilReady(t, client)
+	s.waitUntil(t, "ready", func(ctx context.Context) error {
+		_, err := client.Client.Get(ctx, "ready?")
+		return err
+	})
 
 	// Tests count requests through these two.
 	client.KV = storagetesting.NewKVRecorder(client.KV)
@@ -153,21 +161,21 @@ func flags(cfg *embed.Config) []string {
 	return args
 }
 
-func (s *store) waitUntilReady(t testing.TB, client *kubernetes.Client) {
+func (s *store) waitUntil(t testing.TB, what string, try func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), readyWithin)
 	defer cancel()
 	for {
-		_, err := client.Client.Get(ctx, "ready?")
+		err := try(ctx)
 		if err == nil {
 			return
 		}
 		select {
 		case <-s.exited:
-			t.Fatalf("the store ended before it was ready: %v", s.exitErr)
+			t.Fatalf("the store ended before it was %s: %v", what, s.exitErr)
 		case <-ctx.Done():
-			t.Fatalf("the store was not ready within %s: %v", readyWithin, err)
-		case <-time.After(20 * time.Millisecond):
+			t.Fatalf("the store was not %s within %s: %v", what, readyWithin, err)
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
@@ -245,13 +253,6 @@ func noteStart(t testing.TB) {
 	if _, err := fmt.Fprintln(file, name); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func connectSoon() grpc.ConnectParams {
-	soon := backoff.DefaultConfig
-	soon.BaseDelay = 20 * time.Millisecond
-	soon.MaxDelay = 200 * time.Millisecond
-	return grpc.ConnectParams{Backoff: soon, MinConnectTimeout: time.Second}
 }
 
 func urlStrings(urls []url.URL) []string {
