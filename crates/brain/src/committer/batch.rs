@@ -12,7 +12,7 @@ use crate::lease::{self, Leases};
 use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX};
 use crate::meta;
 use crate::mvcc::{
-    Current, Evaluator, Layered, LeaseRecord, Overlay, Position, Refusal, Revisions, Rows, SnapshotRows, Writer,
+    Current, Evaluator, Layered, LeaseRecord, Overlay, Position, RecentRows, Refusal, Revisions, Rows, Writer,
     attached_key, lease_key,
 };
 use crate::watch::EventsBuilder;
@@ -160,7 +160,7 @@ fn evaluate_request(
     request: &WriteRequest,
 ) -> Result<WriteResponse, Failure> {
     let revisions = content.revisions;
-    let base: &dyn Rows = &SnapshotRows(ground.snapshot);
+    let base: &dyn Rows = &RecentRows::new(ground.snapshot);
     match request {
         WriteRequest::Put(put) => write(content, ground, base, |evaluator| evaluator.put(put).map(WriteResponse::Put)),
         WriteRequest::DeleteRange(delete) => {

@@ -17,7 +17,7 @@ pub use record::{
     lease_key,
 };
 pub use txn::{Evaluator, Refusal, Revisions, is_read_only, omits_lease, query};
-pub use view::{Layered, Overlay, Rows, SnapshotRows};
+pub use view::{Layered, Overlay, RecentRows, Rows, SnapshotRows};
 pub use writer::{ChangeSink, Writer};
 
 #[cfg(test)]
