@@ -6,8 +6,14 @@
 //! which shows what a scenario leaves to chance.
 
 mod deviations;
+mod leases;
 mod normal;
+mod others;
 mod pair;
+mod random;
 mod reads;
 mod recorder;
+mod txns;
+mod watches;
 mod watching;
+mod writes;

@@ -33,6 +33,16 @@ impl Ids {
         self.leases.entry(id).or_insert(number);
     }
 
+    /// A request's text with the numbers of such leases in place of their ids.
+    pub(super) fn in_text(&self, text: String) -> String {
+        self.leases.iter().fold(text, |text, (id, number)| text.replace(&id.to_string(), &number.to_string()))
+    }
+
+    /// Takes note that the store was started again, which may change its term.
+    pub(super) fn restarted(&mut self) {
+        self.term = 0;
+    }
+
     fn lease(&self, id: &mut i64) {
         if let Some(number) = self.leases.get(id) {
             *id = *number;
@@ -218,6 +228,11 @@ impl Normal for StatusResponse {
         is_set(&mut self.raft_index);
         is_set(&mut self.raft_applied_index);
         constant(&mut ids.term, &mut self.raft_term);
+        // A text with an id in it: "memberID:1  alarm:NOSPACE".
+        for error in &mut self.errors {
+            let words = error.split(' ').map(|word| if word.starts_with("memberID:") { "memberID:" } else { word });
+            *error = words.collect::<Vec<_>>().join(" ");
+        }
         // The patch release is the program's own matter.
         self.version = self.version.rsplit_once('.').map_or(String::new(), |(minor, _)| minor.to_owned());
     }

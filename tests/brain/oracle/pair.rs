@@ -33,9 +33,8 @@ impl Pair {
     /// Starts both with these flags added.
     pub(super) fn start(flags: &[&str]) -> Self {
         // The oracle's own disk does not matter here.
-        let with = |more: &[&'static str]| -> Vec<String> {
-            flags.iter().chain(more).map(|&flag| flag.to_owned()).collect()
-        };
+        let with =
+            |more: &[&'static str]| -> Vec<String> { flags.iter().chain(more).map(|&flag| flag.to_owned()).collect() };
         let etcd = Store::etcd(&with(&["--unsafe-no-fsync", "--log-level=error"])).expect("etcd starts");
         let ours = Store::start(&with(&["--log-level=error"])).expect("the store under test starts");
         let recorder = |store: &Store| Recorder::new(Client::new(&store.url()));
@@ -45,6 +44,12 @@ impl Pair {
     /// Where the two are reached, as host and port: etcd first.
     pub(super) fn addresses(&self) -> [String; 2] {
         self.stores.each_ref().map(|store| store.address().to_owned())
+    }
+
+    /// Kills the store under test and starts it again.
+    pub(super) fn kill_ours(&mut self) {
+        self.stores[1].kill_and_start().expect("a killed store starts again");
+        self.ours.ids.restarted();
     }
 
     /// Runs a scenario on both at the same time and compares what each answered.
@@ -119,7 +124,8 @@ impl Pair {
                 _ => scenarios.push((&difference.scenario, vec![difference])),
             }
         }
-        let texts: Vec<String> = scenarios.iter().map(|(scenario, differences)| describe(scenario, differences)).collect();
+        let texts: Vec<String> =
+            scenarios.iter().map(|(scenario, differences)| describe(scenario, differences)).collect();
         assert!(unknown.is_empty(), "{} differences from etcd:\n{}", unknown.len(), texts.join("\n"));
         assert!(gone.is_empty(), "known deviations that are not there any more:\n{}", gone.join("\n"));
     }

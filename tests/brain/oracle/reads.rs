@@ -85,8 +85,14 @@ async fn ranges_are_answered_as_by_etcd() {
                 for sort_target in [0, 1, 4] {
                     for (keys_only, count_only) in [(true, false), (false, true), (true, true)] {
                         for serializable in [false, true] {
-                            let request =
-                                RangeRequest { keys_only, count_only, limit, sort_target, serializable, ..range(key, end) };
+                            let request = RangeRequest {
+                                keys_only,
+                                count_only,
+                                limit,
+                                sort_target,
+                                serializable,
+                                ..range(key, end)
+                            };
                             let _ = recorder.range(request).await;
                         }
                     }

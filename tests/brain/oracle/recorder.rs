@@ -64,7 +64,8 @@ impl Recorder {
             Ok(reply) => format!("{reply:#?}"),
             Err(status) => refusal(status),
         };
-        self.entries.push(Entry { request: shown(&request), reply: text });
+        let request = self.ids.in_text(shown(&request));
+        self.entries.push(Entry { request, reply: text });
         reply
     }
 

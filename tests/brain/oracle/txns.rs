@@ -69,7 +69,8 @@ async fn compares_are_answered_as_by_etcd() {
             for target in [VERSION, CREATE, MOD, VALUE, LEASE, 5, -1] {
                 for operand in operands.iter().filter(|operand| fits(target, operand)) {
                     for result in [0, 1, 2, 3, 4, -1] {
-                        let compare = Compare { range_end: end.into(), ..compare(key, target, result, operand.clone()) };
+                        let compare =
+                            Compare { range_end: end.into(), ..compare(key, target, result, operand.clone()) };
                         let _ = recorder.txn(TxnRequest { compare: vec![compare], ..TxnRequest::default() }).await;
                     }
                 }
@@ -256,11 +257,8 @@ async fn wrong_transactions_are_refused_as_by_etcd() {
         // A nested transaction has what the longest list around it left.
         for (outer, inner) in [(1, 127), (1, 128), (100, 28), (100, 29), (127, 1), (127, 2), (128, 0), (128, 1)] {
             for in_failure in [false, true] {
-                let nested = if in_failure {
-                    TxnRequest { failure: reads(inner), ..then(vec![]) }
-                } else {
-                    then(reads(inner))
-                };
+                let nested =
+                    if in_failure { TxnRequest { failure: reads(inner), ..then(vec![]) } } else { then(reads(inner)) };
                 let mut success = reads(outer - 1);
                 success.push(nested.op());
                 let _ = recorder.txn(then(success)).await;

@@ -20,6 +20,8 @@ use super::recorder::Recorder;
 const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 /// etcd leaves a request for progress unanswered while a watch is behind; it looks after those every 100 ms.
 const PROGRESS_PATIENCE: Duration = Duration::from_millis(150);
+/// What is not said by then will not be.
+const SILENCE: Duration = Duration::from_millis(500);
 /// The watch id of what concerns a whole stream.
 pub(super) const WHOLE_STREAM: i64 = -1;
 
@@ -141,9 +143,18 @@ impl Watching {
     /// Records that nothing is answered to what was sent last, and how the stream is: the request after it is.
     pub(super) async fn rest(&mut self, recorder: &mut Recorder) {
         self.progress(recorder).await;
-        let events: Vec<_> = std::mem::take(&mut self.events).into_iter().filter(|(_, left)| !left.is_empty()).collect();
+        let events: Vec<_> =
+            std::mem::take(&mut self.events).into_iter().filter(|(_, left)| !left.is_empty()).collect();
         let control: Vec<_> = self.control.drain(..).collect();
         recorder.note("what is left on the stream", (events, control));
+    }
+
+    /// Records that the stream stays silent, even when it is asked how far it is: a watch of it waits for the future.
+    pub(super) async fn silent(&mut self, recorder: &mut Recorder) {
+        self.send(Some(RequestUnion::ProgressRequest(WatchProgressRequest {})));
+        self.wait(recorder, SILENCE, |_| false).await;
+        let said: Vec<_> = self.progress.drain(..).chain(self.control.drain(..)).collect();
+        recorder.note("what a silent stream said", (said, std::mem::take(&mut self.events)));
     }
 
     /// Records how events were spread over responses since the last call.
@@ -152,9 +163,9 @@ impl Watching {
         recorder.note("watch, events and fragment mark of each response", pieces);
     }
 
-    /// Waits until the stream ends, and records how.
+    /// Records whether the stream ends by itself, and how.
     pub(super) async fn end(&mut self, recorder: &mut Recorder) {
-        self.wait(recorder, ARRIVES_WITHIN, |_| false).await;
+        self.wait(recorder, SILENCE, |_| false).await;
         let ended = self.ended.as_ref().map(|status| format!("{:?}: {}", status.code(), status.message()));
         recorder.note("the stream's end", ended);
     }
