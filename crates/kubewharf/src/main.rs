@@ -3,6 +3,7 @@
 mod brain;
 mod cli;
 mod logging;
+mod up;
 
 use std::process::ExitCode;
 
