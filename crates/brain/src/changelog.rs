@@ -222,7 +222,8 @@ mod tests {
         put(&store, "a", "1").await;
         put(&store, "b", "2").await;
         put(&store, "a", "3").await;
-        let all = DeleteRangeRequest { key: Bytes::from_static(b"a"), range_end: Bytes::from_static(b"z"), prev_kv: false };
+        let all =
+            DeleteRangeRequest { key: Bytes::from_static(b"a"), range_end: Bytes::from_static(b"z"), prev_kv: false };
         store.write(WriteRequest::DeleteRange(all), 1).await.unwrap();
 
         let whole = page(&store, 0, i64::MAX, 1 << 20).unwrap();

@@ -173,11 +173,7 @@ impl Default for Config {
             quota_bytes: None,
             grpc_keepalive_interval: Some(Duration::from_secs(2 * 60 * 60)),
             grpc_keepalive_timeout: Duration::from_secs(20),
-            log: LogConfig {
-                level: "info".to_owned(),
-                format: LogFormat::Json,
-                outputs: vec!["stderr".to_owned()],
-            },
+            log: LogConfig { level: "info".to_owned(), format: LogFormat::Json, outputs: vec!["stderr".to_owned()] },
             watch_ring_bytes: 64 << 20,
             list_bytes_max: 1 << 30,
             connections_max: 16 << 10,

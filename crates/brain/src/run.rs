@@ -32,7 +32,9 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The data directory has another program's data.
-    #[error("{path} has data of etcd in it (the folder `member`), which this store can't use: choose an empty --data-dir")]
+    #[error(
+        "{path} has data of etcd in it (the folder `member`), which this store can't use: choose an empty --data-dir"
+    )]
     EtcdData {
         /// The data directory.
         path: PathBuf,
@@ -139,8 +141,7 @@ impl Brain {
     pub async fn serve(self, shutdown: Shutdown) -> Result<(), RunError> {
         let Self { config, store, server, clients, client_http, metrics, tls } = self;
         let api = Api(server.clone());
-        let dispatch: Arc<dyn Dispatch> =
-            if client_http.is_empty() { Arc::new(api) } else { Arc::new(GrpcOnly(api)) };
+        let dispatch: Arc<dyn Dispatch> = if client_http.is_empty() { Arc::new(api) } else { Arc::new(GrpcOnly(api)) };
         let options = grpc_options(&config);
         let grpc = kubewharf_grpc::Server::new(dispatch, options.clone());
         server.observe(grpc.stats());

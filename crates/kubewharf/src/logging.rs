@@ -22,7 +22,8 @@ pub(crate) fn init(config: &LogConfig) -> anyhow::Result<()> {
     let started = if config.outputs.iter().all(|output| output == "stderr") {
         telemetry::init(format, level)
     } else {
-        let outputs: Vec<Output> = config.outputs.iter().map(|output| Output::open(output)).collect::<Result<_, _>>()?;
+        let outputs: Vec<Output> =
+            config.outputs.iter().map(|output| Output::open(output)).collect::<Result<_, _>>()?;
         let outputs = Arc::new(outputs);
         telemetry::init_to(format, level, false, move || Tee(outputs.clone()))
     };

@@ -80,7 +80,8 @@ fn set(
     value: &Value,
     unknown: &mut Vec<String>,
 ) -> Result<(), ConfigError> {
-    let Some(flag) = find(flag_name).filter(|flag| !matches!(flag.name, "config-file" | "version" | "help" | "h")) else {
+    let Some(flag) = find(flag_name).filter(|flag| !matches!(flag.name, "config-file" | "version" | "help" | "h"))
+    else {
         unknown.push(key.to_owned());
         return Ok(());
     };

@@ -90,26 +90,46 @@ pub(super) const FLAGS: &[Flag] = &[
         d.config.data_dir = optional_path(v);
         Ok(())
     }),
-    flag("engine", Kind::Text, "Where the rows are: lmdb (in the data directory) or memory (for tests: nothing is kept).", |d, v| {
-        d.config.engine = match v {
-            "lmdb" => EngineKind::Lmdb,
-            "memory" => EngineKind::Memory,
-            _ => return Err(ValueError(format!("{v:?} is none of lmdb, memory"))),
-        };
-        Ok(())
-    }),
-    flag("lmdb-map-size-bytes", Kind::Number, "Address space set aside for the database file: the most that it can grow to.", |d, v| {
-        d.config.map_size_bytes = values::number(v)?;
-        Ok(())
-    }),
-    flag("listen-client-urls", Kind::Urls, "URLs to serve clients at: gRPC, and HTTP for health, version and metrics.", |d, v| {
-        d.config.listen_client_urls = values::listen_urls(v)?;
-        Ok(())
-    }),
-    flag("listen-client-http-urls", Kind::Urls, "URLs to serve plain HTTP at; if set, the client URLs serve gRPC only.", |d, v| {
-        d.config.listen_client_http_urls = values::listen_urls(v)?;
-        Ok(())
-    }),
+    flag(
+        "engine",
+        Kind::Text,
+        "Where the rows are: lmdb (in the data directory) or memory (for tests: nothing is kept).",
+        |d, v| {
+            d.config.engine = match v {
+                "lmdb" => EngineKind::Lmdb,
+                "memory" => EngineKind::Memory,
+                _ => return Err(ValueError(format!("{v:?} is none of lmdb, memory"))),
+            };
+            Ok(())
+        },
+    ),
+    flag(
+        "lmdb-map-size-bytes",
+        Kind::Number,
+        "Address space set aside for the database file: the most that it can grow to.",
+        |d, v| {
+            d.config.map_size_bytes = values::number(v)?;
+            Ok(())
+        },
+    ),
+    flag(
+        "listen-client-urls",
+        Kind::Urls,
+        "URLs to serve clients at: gRPC, and HTTP for health, version and metrics.",
+        |d, v| {
+            d.config.listen_client_urls = values::listen_urls(v)?;
+            Ok(())
+        },
+    ),
+    flag(
+        "listen-client-http-urls",
+        Kind::Urls,
+        "URLs to serve plain HTTP at; if set, the client URLs serve gRPC only.",
+        |d, v| {
+            d.config.listen_client_http_urls = values::listen_urls(v)?;
+            Ok(())
+        },
+    ),
     flag("listen-metrics-urls", Kind::Urls, "URLs to serve health and metrics at besides.", |d, v| {
         d.config.listen_metrics_urls = values::listen_urls(v)?;
         Ok(())
@@ -118,10 +138,15 @@ pub(super) const FLAGS: &[Flag] = &[
         d.config.advertise_client_urls = values::advertised_urls(v)?;
         Ok(())
     }),
-    flag("initial-advertise-peer-urls", Kind::Urls, "URLs that the list of members names; nothing is served there.", |d, v| {
-        d.config.advertise_peer_urls = values::advertised_urls(v)?;
-        Ok(())
-    }),
+    flag(
+        "initial-advertise-peer-urls",
+        Kind::Urls,
+        "URLs that the list of members names; nothing is served there.",
+        |d, v| {
+            d.config.advertise_peer_urls = values::advertised_urls(v)?;
+            Ok(())
+        },
+    ),
     flag("initial-cluster", Kind::Text, "NAME=URL of the members: one, this one.", |d, v| {
         v.clone_into(&mut d.initial_cluster);
         Ok(())
@@ -148,12 +173,21 @@ pub(super) const FLAGS: &[Flag] = &[
     }),
     flag("client-cert-allowed-hostname", Kind::Text, "", |_, v| {
         // Ignoring it would let in whom etcd keeps out.
-        if v.is_empty() { Ok(()) } else { Err(ValueError("is not built: clients are told apart by --trusted-ca-file alone".to_owned())) }
+        if v.is_empty() {
+            Ok(())
+        } else {
+            Err(ValueError("is not built: clients are told apart by --trusted-ca-file alone".to_owned()))
+        }
     }),
-    flag("cipher-suites", Kind::Text, "Cipher suites to use, separated by commas; all that are safe if not set.", |d, v| {
-        d.tls.cipher_suites = values::list(v);
-        Ok(())
-    }),
+    flag(
+        "cipher-suites",
+        Kind::Text,
+        "Cipher suites to use, separated by commas; all that are safe if not set.",
+        |d, v| {
+            d.tls.cipher_suites = values::list(v);
+            Ok(())
+        },
+    ),
     flag("auto-tls", Kind::Bool, "Make a certificate for the client URLs.", |d, v| {
         d.config.client_auto_tls = values::boolean(v)?;
         Ok(())
@@ -170,25 +204,45 @@ pub(super) const FLAGS: &[Flag] = &[
         v.clone_into(&mut d.tls_max);
         Ok(())
     }),
-    flag("auto-compaction-mode", Kind::Text, "What the retention means: periodic (a time) or revision (a count).", |d, v| {
-        d.compaction_mode = Some(v.to_owned());
-        Ok(())
-    }),
-    flag("auto-compaction-retention", Kind::Text, "What compaction keeps: 5m, 8 (hours), or a count of revisions; 0 for no compaction.", |d, v| {
-        v.clone_into(&mut d.compaction_retention);
-        Ok(())
-    }),
-    flag("watch-progress-notify-interval", Kind::Duration, "Time between progress notifications of an idle watch.", |d, v| {
-        d.config.watch_progress_notify_interval = match values::duration(v)? {
-            std::time::Duration::ZERO => Config::default().watch_progress_notify_interval,
-            interval => interval,
-        };
-        Ok(())
-    }),
-    flag("watch-ring-bytes", Kind::Number, "Memory for recent events that watchers read; older ones come from the log on disk.", |d, v| {
-        d.config.watch_ring_bytes = positive(v, values::number(v)?)?;
-        Ok(())
-    }),
+    flag(
+        "auto-compaction-mode",
+        Kind::Text,
+        "What the retention means: periodic (a time) or revision (a count).",
+        |d, v| {
+            d.compaction_mode = Some(v.to_owned());
+            Ok(())
+        },
+    ),
+    flag(
+        "auto-compaction-retention",
+        Kind::Text,
+        "What compaction keeps: 5m, 8 (hours), or a count of revisions; 0 for no compaction.",
+        |d, v| {
+            v.clone_into(&mut d.compaction_retention);
+            Ok(())
+        },
+    ),
+    flag(
+        "watch-progress-notify-interval",
+        Kind::Duration,
+        "Time between progress notifications of an idle watch.",
+        |d, v| {
+            d.config.watch_progress_notify_interval = match values::duration(v)? {
+                std::time::Duration::ZERO => Config::default().watch_progress_notify_interval,
+                interval => interval,
+            };
+            Ok(())
+        },
+    ),
+    flag(
+        "watch-ring-bytes",
+        Kind::Number,
+        "Memory for recent events that watchers read; older ones come from the log on disk.",
+        |d, v| {
+            d.config.watch_ring_bytes = positive(v, values::number(v)?)?;
+            Ok(())
+        },
+    ),
     flag("list-bytes-max", Kind::Number, "Memory of all replies to lists together.", |d, v| {
         d.config.list_bytes_max = positive(v, values::number(v)?)?;
         Ok(())
@@ -209,15 +263,25 @@ pub(super) const FLAGS: &[Flag] = &[
         d.config.connections_max = positive(v, values::number(v)?)?;
         Ok(())
     }),
-    flag("quota-backend-bytes", Kind::Number, "Size of the database at which writes are refused; 0 or less for the engine's own limit.", |d, v| {
-        let bytes: i64 = values::number(v)?;
-        d.config.quota_bytes = u64::try_from(bytes).ok().filter(|bytes| *bytes > 0);
-        Ok(())
-    }),
-    flag("grpc-keepalive-interval", Kind::Duration, "A connection silent for this long is pinged; 0 for never.", |d, v| {
-        d.config.grpc_keepalive_interval = Some(values::duration(v)?).filter(|interval| !interval.is_zero());
-        Ok(())
-    }),
+    flag(
+        "quota-backend-bytes",
+        Kind::Number,
+        "Size of the database at which writes are refused; 0 or less for the engine's own limit.",
+        |d, v| {
+            let bytes: i64 = values::number(v)?;
+            d.config.quota_bytes = u64::try_from(bytes).ok().filter(|bytes| *bytes > 0);
+            Ok(())
+        },
+    ),
+    flag(
+        "grpc-keepalive-interval",
+        Kind::Duration,
+        "A connection silent for this long is pinged; 0 for never.",
+        |d, v| {
+            d.config.grpc_keepalive_interval = Some(values::duration(v)?).filter(|interval| !interval.is_zero());
+            Ok(())
+        },
+    ),
     flag("grpc-keepalive-timeout", Kind::Duration, "A ping unanswered for this long ends the connection.", |d, v| {
         d.config.grpc_keepalive_timeout = values::duration(v)?;
         Ok(())
@@ -568,8 +632,7 @@ impl Draft {
         }
         let config = &mut self.config;
         let urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
-        let needs_tls =
-            urls.chain(&config.listen_metrics_urls).find(|url| url.is_tls()).map(ToString::to_string);
+        let needs_tls = urls.chain(&config.listen_metrics_urls).find(|url| url.is_tls()).map(ToString::to_string);
         match (self.cert_file.take(), self.key_file.take()) {
             (Some(cert_file), Some(key_file)) => {
                 self.tls.cert_file = cert_file;
@@ -579,9 +642,7 @@ impl Draft {
                     config.client_auto_tls = false;
                 }
                 if needs_tls.is_none() {
-                    warnings.push(
-                        "certificates are given, but no URL is https or unixs: they are not used".to_owned(),
-                    );
+                    warnings.push("certificates are given, but no URL is https or unixs: they are not used".to_owned());
                 }
             }
             (None, None) if config.client_auto_tls => {}

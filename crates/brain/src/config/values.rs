@@ -43,7 +43,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
             _ => return Err(expected()),
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if whole.is_empty() && fraction.is_empty() || fraction.contains('.') || fraction.len() > 18 || whole.len() > 18 {
+        if whole.is_empty() && fraction.is_empty() || fraction.contains('.') || fraction.len() > 18 || whole.len() > 18
+        {
             return Err(expected());
         }
         let parse = |digits: &str| if digits.is_empty() { Ok(0) } else { digits.parse::<u128>() };
@@ -98,7 +99,8 @@ pub(super) fn list(text: &str) -> Vec<String> {
 pub(super) fn listen_urls(text: &str) -> Result<Vec<ListenUrl>, ValueError> {
     let mut urls = Vec::new();
     for item in list(text) {
-        let url: ListenUrl = item.parse().map_err(|error: kubewharf_foundation::Error| ValueError(error.to_string()))?;
+        let url: ListenUrl =
+            item.parse().map_err(|error: kubewharf_foundation::Error| ValueError(error.to_string()))?;
         if !urls.contains(&url) {
             urls.push(url);
         }

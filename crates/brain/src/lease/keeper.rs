@@ -67,10 +67,8 @@ pub(crate) async fn renew(store: &Store, id: i64) -> Result<Option<i64>, Error> 
 async fn expire(store: &Store) -> bool {
     let expired = store.published().leases().take_expired(LEASE_EXPIRIES_PER_TICK_MAX);
     // All are queued before the first is waited for, so that they share commits.
-    let answers: Vec<_> = expired
-        .iter()
-        .map(|&id| (id, submit(store, WriteRequest::LeaseRevoke { id, only_expired: true })))
-        .collect();
+    let answers: Vec<_> =
+        expired.iter().map(|&id| (id, submit(store, WriteRequest::LeaseRevoke { id, only_expired: true }))).collect();
     let mut failures = 0_usize;
     let mut first = None;
     for (id, answer) in answers {

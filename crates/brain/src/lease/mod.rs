@@ -19,9 +19,7 @@ use parking_lot::Mutex;
 
 use crate::committer::LeaseChange;
 use crate::error::Error;
-use crate::limits::{
-    LEASE_CHECKPOINT_INTERVAL, LEASE_EXPIRY_RETRY, LEASE_TTL_SECONDS_MAX, LEASE_TTL_SECONDS_MIN,
-};
+use crate::limits::{LEASE_CHECKPOINT_INTERVAL, LEASE_EXPIRY_RETRY, LEASE_TTL_SECONDS_MAX, LEASE_TTL_SECONDS_MIN};
 use crate::mvcc::{LeaseRecord, lease_id};
 
 /// A clock that goes on while the machine sleeps and is never set back.
@@ -54,7 +52,11 @@ pub fn random_id() -> i64 {
 /// The time to live that a request for `ttl_seconds` gets. etcd's limits: the shortest is one and a half election timeouts, in whole
 /// seconds, at the default settings.
 pub fn granted_ttl(ttl_seconds: i64) -> Result<i64, Error> {
-    if ttl_seconds > LEASE_TTL_SECONDS_MAX { Err(Error::LeaseTtlTooLarge) } else { Ok(ttl_seconds.max(LEASE_TTL_SECONDS_MIN)) }
+    if ttl_seconds > LEASE_TTL_SECONDS_MAX {
+        Err(Error::LeaseTtlTooLarge)
+    } else {
+        Ok(ttl_seconds.max(LEASE_TTL_SECONDS_MIN))
+    }
 }
 
 /// The bounds of the rows in [`Table::LeaseKey`] that attach keys to the lease: the first included, the end as given.
@@ -198,16 +200,16 @@ impl Leases {
         let mut state = State::default();
         let mut failed = Ok(());
         let everything = (Bound::Unbounded, Bound::Unbounded);
-        snapshot.scan(Table::Lease, everything, Direction::Forward, &mut |key, row| {
-            match lease_id(key).and_then(|id| Ok((id, LeaseRecord::decode(row)?))) {
-                Ok((id, record)) => {
-                    state.insert(id, record.ttl_seconds, record.remaining_seconds, now);
-                    ControlFlow::Continue(())
-                }
-                Err(cause) => {
-                    failed = Err(cause);
-                    ControlFlow::Break(())
-                }
+        snapshot.scan(Table::Lease, everything, Direction::Forward, &mut |key, row| match lease_id(key)
+            .and_then(|id| Ok((id, LeaseRecord::decode(row)?)))
+        {
+            Ok((id, record)) => {
+                state.insert(id, record.ttl_seconds, record.remaining_seconds, now);
+                ControlFlow::Continue(())
+            }
+            Err(cause) => {
+                failed = Err(cause);
+                ControlFlow::Break(())
             }
         })?;
         failed?;

@@ -155,10 +155,19 @@ fn a_graceful_stop_writes_every_remainder_in_bounded_parts() {
 /// What a client or the clock does to a store with leases.
 #[derive(Clone, Debug)]
 enum Step {
-    Grant { id: i64, ttl_seconds: i64 },
-    Revoke { id: i64 },
-    Renew { id: i64 },
-    Advance { ms: u64 },
+    Grant {
+        id: i64,
+        ttl_seconds: i64,
+    },
+    Revoke {
+        id: i64,
+    },
+    Renew {
+        id: i64,
+    },
+    Advance {
+        ms: u64,
+    },
     /// The keeper looks for expired leases and due checkpoints; what it submits waits.
     Tick,
     /// What waits is committed.

@@ -98,6 +98,8 @@ pub struct RangeQuery {
     pub count_all: bool,
     /// The order; ascending by key if `None`.
     pub sort: Option<(SortTarget, Direction)>,
+    /// Sort only the keys up to the limit and the one behind it: etcd does so for a target that comes without an order.
+    pub sort_after_limit: bool,
     /// Bounds of the modification revision, each inclusive, 0 for none.
     pub mod_revisions: (i64, i64),
     /// Bounds of the creation revision, each inclusive, 0 for none.
@@ -116,6 +118,7 @@ impl RangeQuery {
             count_only: false,
             count_all: false,
             sort: None,
+            sort_after_limit: false,
             mod_revisions: (0, 0),
             create_revisions: (0, 0),
         }
@@ -212,7 +215,8 @@ fn sorted(
     let mut found = Vec::new();
     scan(rows, query, Direction::Forward, &mut |key, version| {
         outcome.count += 1;
-        if query.admits(version) {
+        let is_beyond = query.sort_after_limit && query.limit > 0 && found.len() as u64 > query.limit;
+        if !is_beyond && query.admits(version) {
             found.push(Found {
                 key: key.to_vec(),
                 value: version.value.to_vec(),

@@ -350,7 +350,7 @@ pub fn query(request: &RangeRequest, revision: i64) -> RangeQuery {
         SortOrder::None | SortOrder::Ascend => Some((target, Direction::Forward)),
         SortOrder::Descend => Some((target, Direction::Reverse)),
     };
-    RangeQuery {
+    let query = RangeQuery {
         range: KeyRange::from_request(request.key.clone(), request.range_end.clone()),
         revision,
         limit: u64::try_from(request.limit).unwrap_or(0),
@@ -358,9 +358,11 @@ pub fn query(request: &RangeRequest, revision: i64) -> RangeQuery {
         count_only: request.count_only,
         count_all: true,
         sort,
+        sort_after_limit: false,
         mod_revisions: (request.min_mod_revision, request.max_mod_revision),
         create_revisions: (request.min_create_revision, request.max_create_revision),
-    }
+    };
+    RangeQuery { sort_after_limit: request.sort_order() == SortOrder::None && !query.filters(), ..query }
 }
 
 /// Whether the reply leaves leases out: etcd 3.7 answers a request for keys alone from its index, which has no leases.
@@ -388,29 +390,31 @@ fn key_value(key: &[u8], version: &Version<'_>) -> KeyValue {
     }
 }
 
+/// Whether a version fulfils a compare. Numbers that name no target or no result are taken as etcd takes them: everything
+/// is equal, and holds.
 fn holds(compare: &Compare, version: &Version<'_>) -> bool {
     let union = compare.target_union.as_ref();
-    let ordering = match compare.target() {
-        CompareTarget::Version => {
-            version.version.cmp(&if let Some(TargetUnion::Version(version)) = union { *version } else { 0 })
+    let number = |stored: i64, given: Option<i64>| stored.cmp(&given.unwrap_or(0));
+    let ordering = match (CompareTarget::try_from(compare.target), union) {
+        (Ok(CompareTarget::Version), Some(TargetUnion::Version(given))) => number(version.version, Some(*given)),
+        (Ok(CompareTarget::Version), _) => number(version.version, None),
+        (Ok(CompareTarget::Create), Some(TargetUnion::CreateRevision(given))) => {
+            number(version.create_revision, Some(*given))
         }
-        CompareTarget::Create => version
-            .create_revision
-            .cmp(&if let Some(TargetUnion::CreateRevision(revision)) = union { *revision } else { 0 }),
-        CompareTarget::Mod => {
-            version.mod_revision.cmp(&if let Some(TargetUnion::ModRevision(revision)) = union { *revision } else { 0 })
-        }
-        CompareTarget::Value => {
-            version.value.cmp(if let Some(TargetUnion::Value(value)) = union { value.as_ref() } else { &[] })
-        }
-        CompareTarget::Lease => {
-            version.lease.cmp(&if let Some(TargetUnion::Lease(lease)) = union { *lease } else { 0 })
-        }
+        (Ok(CompareTarget::Create), _) => number(version.create_revision, None),
+        (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(given))) => number(version.mod_revision, Some(*given)),
+        (Ok(CompareTarget::Mod), _) => number(version.mod_revision, None),
+        (Ok(CompareTarget::Value), Some(TargetUnion::Value(given))) => version.value.cmp(given.as_ref()),
+        (Ok(CompareTarget::Value), _) => version.value.cmp(&[][..]),
+        (Ok(CompareTarget::Lease), Some(TargetUnion::Lease(given))) => number(version.lease, Some(*given)),
+        (Ok(CompareTarget::Lease), _) => number(version.lease, None),
+        (Err(_), _) => std::cmp::Ordering::Equal,
     };
-    match compare.result() {
-        CompareResult::Equal => ordering.is_eq(),
-        CompareResult::Greater => ordering.is_gt(),
-        CompareResult::Less => ordering.is_lt(),
-        CompareResult::NotEqual => ordering.is_ne(),
+    match CompareResult::try_from(compare.result) {
+        Ok(CompareResult::Equal) => ordering.is_eq(),
+        Ok(CompareResult::Greater) => ordering.is_gt(),
+        Ok(CompareResult::Less) => ordering.is_lt(),
+        Ok(CompareResult::NotEqual) => ordering.is_ne(),
+        Err(_) => true,
     }
 }

@@ -85,7 +85,7 @@ impl Deleted {
     fn covers(&self, key: &Bytes) -> bool {
         match &self.end {
             None => self.start == key,
-            Some(end) => self.start == key || (self.start < *key && end > key),
+            Some(end) => self.start <= *key && end > key,
         }
     }
 }

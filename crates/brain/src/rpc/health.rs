@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use kubewharf_etcd_api::EtcdError;
+use kubewharf_etcd_api::errors::Code;
 use kubewharf_etcd_api::health::health_check_response::ServingStatus;
 use kubewharf_etcd_api::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
-use kubewharf_etcd_api::errors::Code;
 use kubewharf_grpc::{CallContext, RequestStream, ResponseSink, Status};
 use prost::Message;
 

@@ -13,10 +13,10 @@ use kubewharf_grpc::{
 };
 use tracing::warn;
 
-use super::{Api, log};
 use super::maintenance::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 use super::metrics;
 use super::server::Server;
+use super::{Api, log};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -292,11 +292,7 @@ pub(super) fn failure(status: StatusCode, text: &str) -> Response<Bytes> {
 }
 
 fn method_not_allowed() -> Response<Bytes> {
-    with_header(
-        failure(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
-        ALLOW,
-        HeaderValue::from_static("GET"),
-    )
+    with_header(failure(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"), ALLOW, HeaderValue::from_static("GET"))
 }
 
 pub(super) fn with_header(mut response: Response<Bytes>, name: HeaderName, value: HeaderValue) -> Response<Bytes> {

@@ -26,12 +26,9 @@ pub(super) async fn grant(server: Arc<Server>, request: LeaseGrantRequest) -> Re
     server.quota.check()?;
     let write = WriteRequest::LeaseGrant { id: request.id, ttl_seconds: request.ttl };
     match server.store.write(write, LEASE_WRITE_BYTES).await? {
-        WriteResponse::LeaseGrant { id, ttl_seconds, revision } => Ok(LeaseGrantResponse {
-            header: Some(server.header(revision)),
-            id,
-            ttl: ttl_seconds,
-            error: String::new(),
-        }),
+        WriteResponse::LeaseGrant { id, ttl_seconds, revision } => {
+            Ok(LeaseGrantResponse { header: Some(server.header(revision)), id, ttl: ttl_seconds, error: String::new() })
+        }
         _ => Err(Error::Corrupt("a grant was answered as another write".to_owned())),
     }
 }
@@ -75,16 +72,16 @@ fn attached_keys(server: &Server, id: i64) -> Result<Vec<Bytes>, Error> {
     let range = (Bound::Included(&start[..]), end.as_ref().map(|end| &end[..]));
     let mut keys = Vec::new();
     let mut failed = Ok(());
-    server.store.snapshot()?.scan(Table::LeaseKey, range, Direction::Forward, &mut |row_key, _| {
-        match attached_key(row_key) {
-            Ok(key) => {
-                keys.push(Bytes::copy_from_slice(key));
-                ControlFlow::Continue(())
-            }
-            Err(cause) => {
-                failed = Err(cause);
-                ControlFlow::Break(())
-            }
+    server.store.snapshot()?.scan(Table::LeaseKey, range, Direction::Forward, &mut |row_key, _| match attached_key(
+        row_key,
+    ) {
+        Ok(key) => {
+            keys.push(Bytes::copy_from_slice(key));
+            ControlFlow::Continue(())
+        }
+        Err(cause) => {
+            failed = Err(cause);
+            ControlFlow::Break(())
         }
     })?;
     failed?;

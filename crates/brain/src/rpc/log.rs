@@ -26,13 +26,11 @@ const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson")
 pub(super) async fn serve(server: &Server, query: &Query<'_>) -> Response<Bytes> {
     let number = |name: &'static str, default: i64| match query.first(name) {
         None => Ok(default),
-        Some(text) => text.parse::<i64>().map_err(|_| {
-            failure(StatusCode::BAD_REQUEST, &format!("parameter {name}: {text:?} is not a whole number"))
-        }),
+        Some(text) => text.parse::<i64>().map_err(|_| format!("parameter {name}: {text:?} is not a whole number")),
     };
     let (from, to, wait) = match (number("from", 0), number("to", i64::MAX), number("wait", 0)) {
         (Ok(from), Ok(to), Ok(wait)) => (from, to, wait),
-        (Err(response), ..) | (_, Err(response), _) | (.., Err(response)) => return response,
+        (Err(why), ..) | (_, Err(why), _) | (.., Err(why)) => return failure(StatusCode::BAD_REQUEST, &why),
     };
     let wait = Duration::from_secs(wait.max(0).cast_unsigned()).min(LOG_WAIT_MAX);
     let deadline = Instant::now() + wait;

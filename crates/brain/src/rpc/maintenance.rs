@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use kubewharf_etcd_api::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse,
-    HashRequest, HashResponse, StatusRequest, StatusResponse,
-};
 use kubewharf_etcd_api::etcdserverpb::alarm_request::AlarmAction;
+use kubewharf_etcd_api::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
+};
 
 use super::server::Server;
 use crate::error::Error;
@@ -55,8 +55,7 @@ pub(super) async fn alarm(server: Arc<Server>, request: AlarmRequest) -> Result<
 }
 
 fn alarms(server: &Server) -> Vec<AlarmMember> {
-    let no_space =
-        AlarmMember { member_id: server.store.identity().member_id, alarm: AlarmType::Nospace.into() };
+    let no_space = AlarmMember { member_id: server.store.identity().member_id, alarm: AlarmType::Nospace.into() };
     server.quota.is_exceeded().then_some(no_space).into_iter().collect()
 }
 

@@ -74,7 +74,12 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
         for index in 1..BUCKETS {
             bounds[index] = bounds[index - 1] * 2.0;
         }
-        Self { bounds, counts: std::array::from_fn(|_| AtomicU64::new(0)), above: AtomicU64::new(0), sum_micro: AtomicU64::new(0) }
+        Self {
+            bounds,
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+            above: AtomicU64::new(0),
+            sum_micro: AtomicU64::new(0),
+        }
     }
 
     /// Takes an observation in.
@@ -269,18 +274,34 @@ fn write_server(text: &mut Exposition, server: &Server) {
         "The total number of successful health checks",
         metrics.health_successes.get(),
     );
-    text.counter("etcd_server_health_failures", "The total number of failed health checks", metrics.health_failures.get());
+    text.counter(
+        "etcd_server_health_failures",
+        "The total number of failed health checks",
+        metrics.health_failures.get(),
+    );
     text.gauge(
         "etcd_server_quota_backend_bytes",
         "Size in bytes at which writes are refused; 0 if only the disk limits it.",
         server.options.quota_bytes,
     );
     let id = format!("{:x}", server.store.identity().member_id);
-    text.family("etcd_server_id", "gauge", "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.");
+    text.family(
+        "etcd_server_id",
+        "gauge",
+        "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.",
+    );
     text.sample("etcd_server_id", &[("server_id", &id)], 1);
-    text.family("etcd_server_version", "gauge", "Which version of etcd is served. 1 for 'server_version' label with current version.");
+    text.family(
+        "etcd_server_version",
+        "gauge",
+        "Which version of etcd is served. 1 for 'server_version' label with current version.",
+    );
     text.sample("etcd_server_version", &[("server_version", super::maintenance::ETCD_VERSION)], 1);
-    text.family("etcd_cluster_version", "gauge", "Which version is running. 1 for 'cluster_version' label with current cluster version");
+    text.family(
+        "etcd_cluster_version",
+        "gauge",
+        "Which version is running. 1 for 'cluster_version' label with current cluster version",
+    );
     text.sample("etcd_cluster_version", &[("cluster_version", "3.7")], 1);
 }
 
@@ -323,8 +344,16 @@ fn write_leases(text: &mut Exposition, server: &Server) {
     let counters = leases.counters();
     text.counter("etcd_debugging_lease_granted_total", "The total number of granted leases.", counters.granted());
     text.counter("etcd_debugging_lease_revoked_total", "The total number of revoked leases.", counters.revoked());
-    text.counter("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader.", counters.renewed());
-    text.counter("etcd_debugging_server_lease_expired_total", "The total number of expired leases.", counters.expired());
+    text.counter(
+        "etcd_debugging_lease_renewed_total",
+        "The number of renewed leases seen by the leader.",
+        counters.renewed(),
+    );
+    text.counter(
+        "etcd_debugging_server_lease_expired_total",
+        "The total number of expired leases.",
+        counters.expired(),
+    );
     text.gauge("kubebrain_leases", "Leases that exist.", leases.len());
 }
 

@@ -130,9 +130,7 @@ where
     server.runtime.spawn(async move {
         let result = run(running, request).await;
         reply.send(
-            result
-                .map(|response| Bytes::from(response.encode_to_vec()).into())
-                .map_err(|error| status::status(&error)),
+            result.map(|response| Bytes::from(response.encode_to_vec()).into()).map_err(|error| status::status(&error)),
         );
     });
 }

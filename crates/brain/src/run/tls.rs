@@ -53,7 +53,8 @@ fn make(folder: &Path, config: &Config) -> Result<(), RunError> {
     if certificate_path.is_file() && key_path.is_file() {
         return Ok(());
     }
-    let failed = |error: &dyn std::fmt::Display| RunError::AutoTls { path: folder.to_owned(), problem: error.to_string() };
+    let failed =
+        |error: &dyn std::fmt::Display| RunError::AutoTls { path: folder.to_owned(), problem: error.to_string() };
     super::prepare_data_dir(&config.data_dir())?;
     fs::create_dir_all(folder).map_err(|error| failed(&error))?;
     let urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);

@@ -1,4 +1,6 @@
 //! The store as a whole: without the wire, and over it.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test, and says where")]
+
 mod committer;
 mod product;

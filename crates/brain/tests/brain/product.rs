@@ -144,7 +144,11 @@ async fn leases_answer_as_etcd_does() {
     let unknown = served.time_to_live(5).await;
     assert_eq!((unknown.ttl, unknown.granted_ttl), (-1, 0));
     let listed = served.leases().lease_leases(LeaseLeasesRequest {}).await.unwrap().into_inner().leases;
-    assert_eq!(listed.iter().map(|lease| lease.id).collect::<Vec<_>>(), [granted.id, 77], "the next to end comes first");
+    assert_eq!(
+        listed.iter().map(|lease| lease.id).collect::<Vec<_>>(),
+        [granted.id, 77],
+        "the next to end comes first"
+    );
 
     let revoked = served.leases().lease_revoke(LeaseRevokeRequest { id }).await.unwrap().into_inner();
     assert_eq!(revoked.header.unwrap().revision, 4, "both keys go at one revision");
@@ -244,7 +248,11 @@ async fn health_and_version_are_those_of_etcd() {
     assert_eq!((&version["etcdserver"], &version["etcdcluster"]), (&"3.7.3".into(), &"3.7.0".into()));
     assert_eq!(served.get("/livez/nothing").await.status, 404);
     assert_eq!(served.get("/").await.body, "404 page not found\n");
-    assert_eq!(http(served.metrics, "GET", "/version").await.status, 404, "the metrics port has health and metrics only");
+    assert_eq!(
+        http(served.metrics, "GET", "/version").await.status,
+        404,
+        "the metrics port has health and metrics only"
+    );
     assert_eq!(http(served.metrics, "GET", "/health").await.status, 200);
     served.stop().await;
 }
@@ -271,10 +279,7 @@ async fn metrics_have_etcds_names_and_count() {
         ("kubebrain_leases", "1"),
         ("kubebrain_commit_requests_count", "2"),
         ("etcd_disk_backend_commit_duration_seconds_count", "2"),
-        (
-            "grpc_server_started_total{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}",
-            "1",
-        ),
+        ("grpc_server_started_total{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}", "1"),
         (
             "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",\
              grpc_type=\"unary\"}",
@@ -331,7 +336,10 @@ async fn over_the_quota_only_what_needs_room_is_refused_until_there_is_some() {
         assert!(Instant::now() < deadline, "the quota is not kept");
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"));
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+    );
     let grant = served.leases().lease_grant(LeaseGrantRequest { id: 0, ttl: 60 }).await.unwrap_err();
     assert_eq!(grant.code(), Code::ResourceExhausted);
     assert_eq!(served.get("/health").await.body, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n");

@@ -119,7 +119,8 @@ fn from_server(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()>
         let number = |name: &str| -> Option<i64> { response.headers().get(name)?.to_str().ok()?.parse().ok() };
         let (next, newest) = (number("kubebrain-next-revision"), number("kubebrain-newest-revision"));
         let status = response.status();
-        let text = response.body_mut().with_config().limit(u64::MAX).read_to_string().context("the answer broke off")?;
+        let text =
+            response.body_mut().with_config().limit(u64::MAX).read_to_string().context("the answer broke off")?;
         if !status.is_success() {
             bail!("{base}: {}", text.trim());
         }

@@ -66,16 +66,14 @@ async fn ten_thousand_watches_that_come_back_read_the_log_together() {
         client.create(request);
     }
     client.until(|responses| responses.iter().map(|response| response.events.len()).sum::<usize>() == writes).await;
-    let received = client.inbox.received.lock();
     let mut of: Vec<Vec<i64>> = vec![Vec::new(); MANY];
-    for response in received.iter() {
+    for response in client.inbox.received.lock().iter() {
         for (name, revision) in events(response) {
             assert_eq!(name, key(response.watch_id as usize));
             of[response.watch_id as usize].push(revision);
         }
     }
     assert!(of.iter().all(|revisions| revisions.len() == 2 && revisions[0] < revisions[1]));
-    drop(received);
     client.end().await;
     store.close();
 }
