@@ -141,11 +141,12 @@ mod tests {
     }
 
     #[test]
-    fn a_short_period_compacts_once_a_period_at_what_was_the_newest_one_period_ago() {
+    fn a_short_period_compacts_once_a_period_and_keeps_at_least_the_period() {
         let compacted = compactions(Duration::from_secs(600), Duration::from_secs(1900));
         let minutes: Vec<(u32, i64)> =
             compacted.iter().map(|(hours, revision)| ((hours * 60.0).round() as u32, *revision)).collect();
-        assert_eq!(minutes, [(10, 1), (20, 1001), (30, 2001)]);
+        // As in etcd, one look more than the period is kept.
+        assert_eq!(minutes, [(10, 1), (20, 901), (30, 1901)]);
     }
 
     #[test]
@@ -153,7 +154,7 @@ mod tests {
         let compacted = compactions(Duration::from_secs(3 * 3600), Duration::from_secs(5 * 3600));
         let hours: Vec<(u32, i64)> =
             compacted.iter().map(|(hours, revision)| (hours.round() as u32, *revision)).collect();
-        assert_eq!(hours, [(3, 1), (4, 6001), (5, 12001)]);
+        assert_eq!(hours, [(3, 1), (4, 5401), (5, 11401)]);
     }
 
     #[test]

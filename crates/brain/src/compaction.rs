@@ -55,7 +55,8 @@ async fn trim(store: &Arc<Store>, compacted: i64) -> Result<(), crate::Error> {
 fn find(store: &Store, compacted: i64) -> Result<Trim, EngineError> {
     let mut found = Trim::default();
     let mut failed = Ok(());
-    let end = Position { revision: compacted, sub: 0 }.key();
+    // A store that was never compacted says -1, which is not a place in the log.
+    let end = Position { revision: compacted.max(0), sub: 0 }.key();
     let snapshot = store.snapshot()?;
     let range = (Bound::Unbounded, Bound::Excluded(&end[..]));
     snapshot.scan(Table::Log, range, Direction::Forward, &mut |key, row| {

@@ -27,8 +27,12 @@ impl Position {
     pub const KEY_BYTES: usize = 12;
 
     /// The log row's key: big-endian, so that byte order is log order.
+    ///
+    /// # Panics
+    /// If the revision is negative: it would come behind all others.
     #[must_use]
     pub fn key(self) -> [u8; Self::KEY_BYTES] {
+        assert!(self.revision >= 0, "revision {} is not a place in the log", self.revision);
         let mut key = [0; Self::KEY_BYTES];
         key[..8].copy_from_slice(&self.revision.to_be_bytes());
         key[8..].copy_from_slice(&self.sub.to_be_bytes());

@@ -282,10 +282,10 @@ proptest! {
         flags in proptest::array::uniform4(any::<bool>()),
         depth in any::<u64>(),
     ) {
-        let position = Position { revision: ints[0], sub: 9 };
+        let position = Position { revision: ints[0] & i64::MAX, sub: 9 };
         let version = |value, updated: bool, leased: bool| Version {
-            create_revision: if updated { ints[1] } else { ints[0] },
-            mod_revision: ints[0],
+            create_revision: if updated { ints[1] } else { position.revision },
+            mod_revision: position.revision,
             version: if updated { ints[2] } else { 1 },
             lease: if leased { ints[3] } else { 0 },
             value,

@@ -445,15 +445,17 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
             return Err(Stop::Closed(why));
         }
         self.position = news.dispatched;
-        if let Some(lost_from) = news.lost_from {
-            self.look_again_from(lost_from);
-        }
         for Mark { serial, from } in marks.drain(..) {
             let Some(watch) = self.watches.get_mut(&serial) else { continue };
             if let Phase::Live { cursor, queued: false } = watch.phase {
+                // Whether it has events in what nobody looked at is not known, be the mark from before or behind that.
+                let from = news.lost_from.map_or(from, |lost_from| from.min(lost_from));
                 watch.phase = Phase::Live { cursor: cursor.max(from), queued: true };
                 self.ready.push_back(serial);
             }
+        }
+        if let Some(lost_from) = news.lost_from {
+            self.look_again_from(lost_from);
         }
         self.marks = marks;
         Ok(())

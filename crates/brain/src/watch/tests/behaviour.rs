@@ -307,7 +307,7 @@ async fn a_previous_value_is_the_one_before_the_transaction() {
 #[tokio::test]
 async fn a_transaction_comes_in_one_response_unless_fragments_were_asked_for() {
     let store = store(1 << 20);
-    let client = Client::open(&store, StreamOptions { fragment_bytes: 500, ..options() });
+    let client = Client::open(&store, StreamOptions { fragment_bytes: 400, ..options() });
     client.create(range("k", "l"));
     client.create(WatchCreateRequest { fragment: true, ..range("k", "l") });
     client.nth(1).await;
