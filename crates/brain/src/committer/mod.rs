@@ -162,6 +162,22 @@ impl Inbox {
         state.waiting_bytes -= bytes;
     }
 
+    /// Refuses everything from now on, and what is queued.
+    pub(crate) fn abandon(&self, error: &Error) {
+        self.close(error.clone());
+        let submissions = std::mem::take(&mut self.state.lock().submissions);
+        for submission in submissions {
+            (submission.respond)(Err(error.clone()));
+        }
+    }
+
+    /// Refuses everything from now on, and gives what is queued.
+    fn close_for_good(&self, error: Error) -> VecDeque<Submission> {
+        let mut state = self.state.lock();
+        state.closed = Some(error);
+        std::mem::take(&mut state.submissions)
+    }
+
     /// Refuses everything from now on; what is queued is still taken unless `error` says that nothing can be written.
     pub(crate) fn close(&self, error: Error) {
         let mut state = self.state.lock();

@@ -1,5 +1,6 @@
 //! The committer's two threads: one evaluates, the other waits for the engine.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -105,7 +106,13 @@ impl Committer {
                 alone: 0,
                 gather: None,
             };
-            run.run();
+            let (inbox, published) = (run.inbox.clone(), run.published.clone());
+            // Nobody may wait for a thread that is gone. The unwinding drops, and so answers, what the thread had taken.
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || run.run())).is_err() {
+                inbox
+                    .abandon(&Error::Unavailable("the store has stopped after a failure; its log says why".to_owned()));
+                published.failed("the committer panicked");
+            }
         })?;
         Ok(vec![commit_thread, committer_thread])
     }
@@ -185,7 +192,10 @@ impl<'e> Run<'e> {
                 self.fail(State::Poisoned, &format!("the engine gives no snapshot: {error}"));
                 continue;
             }
-            let growing = self.growing.as_mut().expect("just begun");
+            if self.growing.is_none() {
+                continue;
+            }
+            let Some(growing) = self.growing.as_mut() else { continue };
             if !growing.content.has_room() || (alone && !growing.content.entries.is_empty()) {
                 return;
             }
@@ -207,6 +217,12 @@ impl<'e> Run<'e> {
 
     fn grow(&mut self) -> Result<(), kubewharf_engine::EngineError> {
         let snapshot = self.engine.snapshot()?;
+        // Rows of another writer have revisions that are given here once more, and make no sense to the evaluation.
+        let head = snapshot.head()?;
+        if head.epoch != self.head.epoch {
+            self.fail(State::Deposed, &format!("another process took the store over: epoch {} is written", head.epoch));
+            return Ok(());
+        }
         let (below, revisions) = match &self.in_flight {
             Some(in_flight) => (Some(in_flight.overlay.clone()), in_flight.revisions),
             None => (None, self.confirmed),
