@@ -53,7 +53,7 @@ async fn leases_are_answered_as_by_etcd() {
     .await;
     pair.same("keys come and go", async |recorder| {
         for id in [1, 2] {
-            let _ = recorder.grant(LeaseGrantRequest { id, ttl: 100 * id }).await;
+            let _ = recorder.grant(LeaseGrantRequest { id, ttl: 200 * id }).await;
         }
         show_all(recorder).await;
         for request in [
@@ -100,7 +100,7 @@ async fn leases_are_answered_as_by_etcd() {
     })
     .await;
     pair.same("renewals", async |recorder| {
-        for (id, ttl) in [(1, 100), (2, 200), (3, 300)] {
+        for (id, ttl) in [(1, 200), (2, 400), (3, 600)] {
             let _ = recorder.grant(LeaseGrantRequest { id, ttl }).await;
         }
         show_all(recorder).await;

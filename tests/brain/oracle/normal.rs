@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use kubewharf_etcd_api::etcdserverpb::response_op::Response;
 use kubewharf_etcd_api::etcdserverpb::*;
 
-/// How far a remaining time to live may be from the full one, in seconds, and still count as the full one.
-const TTL_TOLERANCE_SECONDS: i64 = 3;
+/// How far a remaining time to live may be from the full one, in seconds, and still count as the full one. A store that
+/// was started again may give a lease its full time once more.
+const TTL_TOLERANCE_SECONDS: i64 = 60;
 /// What an id that is set is replaced by.
 const SET: u64 = 1;
 /// What an id that changed without need is replaced by.
@@ -230,7 +231,9 @@ impl Normal for StatusResponse {
         constant(&mut ids.term, &mut self.raft_term);
         // A text with an id in it: "memberID:1  alarm:NOSPACE".
         for error in &mut self.errors {
-            let words = error.split(' ').map(|word| if word.starts_with("memberID:") { "memberID:" } else { word });
+            // Go puts one space or two between the parts, so that nobody relies on it.
+            let words =
+                error.split_whitespace().map(|word| if word.starts_with("memberID:") { "memberID:" } else { word });
             *error = words.collect::<Vec<_>>().join(" ");
         }
         // The patch release is the program's own matter.

@@ -137,18 +137,28 @@ async fn unknown_calls_and_plain_http_are_answered_as_by_etcd() {
         }
     })
     .await;
-    pair.same("messages of another form", async |recorder| {
-        // A Put whose key is a number, sent as a request of each kind: field 1 is of another type, or unknown.
+    pair.same("fields of another type", async |recorder| {
         for method in [Method::Range, Method::Put, Method::Txn, Method::LeaseGrant, Method::Compact] {
             let mut grpc = tonic::client::Grpc::new(recorder.client.channel.clone());
             grpc.ready().await.expect("the store is there");
             let codec = tonic_prost::ProstCodec::<NotARequest, RangeResponse>::default();
             let request = tonic::Request::new(NotARequest { number: 1, unknown: "x".to_owned() });
-            let path = PathAndQuery::from_static(method.path());
-            let reply = within(grpc.unary(request, path, codec)).await;
+            let reply = within(grpc.unary(request, PathAndQuery::from_static(method.path()), codec)).await;
             // The text is the decoder's own.
-            let code = reply.map(|_| ()).map_err(|status| status.code());
-            recorder.note(format!("a malformed {}", method.name()), code);
+            recorder
+                .note(format!("{} with a number", method.name()), reply.map(|_| ()).map_err(|status| status.code()));
+        }
+    })
+    .await;
+    pair.same("messages that are cut off", async |recorder| {
+        for method in [Method::Range, Method::Put, Method::Txn, Method::LeaseGrant, Method::Compact, Method::Watch] {
+            let mut grpc = tonic::client::Grpc::new(recorder.client.channel.clone());
+            grpc.ready().await.expect("the store is there");
+            let codec = tonic_prost::ProstCodec::<CutOff, RangeResponse>::default();
+            // The name of a string of 100 bytes, without the string.
+            let request = tonic::Request::new(CutOff { bytes: vec![0x0a, 100, b'a'] });
+            let reply = within(grpc.unary(request, PathAndQuery::from_static(method.path()), codec)).await;
+            recorder.note(format!("a malformed {}", method.name()), reply.map(|_| ()).map_err(|status| status.code()));
         }
     })
     .await;
@@ -199,6 +209,36 @@ struct NotARequest {
     number: u32,
     #[prost(string, tag = "900")]
     unknown: String,
+}
+
+/// Bytes that are sent as they are.
+#[derive(Clone, Debug, Default)]
+struct CutOff {
+    bytes: Vec<u8>,
+}
+
+impl prost::Message for CutOff {
+    fn encode_raw(&self, buf: &mut impl prost::bytes::BufMut) {
+        buf.put_slice(&self.bytes);
+    }
+
+    fn merge_field(
+        &mut self,
+        _: u32,
+        _: prost::encoding::WireType,
+        _: &mut impl prost::bytes::Buf,
+        _: prost::encoding::DecodeContext,
+    ) -> Result<(), prost::DecodeError> {
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+    }
 }
 
 /// A status line and body, of a server that closes the connection after its answer.

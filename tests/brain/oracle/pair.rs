@@ -3,6 +3,8 @@
 //! Invariant: between two scenarios both stores have no key and no lease, and stand at the same revision, so that the
 //! same request means the same to both. A store that went another way in one scenario is brought back before the next.
 
+use std::time::Instant;
+
 use kubewharf_etcd_api::etcdserverpb::{LeaseLeasesRequest, LeaseRevokeRequest, RangeRequest};
 use kubewharf_testkit::store::{Kind, Store};
 
@@ -55,7 +57,9 @@ impl Pair {
     /// Runs a scenario on both at the same time and compares what each answered.
     pub(super) async fn same(&mut self, scenario: &str, run: impl AsyncFn(&mut Recorder)) {
         self.settle().await;
+        let begun = Instant::now();
         tokio::join!(run(&mut self.etcd), run(&mut self.ours));
+        eprintln!("{scenario}: {:.1?}", begun.elapsed());
         self.compare(scenario);
     }
 

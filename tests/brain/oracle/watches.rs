@@ -93,9 +93,9 @@ async fn watches_begin_and_end_as_in_etcd() {
     .await;
     pair.same("ranges that are none, and the empty key", async |recorder| {
         let mut watching = Watching::open(recorder);
-        for (from, end) in
-            [("b", "a"), ("b", "b"), ("a", "\0"), ("", ""), ("", "a"), ("", "\0"), ("\0", "\0"), ("b", "b\0")]
-        {
+        watching.create(recorder, keys("b", "a")).await;
+        watching.silent(recorder).await;
+        for (from, end) in [("a", "\0"), ("b", "b"), ("", ""), ("", "a"), ("", "\0"), ("\0", "\0"), ("b", "b\0")] {
             watching.create(recorder, keys(from, end)).await;
             // etcd takes the empty key for `\0`, the smallest one.
             let _ = recorder.put(put("\0", from)).await;
@@ -132,7 +132,8 @@ async fn watches_begin_and_end_as_in_etcd() {
                 watching.events(recorder, id, 1).await;
             }
             watching.create(recorder, WatchCreateRequest { start_revision, ..key("none") }).await;
-            if start_revision > recorder.at(9) {
+            // Neither a stream without watches nor one with a watch that waits for the future tells how far it is.
+            if start_revision > recorder.at(9) || (start_revision != 0 && start_revision < recorder.at(3)) {
                 watching.silent(recorder).await;
             } else {
                 watching.rest(recorder).await;

@@ -189,10 +189,18 @@ async fn compactions_are_answered_as_by_etcd() {
         for value in 0..6 {
             let _ = recorder.put(put("a", value.to_string())).await;
         }
-        let _ = recorder.compact(compact(recorder.at(3))).await;
-        for revision in [0, -1, recorder.at(2), recorder.at(3), recorder.at(4), recorder.at(6), recorder.at(7)] {
+        let compaction = CompactionRequest { revision: recorder.at(3), physical: true };
+        let _ = recorder.compact(compaction).await;
+        for revision in [0, -1, recorder.at(2), recorder.at(4), recorder.at(6), recorder.at(7)] {
             let _ = recorder.hash_kv(HashKvRequest { revision }).await;
         }
+    })
+    .await;
+    pair.same("the hash of the compacted revision", async |recorder| {
+        let _ = recorder.put(put("a", "1")).await;
+        let compaction = CompactionRequest { revision: recorder.at(1), physical: true };
+        let _ = recorder.compact(compaction).await;
+        let _ = recorder.hash_kv(HashKvRequest { revision: recorder.at(1) }).await;
     })
     .await;
     pair.finish("compactions");
