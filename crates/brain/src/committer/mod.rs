@@ -171,13 +171,6 @@ impl Inbox {
         }
     }
 
-    /// Refuses everything from now on, and gives what is queued.
-    fn close_for_good(&self, error: Error) -> VecDeque<Submission> {
-        let mut state = self.state.lock();
-        state.closed = Some(error);
-        std::mem::take(&mut state.submissions)
-    }
-
     /// Refuses everything from now on; what is queued is still taken unless `error` says that nothing can be written.
     pub(crate) fn close(&self, error: Error) {
         let mut state = self.state.lock();

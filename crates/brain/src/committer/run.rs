@@ -108,7 +108,7 @@ impl Committer {
             };
             let (inbox, published) = (run.inbox.clone(), run.published.clone());
             // Nobody may wait for a thread that is gone. The unwinding drops, and so answers, what the thread had taken.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || run.run())).is_err() {
+            if catch_unwind(AssertUnwindSafe(move || run.run())).is_err() {
                 inbox
                     .abandon(&Error::Unavailable("the store has stopped after a failure; its log says why".to_owned()));
                 published.failed("the committer panicked");
@@ -190,9 +190,6 @@ impl<'e> Run<'e> {
                 && let Err(error) = self.grow()
             {
                 self.fail(State::Poisoned, &format!("the engine gives no snapshot: {error}"));
-                continue;
-            }
-            if self.growing.is_none() {
                 continue;
             }
             let Some(growing) = self.growing.as_mut() else { continue };
