@@ -253,7 +253,7 @@ fn adopt(engine: &dyn Engine) -> Result<(Head, Identity), EngineError> {
     let seq = found.seq + 1;
     let batch_id = u128::from(random_u64()) << 64 | u128::from(seq);
     let next = Head { epoch: found.epoch + 1, seq, revision: found.revision, batch_id };
-    engine.commit(&Batch { expected: found, next, operations }).map_err(|error| {
+    engine.commit(&Batch { expected: found, next, operations, makes_room: true }).map_err(|error| {
         EngineError::Failed(kubewharf_engine::Cause::Unavailable(format!("can't take the store over: {error}")))
     })?;
     Ok((next, identity))

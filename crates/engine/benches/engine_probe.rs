@@ -132,7 +132,7 @@ impl Probe<'_> {
         }
         let expected = self.engine.snapshot().and_then(|snapshot| snapshot.head()).expect("a head");
         let next = Head { seq: expected.seq + 1, revision: self.revision, ..expected };
-        self.engine.commit(&Batch { expected, next, operations }).expect("commits");
+        self.engine.commit(&Batch { expected, next, operations, makes_room: false }).expect("commits");
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Batch {
     pub next: Head,
     /// The changes.
     pub operations: Vec<Operation>,
+    /// Whether the batch may use room that the engine keeps back for those that make room, now or later: a deletion writes rows too.
+    pub makes_room: bool,
 }
 
 impl Operation {

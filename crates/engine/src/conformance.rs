@@ -78,7 +78,7 @@ pub fn next_batch(engine: &dyn Engine, operations: Vec<Operation>) -> Batch {
         revision: expected.revision + 1,
         batch_id: expected.batch_id.wrapping_add(1),
     };
-    Batch { expected, next, operations }
+    Batch { expected, next, operations, makes_room: false }
 }
 
 /// An operation that writes a row.

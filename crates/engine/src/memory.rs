@@ -256,6 +256,7 @@ mod tests {
             expected: head,
             next: Head { seq: head.seq + 1, batch_id: head.batch_id + 1, ..head },
             operations: vec![Operation::Put { table: Table::Log, key: key.into(), value: Bytes::new() }],
+            makes_room: false,
         };
         memory.commit(&batch).unwrap();
     }

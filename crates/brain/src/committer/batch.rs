@@ -13,7 +13,7 @@ use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX};
 use crate::meta;
 use crate::mvcc::{
     Current, Evaluator, Layered, LeaseRecord, Overlay, Position, RecentRows, Refusal, Revisions, Rows, Writer,
-    attached_key, lease_key,
+    attached_key, lease_key, may_put,
 };
 use crate::watch::EventsBuilder;
 
@@ -88,7 +88,21 @@ impl Content {
     /// The engine's batch.
     pub(super) fn to_batch(&self, head: Head) -> Arc<Batch> {
         let next = Head { seq: head.seq + 1, revision: self.revisions.newest, batch_id: head.batch_id + 1, ..head };
-        Arc::new(Batch { expected: head, next, operations: self.overlay.to_operations() })
+        let makes_room = self.entries.iter().all(|entry| makes_room(&entry.submission.request));
+        Arc::new(Batch { expected: head, next, operations: self.overlay.to_operations(), makes_room })
+    }
+}
+
+/// Whether the request must go on when there is no room for growth.
+fn makes_room(request: &WriteRequest) -> bool {
+    match request {
+        WriteRequest::Put(_) | WriteRequest::LeaseGrant { .. } => false,
+        WriteRequest::Txn(txn) => !may_put(txn),
+        WriteRequest::DeleteRange(_)
+        | WriteRequest::LeaseRevoke { .. }
+        | WriteRequest::LeaseCheckpoint(_)
+        | WriteRequest::Compact { .. }
+        | WriteRequest::Trim(_) => true,
     }
 }
 

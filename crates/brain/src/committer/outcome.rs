@@ -78,7 +78,7 @@ impl Resolution {
             // An earlier attempt of ours is in the engine. Only what is committed behind it proves that it stays there.
             self.seen = true;
             let next = Head { seq: head.seq + 1, batch_id: head.batch_id + 1, ..head };
-            self.attempt = Arc::new(Batch { expected: head, next, operations: Vec::new() });
+            self.attempt = Arc::new(Batch { expected: head, next, ..Batch::default() });
             return Step::Retry { batch: self.attempt.clone(), after_ms: 0 };
         }
         if head.epoch != self.wanted.expected.epoch {
@@ -108,7 +108,7 @@ mod tests {
     fn batch() -> Arc<Batch> {
         let expected = Head { epoch: 3, seq: 7, revision: 10, batch_id: 70 };
         let next = Head { epoch: 3, seq: 8, revision: 11, batch_id: 71 };
-        Arc::new(Batch { expected, next, operations: Vec::new() })
+        Arc::new(Batch { expected, next, ..Batch::default() })
     }
 
     fn unknown() -> Result<(), CommitError> {

@@ -41,7 +41,8 @@ fn restore(rows: &[(i64, i64, i64)], clock: &Arc<ManualClock>) -> Leases {
             value: LeaseRecord { ttl_seconds, remaining_seconds }.encode(),
         })
         .collect();
-    engine.commit(&Batch { expected, next: Head { seq: expected.seq + 1, ..expected }, operations }).unwrap();
+    let next = Head { seq: expected.seq + 1, ..expected };
+    engine.commit(&Batch { expected, next, operations, makes_room: false }).unwrap();
     let snapshot = engine.snapshot().unwrap();
     Leases::restore_with(snapshot.as_ref(), clock.clone()).unwrap()
 }

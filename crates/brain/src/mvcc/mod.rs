@@ -16,7 +16,7 @@ pub use record::{
     Change, Current, Ladder, LeaseRecord, Position, Previous, Version, attached_key, attachment_key, lease_id,
     lease_key,
 };
-pub use txn::{Evaluator, Refusal, Revisions, is_read_only, omits_lease, query};
+pub use txn::{Evaluator, Refusal, Revisions, is_read_only, may_put, omits_lease, query};
 pub use view::{Layered, Overlay, RecentRows, Rows, SnapshotRows};
 pub use writer::{ChangeSink, Writer};
 

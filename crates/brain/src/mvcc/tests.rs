@@ -95,7 +95,8 @@ impl World {
     fn commit_rows(&self, overlay: &Overlay) {
         let expected = self.engine.snapshot().unwrap().head().unwrap();
         let next = Head { seq: expected.seq + 1, batch_id: expected.batch_id + 1, ..expected };
-        self.engine.commit(&Batch { expected, next, operations: overlay.to_operations() }).unwrap();
+        let operations = overlay.to_operations();
+        self.engine.commit(&Batch { expected, next, operations, makes_room: false }).unwrap();
     }
 
     fn txn(&mut self, writes: &[(u8, Option<(u8, i64)>)], rolled_back: bool) {

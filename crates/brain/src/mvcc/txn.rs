@@ -335,6 +335,16 @@ pub fn is_read_only(request: &TxnRequest) -> bool {
     request.success.iter().all(reads) && request.failure.iter().all(reads)
 }
 
+/// Whether the request may put anything, whichever branches are taken.
+#[must_use]
+pub fn may_put(request: &TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|operation| match &operation.request {
+        Some(Request::RequestPut(_)) => true,
+        Some(Request::RequestTxn(nested)) => may_put(nested),
+        _ => false,
+    })
+}
+
 /// The query that a Range request asks for, at an already resolved revision.
 #[must_use]
 pub fn query(request: &RangeRequest, revision: i64) -> RangeQuery {

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kubewharf_etcd_api::etcdserverpb::TxnRequest;
-use kubewharf_etcd_api::etcdserverpb::request_op::Request as Operation;
 use tracing::{info, warn};
 
 use super::server::Server;
 use crate::error::Error;
+use crate::mvcc::may_put;
 
 /// How often the size is compared with the limit.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -52,14 +52,6 @@ impl Quota {
             }
         }
     }
-}
-
-fn may_put(request: &TxnRequest) -> bool {
-    request.success.iter().chain(&request.failure).any(|operation| match &operation.request {
-        Some(Operation::RequestPut(_)) => true,
-        Some(Operation::RequestTxn(nested)) => may_put(nested),
-        _ => false,
-    })
 }
 
 /// Compares the size with the limit until it is dropped.

@@ -104,7 +104,7 @@ fn make_room(engine: &Lmdb, txn: &RwTxn<'_>, room: &mut Room, batch: &Batch) -> 
     let file_end = (engine.env.info().last_page_number as u64 + 1) * page;
     let is_map_short = file_end + want > engine.map_bytes;
     let refused = room.ensure((file_end + want).min(engine.map_bytes)).err();
-    if refused.is_none() && !is_map_short || deletes * 2 >= batch.operations.len() {
+    if refused.is_none() && !is_map_short || batch.makes_room || deletes * 2 >= batch.operations.len() {
         return Ok(());
     }
     // No room behind the last page: it must be among the free pages.

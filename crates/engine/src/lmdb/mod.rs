@@ -57,7 +57,8 @@ pub struct Options {
     pub map_size_bytes: u64,
     /// Snapshots that can be open at once.
     pub readers_max: u32,
-    /// Room that only batches with at least as many deletes as puts may use, so that a full store can still be emptied.
+    /// Room that only batches with at least as many deletes as puts may use, and those that say that they make room, so that a full
+    /// store can still be emptied.
     pub reserve_bytes: u64,
 }
 

@@ -112,7 +112,8 @@ fn a_roll_back_shows_as_a_head_that_is_behind() {
     let confirmed = head(&engine);
     assert_eq!(engine.inner().roll_back(1), Some(kept));
     assert_eq!(stored(&engine), Some("kept".into()));
-    let unaware = Batch { expected: confirmed, next: Head { seq: confirmed.seq + 1, ..confirmed }, operations: vec![] };
+    let next = Head { seq: confirmed.seq + 1, ..confirmed };
+    let unaware = Batch { expected: confirmed, next, ..Batch::default() };
     assert_eq!(engine.commit(&unaware), Err(CommitError::Fenced(kept)));
 }
 

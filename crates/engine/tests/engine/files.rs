@@ -8,7 +8,7 @@ use heed::types::Bytes;
 use heed::{Database, EnvOpenOptions};
 use kubewharf_engine::conformance::{Store, apply, delete, get, head, next_batch, put, rows};
 use kubewharf_engine::lmdb::{Lmdb, Options};
-use kubewharf_engine::{Cause, CommitError, Direction, Engine, EngineError, Snapshot, Table};
+use kubewharf_engine::{Batch, Cause, CommitError, Direction, Engine, EngineError, Snapshot, Table};
 
 use crate::stores::LmdbStore;
 
@@ -183,6 +183,11 @@ fn a_full_map_refuses_growth_and_lets_deletes_through() {
     let size = engine.size().unwrap();
     assert_eq!(size.capacity_bytes, Some((4 << 20) - (512 << 10)), "an eighth at most is kept back");
     assert_eq!(rows(&engine, Table::Log).len(), written as usize);
+
+    // What makes room says so: its own rows do not show it.
+    let tombstones = next_batch(&engine, (0_u32..20).map(|n| put(Table::Current, n.to_be_bytes(), &value)).collect());
+    assert!(matches!(engine.commit(&tombstones), Err(CommitError::NotApplied(Cause::NoSpace(_)))));
+    assert_eq!(engine.commit(&Batch { makes_room: true, ..tombstones }), Ok(()));
 
     // Small deletes, each with a row of its own as a tombstone has, all the way down.
     for first in (0..written).step_by(4) {
