@@ -5,6 +5,7 @@
 mod client;
 mod crash;
 mod etcdctl;
+mod faults;
 mod kubernetes;
 mod oracle;
 mod random;
