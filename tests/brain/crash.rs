@@ -9,14 +9,19 @@ pub(crate) mod history;
 pub(crate) mod load;
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kubewharf_etcd_api::etcdserverpb::{LeaseTimeToLiveRequest, RangeRequest, StatusRequest};
-use kubewharf_testkit::store::{Kind, Store};
+use kubewharf_testkit::process;
+use kubewharf_testkit::store::{Kind, Store, product};
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use self::check::{State, Verdict, check};
-use self::history::History;
+use self::history::{History, Version};
 use self::load::{LONG_TTL_SECONDS, Load, Size};
 use crate::client::{Client, compact, range};
 use crate::random::{Random, new_seeds, seeds};
@@ -60,7 +65,52 @@ fn run(seed: u64, rounds: usize, size: Size, interrupt: impl Fn(&mut Store)) -> 
     report.failures = load.failures();
     let history = runtime.block_on(load.finish());
     runtime.block_on(compare(&client, &history, report.compacted, &mut random));
+    if store.kind() == Kind::Brain {
+        compare_log(&mut store, &history, report.compacted);
+    }
     report
+}
+
+/// What `kubewharf brain log` tells, of the running store and of its files, is what the first watcher saw.
+fn compare_log(store: &mut Store, history: &History, compacted: i64) {
+    let transactions = &history.watched[0].transactions;
+    let log = |source: &[String]| {
+        let program = product().expect("the product is built");
+        process::run(Command::new(program).args(["brain", "log"]).args(source)).expect("a log")
+    };
+    let running = log(&[format!("--endpoint={}", store.url())]);
+    store.process().stop(Duration::from_secs(30));
+    let stopped = log(&[format!("--data-dir={}", store.data().display())]);
+    let mut expected = transactions.iter().skip_while(|transaction| transaction.revision < compacted);
+    let mut lines = running.lines();
+    for (line, transaction) in lines.by_ref().zip(expected.by_ref()) {
+        let line: Value = serde_json::from_str(line).expect("a line of JSON");
+        let (revision, changes) = logged(&line);
+        assert_eq!(revision, transaction.revision, "the log is dense");
+        assert!(changes == transaction.changes, "the log at {revision} is not what a watcher saw: {line}");
+    }
+    assert!(expected.next().is_none(), "the log ends early");
+    // What followed the last write that was waited for is in both.
+    assert!(stopped.starts_with(&running), "the files tell another log than the running store");
+}
+
+/// A line of the log: the revision and its changes.
+fn logged(line: &Value) -> (i64, BTreeMap<String, Option<Version>>) {
+    let bytes = |value: &Value| STANDARD.decode(value.as_str().expect("a text")).expect("base64");
+    let number = |value: &Value| value.as_i64().expect("a number");
+    let revision = number(&line["revision"]);
+    let operations = line["ops"].as_array().expect("a list").iter().map(|operation| {
+        let key = String::from_utf8(bytes(&operation["key"])).expect("the keys of the test are text");
+        let version = (operation["type"] == "put").then(|| Version {
+            value: bytes(&operation["value"]),
+            lease: number(&operation["lease"]),
+            create_revision: number(&operation["create_revision"]),
+            mod_revision: revision,
+            version: number(&operation["version"]),
+        });
+        (key, version)
+    });
+    (revision, operations.collect())
 }
 
 /// Compacts some way behind what all watchers have; returns the compacted revision.

@@ -27,6 +27,7 @@ const fn deviation(
 const ONE_MEMBER: &str = "an embedded engine has one member";
 const DECODER: &str = "the decoder refuses a field of another type, where Go's takes it for an unknown one";
 const OWN_ALARMS: &str = "an alarm shows the size of the database and is not raised by hand";
+const NOT_BUILT: &str = "not built yet";
 const NO_AUTH: &str = "there are no users yet";
 
 const DEVIATIONS: &[Deviation] = &[
@@ -67,6 +68,11 @@ const DEVIATIONS: &[Deviation] = &[
     deviation("maintenance", "leadership and downgrades", "MoveLeaderRequest", "Unimplemented", ONE_MEMBER),
     deviation("maintenance", "leadership and downgrades", "DowngradeRequest", "Unimplemented", ONE_MEMBER),
     deviation("maintenance", "alarms", "", "", OWN_ALARMS),
+    deviation("maintenance", "services beside the store", "Snapshot", "Unimplemented", NOT_BUILT),
+    deviation("maintenance", "services beside the store", "Lock", "Unimplemented", NOT_BUILT),
+    deviation("maintenance", "services beside the store", "Leader", "Unimplemented", NOT_BUILT),
+    deviation("auth", "what is added", "AuthUserAddRequest", "Unimplemented", NO_AUTH),
+    deviation("auth", "what is added", "AuthRoleAddRequest", "Unimplemented", NO_AUTH),
     deviation("auth", "what is refused", "AuthRoleGrantPermissionRequest", "role name not found", NO_AUTH),
 ];
 

@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use kubewharf_etcd_api::Method;
 use kubewharf_etcd_api::etcdserverpb::*;
+use kubewharf_etcd_api::v3electionpb::LeaderRequest;
+use kubewharf_etcd_api::v3electionpb::election_client::ElectionClient;
+use kubewharf_etcd_api::v3lockpb::LockRequest;
+use kubewharf_etcd_api::v3lockpb::lock_client::LockClient;
 use tonic::codegen::http::uri::PathAndQuery;
 
 use super::pair::Pair;
@@ -73,6 +77,22 @@ async fn members_and_maintenance_are_answered_as_by_etcd() {
         let _ = recorder.alarm(AlarmRequest { action: 9, member_id: 0, alarm: 0 }).await;
     })
     .await;
+    pair.same("services beside the store", async |recorder| {
+        let mut maintenance = recorder.client.maintenance.clone();
+        let parts = within(maintenance.snapshot(SnapshotRequest {})).await;
+        let first = match parts {
+            Ok(mut parts) => parts.message().await.map(|part| part.is_some()),
+            Err(status) => Err(status),
+        };
+        recorder.note("Snapshot", first.map_err(|status| status.code()));
+        let mut lock = LockClient::new(recorder.client.channel.clone());
+        let reply = within(lock.lock(LockRequest { name: "a".into(), lease: 0 })).await;
+        recorder.note("Lock", reply.map(|reply| !reply.key.is_empty()).map_err(|status| status.code()));
+        let mut election = ElectionClient::new(recorder.client.channel.clone());
+        let reply = within(election.leader(LeaderRequest { name: "a".into() })).await;
+        recorder.note("Leader", reply.map(|_| ()).map_err(|status| (status.code(), status.message().to_owned())));
+    })
+    .await;
     pair.finish("maintenance");
 }
 
@@ -110,6 +130,12 @@ async fn auth_that_is_off_is_answered_as_by_etcd() {
         let _ = recorder.role_grant_permission(AuthRoleGrantPermissionRequest { name: text("r"), perm: None }).await;
         let request = AuthRoleRevokePermissionRequest { role: text("r"), ..Default::default() };
         let _ = recorder.role_revoke_permission(request).await;
+    })
+    .await;
+    pair.same("what is added", async |recorder| {
+        let user = AuthUserAddRequest { name: "u".to_owned(), password: "p".to_owned(), ..Default::default() };
+        let _ = recorder.user_add(user).await;
+        let _ = recorder.role_add(AuthRoleAddRequest { name: "r".to_owned() }).await;
     })
     .await;
     pair.finish("auth");

@@ -2,12 +2,12 @@
 
 use kubewharf_etcd_api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, HashKvRequest, LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest,
-    RangeRequest,
+    RangeRequest, TxnRequest,
 };
 
 use super::pair::Pair;
 use super::recorder::Recorder;
-use crate::client::{compact, delete, delete_range, get, put, range};
+use crate::client::{Operation, compact, delete, delete_range, get, put, range};
 
 async fn show_all(recorder: &mut Recorder) {
     let _ = recorder.range(range("\0", "\0")).await;
@@ -231,6 +231,10 @@ async fn large_requests_are_answered_as_by_etcd() {
     pair.same("a smaller limit", async |recorder| {
         for bytes in [9_000, 11_000, 500_000, 540_000] {
             let _ = recorder.put(put("a", vec![b'x'; bytes])).await;
+        }
+        for count in [3, 4] {
+            let success = (0..count).map(|number| put(&format!("k{number}"), "1").op()).collect();
+            let _ = recorder.txn(TxnRequest { success, ..TxnRequest::default() }).await;
         }
     })
     .await;
