@@ -54,7 +54,7 @@ pub(crate) fn write(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails when the checked-in files are not the ones [`write`] would leave behind.
+/// Fails when the checked-in files are not the ones [`fn@write`] would leave behind.
 pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
     let wanted = generate(&root.join(PROTO_DIR))?;
     let present = read_dir(&root.join(OUT_DIR))?;
