@@ -314,7 +314,7 @@ fn etcdctl_is_told_of_progress() {
         etcdctl.run(&["put", "other", value]).expect("a put");
     }
     // The commands of an interactive watch come from its standard input, which a shell keeps open.
-    let script = "(echo 'watch k'; sleep 0.5; while :; do echo progress; sleep 0.2; done) | \"$0\" \"$@\"";
+    let script = "(echo 'watch k'; sleep 0.5; while echo progress; do sleep 0.2; done) | \"$0\" \"$@\"";
     let command = etcdctl.command(&["watch", "-i"]);
     let mut watch = kubewharf_testkit::process::Spec::new("progress", "/bin/sh", folder.path())
         .args(["-c", script])

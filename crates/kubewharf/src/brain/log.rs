@@ -142,18 +142,22 @@ fn agent(arguments: &Arguments) -> anyhow::Result<ureq::Agent> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("can't read {}", path.display()));
     let mut tls =
         TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
-    if let Some(path) = &arguments.cacert {
-        let pem = read(path)?;
-        let authorities: Vec<Certificate<'static>> = ureq::tls::parse_pem(&pem)
+    let authorities: Vec<Certificate<'static>> = match &arguments.cacert {
+        Some(path) => ureq::tls::parse_pem(&read(path)?)
             .filter_map(|item| match item {
                 Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(Ok(certificate)),
                 Ok(_) => None,
                 Err(error) => Some(Err(error)),
             })
             .collect::<Result<_, _>>()
-            .with_context(|| format!("{} is not PEM", path.display()))?;
-        tls = tls.root_certs(RootCerts::new_with_certs(&authorities));
-    }
+            .with_context(|| format!("{} is not PEM", path.display()))?,
+        // A system without any has a server that can't be trusted, which the connection tells.
+        None => {
+            let system = rustls_native_certs::load_native_certs().certs;
+            system.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect()
+        }
+    };
+    tls = tls.root_certs(RootCerts::new_with_certs(&authorities));
     if let (Some(cert), Some(key)) = (&arguments.cert, &arguments.key) {
         let certificate =
             Certificate::from_pem(&read(cert)?).with_context(|| format!("{} has no certificate", cert.display()))?;
