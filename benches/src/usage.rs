@@ -21,6 +21,8 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 #[allow(unsafe_code, reason = "the standard library cannot read the clock of another process")]
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
+    // A clock's number has no room for all of a large process number, and would be another process's clock then.
+    std::fs::metadata(format!("/proc/{pid}"))?;
     let mut clock: libc::clockid_t = 0;
     // SAFETY: the pointer is to a local that lives through the call.
     let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };

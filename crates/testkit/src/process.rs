@@ -186,7 +186,8 @@ impl Process {
         }
     }
 
-    /// Kills it (SIGKILL), as a power cut would as far as the process can tell, and waits until it is gone.
+    /// Kills it and what it started (SIGKILL), as a power cut would as far as the process can tell, and waits until it is
+    /// gone.
     pub fn kill(&mut self) -> ExitStatus {
         self.signal(libc::SIGKILL);
         let status = self.child.wait().expect("a child of ours can be waited for");
@@ -211,8 +212,10 @@ impl Process {
             return;
         }
         let pid = libc::pid_t::try_from(self.id()).expect("a process number fits its own type");
+        // Its group has the same number. Whatever else is sent to a shell's children is the shell's to decide.
+        let target = if signal == libc::SIGKILL { -pid } else { pid };
         // SAFETY: kill takes two integers and touches no memory of this process.
-        unsafe { libc::kill(pid, signal) };
+        unsafe { libc::kill(target, signal) };
     }
 
     fn log_tail(&self) -> String {

@@ -74,7 +74,6 @@ async fn members_and_maintenance_are_answered_as_by_etcd() {
         set_alarm(recorder, AlarmRequest { action: DEACTIVATE, member_id: id, alarm: NOSPACE }).await;
         let _ = recorder.alarm(AlarmRequest { action: GET, member_id: 0, alarm: 0 }).await;
         let _ = recorder.put(put("a", "4")).await;
-        let _ = recorder.alarm(AlarmRequest { action: 9, member_id: 0, alarm: 0 }).await;
     })
     .await;
     pair.same("services beside the store", async |recorder| {

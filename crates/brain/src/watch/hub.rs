@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -19,10 +20,11 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::events::{EventBatch, Runs, Segment, Selection, push_run};
 use super::index::Index;
+use super::replay::PageMemory;
 use super::ring::{Fallen, Ring, Segments};
 use super::slab::Slab;
 use super::spec::Spec;
-use crate::limits::WATCH_REPLAYS_MAX;
+use crate::limits::{WATCH_PAGES_BYTES_MAX, WATCH_REPLAYS_MAX};
 
 /// The watchers' side of a store.
 pub struct Hub {
@@ -55,10 +57,14 @@ pub(super) struct Shared {
     dispatch: Mutex<Dispatch>,
     /// Wakes the dispatcher.
     news: Notify,
+    /// Wakes whoever waits for a revision to be published.
+    published: Notify,
     has_dispatcher: AtomicBool,
     has_streams: AtomicBool,
     /// Bounds how many pages of the log are read at once.
     pub(super) replays: Arc<Semaphore>,
+    /// Bounds what was read and is not sent yet.
+    pub(super) pages: Arc<PageMemory>,
     pub(super) counters: Counters,
 }
 
@@ -107,6 +113,9 @@ struct Mail {
     /// Grows when the stream takes its mail.
     turn: u64,
     marks: Vec<Mark>,
+    /// The last revision that something in here speaks of. It may be ahead of [`Shared::dispatched`] while a segment is
+    /// being marked, also where a mark that was there already stands for the segment's too.
+    marked_to: i64,
     lost_from: Option<i64>,
     closed: Option<Arc<str>>,
     waker: Option<Waker>,
@@ -150,9 +159,11 @@ impl Hub {
                 dispatched: AtomicI64::new(start_revision),
                 dispatch: Mutex::default(),
                 news: Notify::new(),
+                published: Notify::new(),
                 has_dispatcher: AtomicBool::new(false),
                 has_streams: AtomicBool::new(false),
                 replays: Arc::new(Semaphore::new(WATCH_REPLAYS_MAX)),
+                pages: PageMemory::new(WATCH_PAGES_BYTES_MAX),
                 counters: Counters::default(),
             }),
         }
@@ -173,8 +184,22 @@ impl Hub {
     /// Says that everything appended is published.
     pub fn wake(&self) {
         self.shared.visible.fetch_max(self.shared.appended.load(Ordering::Acquire), Ordering::AcqRel);
+        self.shared.published.notify_waiters();
         if self.shared.has_streams.load(Ordering::Acquire) {
             self.shared.news.notify_one();
+        }
+    }
+
+    /// Waits until `revision` is published.
+    pub async fn reached(&self, revision: i64) {
+        loop {
+            let mut published = pin!(self.shared.published.notified());
+            // Before the look, so that no publication in between is missed.
+            published.as_mut().enable();
+            if self.shared.visible.load(Ordering::Acquire) >= revision {
+                return;
+            }
+            published.await;
         }
     }
 
@@ -192,6 +217,11 @@ impl Hub {
         }
         wakers.into_iter().for_each(Waker::wake);
         self.shared.news.notify_one();
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Counts for metrics.
@@ -297,13 +327,15 @@ impl Shared {
         let mut wakers = Vec::new();
         let done = match (result, segments.pop()) {
             (Err(Fallen { first }), _) => {
+                // The ring may already have what is not published.
+                let last = (first - 1).min(target);
                 for mailbox in dispatch.streams.iter() {
                     let mut mail = mailbox.mail.lock();
                     mail.lost_from.get_or_insert(next);
+                    mail.marked_to = last;
                     wakers.extend(mail.waker.take());
                 }
-                // The ring may already have what is not published.
-                (first - 1).min(target)
+                last
             }
             (Ok(()), Some(segment)) => {
                 self.mark(dispatch, &segment, &mut wakers);
@@ -342,11 +374,12 @@ impl Shared {
         if weight > 0 {
             self.ring.write().charge(segment, weight);
         }
-        let from = segment.first();
+        let (from, to) = (segment.first(), segment.last());
         for group_id in touched.drain(..) {
             let group = groups.get_mut(group_id as usize).expect("just found");
             for member in group.members.iter_mut() {
                 let mut mail = member.mailbox.mail.lock();
+                mail.marked_to = to;
                 // A turn of 0 has not begun: members start with it.
                 if member.marked_in != mail.turn + 1 {
                     member.marked_in = mail.turn + 1;
@@ -422,25 +455,31 @@ impl Attachment {
         Poll::Pending
     }
 
-    /// Takes the mail; the marks go to `marks`.
+    /// Takes the mail; the marks go to `marks`. They are those of all revisions up to [`News::dispatched`], and of no
+    /// later ones.
     pub(super) fn take(&self, marks: &mut Vec<Mark>) -> News {
         debug_assert!(marks.is_empty());
         // Read first: the marks up to there are in the mailbox.
         let mut dispatched = self.shared.dispatched.load(Ordering::Acquire);
-        let (lost_from, closed) = {
-            let mut mail = self.mailbox.mail.lock();
-            mail.turn += 1;
-            mem::swap(&mut mail.marks, marks);
-            (mail.lost_from.take(), mail.closed.clone())
-        };
-        let ahead = marks.iter().any(|mark| mark.from > dispatched) || lost_from.is_some_and(|from| from > dispatched);
-        if ahead {
-            // The dispatcher is in the middle of a segment: without waiting for its end, nobody would wake the stream
-            // then.
-            let _finished = self.shared.dispatch.lock();
+        let mut mail = self.mailbox.mail.lock();
+        let mut _between_segments = None;
+        if mail.marked_to > dispatched {
+            // The dispatcher is in the middle of a segment, or got further meanwhile. Taken now, the mail would have lost
+            // what a mark of an earlier segment says of this one. The dispatcher locks its state before a mailbox.
+            drop(mail);
+            _between_segments = Some(self.shared.dispatch.lock());
             dispatched = self.shared.dispatched.load(Ordering::Acquire);
+            mail = self.mailbox.mail.lock();
         }
-        News { dispatched, lost_from, closed }
+        debug_assert!(mail.marked_to <= dispatched);
+        mail.turn += 1;
+        mem::swap(&mut mail.marks, marks);
+        News { dispatched, lost_from: mail.lost_from.take(), closed: mail.closed.clone() }
+    }
+
+    /// Why the hub is closed, if it is.
+    pub(super) fn closed(&self) -> Option<Arc<str>> {
+        self.mailbox.mail.lock().closed.clone()
     }
 
     /// Sees to it that the marks up to `newest`, which must be published, are in the mailboxes.
@@ -624,6 +663,35 @@ mod tests {
         assert_eq!((marks, news.lost_from, news.dispatched), (vec![], Some(6), 6));
         concerned.attachment.dispatch_to(7);
         assert_eq!(concerned.take().0, [(1, 7)]);
+    }
+
+    #[tokio::test]
+    async fn mail_that_is_taken_in_the_middle_of_a_segment_has_that_segments_marks_whole() {
+        let hub = Hub::new(1, 1 << 20);
+        let mut sleeper = Sleeper::new(&hub);
+        sleeper.watch(1, "k", "l");
+        sleeper.watch(2, "m", "n");
+        append(&hub, 2, &["k"]);
+        hub.wake();
+        sleeper.attachment.dispatch_to(2);
+        append(&hub, 3, &["k", "m"]);
+        let shared = hub.shared.clone();
+        let taken = std::thread::scope(|scope| {
+            let mut dispatch = shared.dispatch.lock();
+            let mut segments = Segments::new();
+            shared.read(3, 3, 1, &mut segments).unwrap();
+            shared.mark(&mut dispatch, &segments[0], &mut Vec::new());
+            let taker = scope.spawn(move || {
+                let (marks, news) = sleeper.take();
+                (marks, news.dispatched)
+            });
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(!taker.is_finished(), "what is half marked is not taken");
+            shared.dispatched.store(3, Ordering::Release);
+            drop(dispatch);
+            taker.join().unwrap()
+        });
+        assert_eq!(taken, (vec![(1, 2), (2, 3)], 3));
     }
 
     #[tokio::test]
