@@ -149,6 +149,11 @@ impl Shared {
         }
     }
 
+    /// Whether the connection is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inbox.lock().mode == Mode::Closed
+    }
+
     /// The connection is gone: what is pushed from now on is dropped.
     pub(crate) fn close(&self) {
         let events = {
