@@ -8,6 +8,11 @@ pub(crate) const BATCH_BYTES: usize = 8 << 20;
 pub(crate) const QUEUE_REQUESTS_MAX: usize = 50_000;
 /// Bytes of the writes that wait for the committer at most, in all.
 pub(crate) const QUEUE_BYTES_MAX: usize = 256 << 20;
+/// How long a commit may take until the store says that it is not ready to serve.
+pub(crate) const COMMIT_STALL: std::time::Duration = std::time::Duration::from_secs(5);
+/// Largest `--max-request-bytes`: a row of the log holds the new value and the one that it replaces, both no larger than a request, and
+/// the key and less than 200 bytes besides.
+pub const REQUEST_BYTES_MAX: usize = (kubewharf_engine::lmdb::VALUE_BYTES_MAX - KEY_BYTES_MAX - 200) / 2;
 /// Longest key, in bytes: what LMDB takes, less the lease id in front of an attached key. Refused alike on all engines.
 pub const KEY_BYTES_MAX: usize = 1900;
 /// Log rows that one step of physical compaction removes.

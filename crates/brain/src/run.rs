@@ -243,21 +243,13 @@ fn open(config: &Config) -> Result<Arc<Store>, RunError> {
     Ok(store)
 }
 
-/// Makes the directory, for its owner only as etcd does, and refuses one that etcd has filled: an empty store in its place would look
-/// to kube-apiserver as if everything had been deleted.
+/// Makes the directory, for its owner only as etcd does, so that it is still there after a loss of power, and refuses one that etcd has
+/// filled: an empty store in its place would look to kube-apiserver as if everything had been deleted.
 fn prepare_data_dir(path: &Path) -> Result<(), RunError> {
-    use std::os::unix::fs::DirBuilderExt;
     if path.join("member").is_dir() {
         return Err(RunError::EtcdData { path: path.to_owned() });
     }
-    if path.is_dir() {
-        return Ok(());
-    }
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| RunError::DataDir { path: path.to_owned(), error })
+    kubewharf_engine::make_directory(path).map_err(|error| RunError::DataDir { path: path.to_owned(), error })
 }
 
 fn grpc_options(config: &Config) -> kubewharf_grpc::ServerOptions {

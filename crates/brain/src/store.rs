@@ -3,9 +3,9 @@
 //! Invariant: the published revision is confirmed, its events are in the ring, and every snapshot taken after reading it shows it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use kubewharf_engine::{Batch, Engine, EngineError, Head, Operation, Snapshot, Table};
+use kubewharf_engine::{Batch, Engine, EngineError, Head, Operation, Reserve, Snapshot, Table};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch as signal};
 
@@ -24,6 +24,7 @@ pub struct Published {
     hub: Hub,
     leases: Leases,
     failure: signal::Sender<Option<String>>,
+    stalled: AtomicBool,
     commits: CommitMetrics,
     /// The compacted revision, for physical compaction to follow.
     compactions: signal::Sender<i64>,
@@ -96,6 +97,11 @@ impl Published {
         &self.commits
     }
 
+    /// Takes note whether a commit is under way that takes too long.
+    pub(crate) fn set_stalled(&self, is_stalled: bool) {
+        self.stalled.store(is_stalled, Ordering::Relaxed);
+    }
+
     pub(crate) fn failed(&self, why: &str) {
         self.failure.send_replace(Some(why.to_owned()));
     }
@@ -140,6 +146,7 @@ impl Store {
             hub: Hub::new(head.revision, options.ring_bytes),
             leases,
             failure: signal::Sender::new(None),
+            stalled: AtomicBool::new(false),
             commits: CommitMetrics::default(),
             compactions: signal::Sender::new(compacted),
             trimmed: signal::Sender::new(-1),
@@ -210,6 +217,12 @@ impl Store {
         failed.ok().and_then(|why| why.clone()).unwrap_or_else(|| "the store is gone".to_owned())
     }
 
+    /// Whether writes wait for a commit that takes longer than a disk that works.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.published.stalled.load(Ordering::Relaxed)
+    }
+
     /// Why the store has failed, if it has.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
@@ -253,7 +266,7 @@ fn adopt(engine: &dyn Engine) -> Result<(Head, Identity), EngineError> {
     let seq = found.seq + 1;
     let batch_id = u128::from(random_u64()) << 64 | u128::from(seq);
     let next = Head { epoch: found.epoch + 1, seq, revision: found.revision, batch_id };
-    engine.commit(&Batch { expected: found, next, operations, makes_room: true }).map_err(|error| {
+    engine.commit(&Batch { expected: found, next, operations, reserve: Reserve::Whole }).map_err(|error| {
         EngineError::Failed(kubewharf_engine::Cause::Unavailable(format!("can't take the store over: {error}")))
     })?;
     Ok((next, identity))

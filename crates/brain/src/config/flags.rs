@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::values::{self, ValueError};
 use super::{AutoCompaction, Config, ConfigError, EngineKind, LogFormat, TlsFiles, file};
+use crate::limits::REQUEST_BYTES_MAX;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -248,7 +249,13 @@ pub(super) const FLAGS: &[Flag] = &[
         Ok(())
     }),
     flag("max-request-bytes", Kind::Number, "Largest request.", |d, v| {
-        d.config.request_bytes_max = values::number(v)?;
+        d.config.request_bytes_max = match values::number(v)? {
+            bytes if bytes > REQUEST_BYTES_MAX => {
+                let why = "a change is stored together with the value that it replaces";
+                return Err(ValueError(format!("{v:?} must not be above {REQUEST_BYTES_MAX}: {why}")));
+            }
+            bytes => bytes,
+        };
         Ok(())
     }),
     flag("max-txn-ops", Kind::Number, "Most operations in a transaction.", |d, v| {

@@ -128,6 +128,12 @@ fn each_value_is_read_or_refused_with_its_flag_named() {
             &["--listen-metrics-urls=https://127.0.0.1:1"],
             "--cert-file: is needed for https://127.0.0.1:1, with --key-file",
         ),
+        (&["--cipher-suites=TLS_NOPE"], "--cipher-suites: TLS: cipher suite \"TLS_NOPE\" is unknown"),
+        (
+            &["--max-request-bytes=16777216"],
+            "--max-request-bytes: \"16777216\" must not be above 16776166: a change is stored together with the value \
+             that it replaces",
+        ),
         (&["--tls-min-version=TLS1.1"], "--tls-min-version: \"TLS1.1\" is none of TLS1.2, TLS1.3"),
         (&["--name=a/b"], "--name: has a slash, so it can't name the data directory: set --data-dir"),
     ];

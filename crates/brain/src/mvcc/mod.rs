@@ -13,7 +13,7 @@ mod writer;
 
 pub use range::{KeyRange, KeySink, RangeEnd, RangeOutcome, RangeQuery, SortTarget, range};
 pub use record::{
-    Change, Current, Ladder, LeaseRecord, Position, Previous, Version, attached_key, attachment_key, lease_id,
+    Change, Current, Ladder, LeaseRecord, Position, Previous, Rungs, Version, attached_key, attachment_key, lease_id,
     lease_key,
 };
 pub use txn::{Evaluator, Refusal, Revisions, is_read_only, may_put, omits_lease, query};

@@ -19,8 +19,8 @@ use kubewharf_etcd_api::etcdserverpb::{
 };
 use kubewharf_etcd_api::mvccpb::KeyValue;
 
-use super::range::{KeyRange, RangeQuery, SortTarget, range};
-use super::record::{Version, lease_key};
+use super::range::{KeyRange, RangeQuery, Receiver, SortTarget, range, receive};
+use super::record::{LeaseRecord, Version, lease_key};
 use super::view::Rows;
 use super::writer::Writer;
 
@@ -189,8 +189,13 @@ impl<'e, 'w> Evaluator<'e, 'w> {
 
     fn check_put(&self, request: &PutRequest) -> Result<(), Refusal> {
         if request.lease != 0 {
-            let exists = self.with_rows(|rows| rows.get(Table::Lease, &lease_key(request.lease), &mut |_| {}))?;
-            if !exists {
+            let mut takes_keys = Ok(false);
+            self.with_rows(|rows| {
+                rows.get(Table::Lease, &lease_key(request.lease), &mut |row| {
+                    takes_keys = LeaseRecord::decode(row).map(|record| !record.is_ending());
+                })
+            })?;
+            if !takes_keys.map_err(EngineError::from)? {
                 return Err(Refusal::LeaseNotFound);
             }
         }

@@ -432,7 +432,7 @@ fn answer(server: &Server, response: WriteResponse) -> Reply {
             fill(&mut response.header);
             response.encode_to_vec()
         }
-        WriteResponse::LeaseGrant { .. } | WriteResponse::Done { .. } => {
+        WriteResponse::LeaseGrant { .. } | WriteResponse::LeaseRevoke { .. } | WriteResponse::Done { .. } => {
             unreachable!("the committer answers a request with its own kind")
         }
     };

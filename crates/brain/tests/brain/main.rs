@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test, and says where")]
 
 mod committer;
+mod damage;
 mod product;
