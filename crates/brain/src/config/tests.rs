@@ -67,6 +67,15 @@ fn each_value_is_read_or_refused_with_its_flag_named() {
             c.watch_progress_notify_interval == Duration::from_secs(5)
         }),
         (&["--log-outputs=default,/var/log/x"], |c| c.log.outputs == ["stderr", "/var/log/x"]),
+        (&["--log-outputs=systemd/journal"], |c| c.log.outputs == ["stderr"]),
+        (&["--max-concurrent-streams=0"], |c| c.concurrent_streams_max == u32::MAX),
+        (&["--grpc-keepalive-timeout=0"], |c| {
+            c.grpc_keepalive_interval.is_none() && c.grpc_keepalive_timeout == Duration::from_secs(20)
+        }),
+        (&["--grpc-keepalive-timeout=0", "--grpc-keepalive-interval=5s"], |c| c.grpc_keepalive_interval.is_none()),
+        (&["--grpc-keepalive-timeout=3s"], |c| {
+            c.grpc_keepalive_interval.is_some() && c.grpc_keepalive_timeout == Duration::from_secs(3)
+        }),
         (&["--log-format", "console"], |c| c.log.format == LogFormat::Console),
         (&["--auto-compaction-retention", "8"], |c| {
             c.auto_compaction == Some(AutoCompaction::Periodic(Duration::from_secs(8 * 3600)))
@@ -180,6 +189,20 @@ fn every_flag_of_a_kubeadm_manifest_is_taken_and_the_void_ones_are_named_once() 
 }
 
 #[test]
+fn cipher_suites_that_are_not_supported_are_named_and_left_out() {
+    let (cbc, gcm) = ("TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256");
+    let suites = format!("--cipher-suites={cbc},{gcm}");
+    let (_, warnings) = served(&[
+        "--cert-file=c",
+        "--key-file=k",
+        "--listen-client-urls=https://127.0.0.1:1",
+        &suites,
+        "--advertise-client-urls=https://127.0.0.1:1",
+    ]);
+    assert_eq!(warnings, [format!("--cipher-suites: not supported and left out: {cbc}")]);
+}
+
+#[test]
 fn variables_fill_what_flags_leave_and_conflict_with_what_they_set() {
     let environment =
         [("ETCD_NAME", "env"), ("ETCD_MAX_TXN_OPS", "5"), ("ETCD_NOPE", "1"), ("PATH", "/bin"), ("ETCD_DATA_DIR", "")];
@@ -226,6 +249,10 @@ fn a_configuration_file_stands_alone() {
         warnings.iter().any(|warning| warning.contains("--initial-cluster-state, --peer-auto-tls")),
         "{warnings:?}"
     );
+    std::fs::write(&path, "client-transport-security:\npeer-transport-security:\n  # auto-tls: true\n").unwrap();
+    let parsed = parse_with(&["--config-file", argument], &[]);
+    let Ok(Invocation::Serve { config, .. }) = parsed else { panic!("{parsed:?}") };
+    assert_eq!(*config, Config::default(), "empty sections are none");
     std::fs::write(&path, "name: [1]\n").unwrap();
     let error = parse_with(&["--config-file", argument], &[]).expect_err("not a text").to_string();
     assert_eq!(error, format!("{argument}: name: is not a list of texts"));
