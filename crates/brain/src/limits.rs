@@ -55,8 +55,6 @@ pub(crate) const HASH_PAGE_KEYS: u64 = 1000;
 pub(crate) const LOG_PAGE_BYTES: usize = 1 << 20;
 /// Longest wait for more of the log.
 pub(crate) const LOG_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(60);
-/// Time between two looks for more of the log.
-pub(crate) const LOG_POLL: std::time::Duration = std::time::Duration::from_millis(50);
 /// Bytes of encoded events at which a piece of the recent history ends, at the end of a transaction.
 pub(crate) const WATCH_SEGMENT_BYTES: usize = 64 << 10;
 /// Bytes of events at which a watch response takes no further piece of history.
@@ -65,8 +63,10 @@ pub(crate) const WATCH_RESPONSE_BYTES: usize = 128 << 10;
 pub(crate) const WATCH_PAGE_ROWS: usize = 4096;
 /// Bytes of log rows at which such a page ends likewise.
 pub(crate) const WATCH_PAGE_READ_BYTES: usize = 8 << 20;
-/// Bytes of events, for all of a stream's watches together, at which such a page ends likewise.
+/// Bytes of events, counted once for all of a stream's watches that want them, at which such a page ends likewise.
 pub(crate) const WATCH_PAGE_BYTES: usize = 128 << 10;
+/// Bytes of all pages together that were read and are not sent yet. Streams whose clients are slow give theirs up then.
+pub(crate) const WATCH_PAGES_BYTES_MAX: usize = 64 << 20;
 /// Pages of replayed history that are read at once.
 pub(crate) const WATCH_REPLAYS_MAX: usize = 8;
 /// Watches of one stream.
