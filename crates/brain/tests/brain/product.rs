@@ -381,6 +381,21 @@ async fn the_log_is_served_in_pages_and_waits_for_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_follows_the_log_does_not_hold_up_the_end() {
+    let drain_timeout = Duration::from_secs(300);
+    let served = Served::start(Config { engine: EngineKind::Memory, drain_timeout, ..Config::default() }).await;
+    let address = served.clients;
+    let follower = tokio::spawn(async move { http(address, "GET", "/kubebrain/v1/log?from=2&wait=60").await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!follower.is_finished());
+    let begun = Instant::now();
+    served.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let answer = follower.await.unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{}", answer.head);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_of_etcd_or_of_another_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let config = Config {
