@@ -30,6 +30,17 @@ pub struct Published {
     compactions: signal::Sender<i64>,
     /// The compacted revision below which nothing is left.
     trimmed: signal::Sender<i64>,
+    written_rows: AtomicU64,
+    written_bytes: AtomicU64,
+}
+
+/// How much was written to the log since the store was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Written {
+    /// Changes.
+    pub(crate) rows: u64,
+    /// Bytes of their keys and values, about.
+    pub(crate) bytes: u64,
 }
 
 impl Published {
@@ -59,6 +70,9 @@ impl Published {
     }
 
     pub(crate) fn publish(&self, revisions: Revisions, events: EventsBuilder, leases: &[LeaseChange]) {
+        // Only for the pace of physical compaction, which is the one that reads it.
+        self.written_rows.fetch_add(u64::from(events.count()), Ordering::Relaxed);
+        self.written_bytes.fetch_add(events.bytes() as u64, Ordering::Relaxed);
         let batch = events.finish();
         let wakes = batch.is_some();
         if let Some(batch) = batch {
@@ -85,7 +99,12 @@ impl Published {
         self.trimmed.send_replace(compacted);
     }
 
-    /// Waits until nothing is left below `compacted`.
+    /// How much was written.
+    pub(crate) fn written(&self) -> Written {
+        Written { rows: self.written_rows.load(Ordering::Relaxed), bytes: self.written_bytes.load(Ordering::Relaxed) }
+    }
+
+    /// Waits until nothing is left below `compacted`; in a store that has failed, forever.
     pub async fn wait_trimmed(&self, compacted: i64) {
         // The sender lives as long as `self`.
         let _ = self.trimmed.subscribe().wait_for(|trimmed| *trimmed >= compacted).await;
@@ -150,6 +169,8 @@ impl Store {
             commits: CommitMetrics::default(),
             compactions: signal::Sender::new(compacted),
             trimmed: signal::Sender::new(-1),
+            written_rows: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
         });
         let inbox = Arc::new(Inbox::default());
         let threads =
@@ -195,6 +216,20 @@ impl Store {
     /// A view that shows at least every revision published so far.
     pub fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
         self.engine.snapshot()
+    }
+
+    /// A view to read at any revision from the compacted one to the newest, and these: the newest confirmed before the view was taken, and
+    /// one that is not below what the view may have lost.
+    pub fn view(&self) -> Result<(Revisions, Box<dyn Snapshot + '_>), EngineError> {
+        loop {
+            let newest = self.published.newest();
+            let snapshot = self.snapshot()?;
+            let compacted = self.published.compacted.load(Ordering::Acquire);
+            // Else there were a write and a compaction meanwhile, and there is something newer to read.
+            if compacted <= newest {
+                return Ok((Revisions { newest, compacted }, snapshot));
+            }
+        }
     }
 
     /// Queues a write; `respond` gets its outcome on the committer's thread and must not block. `bytes` is the write's weight in the

@@ -29,7 +29,7 @@ pub(crate) fn status(error: &Error) -> Status {
         Error::Invalid(Invalid::KeyTooLong { .. }) | Error::TooLarge(_) => {
             return Status::new(Code::InvalidArgument, format!("etcdserver: {error}"));
         }
-        Error::ListTooLarge { .. } | Error::ListsBusy { .. } => {
+        Error::ListTooLarge { .. } | Error::ListsBusy { .. } | Error::ResponseTooLarge { .. } => {
             return Status::new(Code::ResourceExhausted, format!("etcdserver: {error}"));
         }
         Error::OutcomeUnknown(_) | Error::Unavailable(_) => {

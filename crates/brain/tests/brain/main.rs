@@ -4,4 +4,5 @@
 
 mod committer;
 mod damage;
+mod lists;
 mod product;

@@ -21,7 +21,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 /// A served store.
-struct Served {
+pub(crate) struct Served {
     clients: SocketAddr,
     metrics: SocketAddr,
     shutdown: Shutdown,
@@ -30,7 +30,7 @@ struct Served {
 }
 
 impl Served {
-    async fn start(config: Config) -> Self {
+    pub(crate) async fn start(config: Config) -> Self {
         let config = Config {
             listen_client_urls: vec!["http://127.0.0.1:0".parse().unwrap()],
             listen_metrics_urls: vec!["http://127.0.0.1:0".parse().unwrap()],
@@ -44,7 +44,7 @@ impl Served {
         Self { clients, metrics, shutdown, ended, channel }
     }
 
-    async fn in_memory() -> Self {
+    pub(crate) async fn in_memory() -> Self {
         Self::start(Config { engine: EngineKind::Memory, ..Config::default() }).await
     }
 
@@ -54,13 +54,13 @@ impl Served {
     }
 
     /// Stops it as SIGTERM does.
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.channel);
         self.shutdown.request();
         self.ended.await.unwrap().unwrap();
     }
 
-    fn kv(&self) -> KvClient<Channel> {
+    pub(crate) fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone())
     }
 
@@ -68,7 +68,7 @@ impl Served {
         LeaseClient::new(self.channel.clone())
     }
 
-    fn maintenance(&self) -> MaintenanceClient<Channel> {
+    pub(crate) fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel.clone())
     }
 
