@@ -92,6 +92,12 @@ pub enum Error {
         /// The limit.
         bytes_max: usize,
     },
+    /// What a writing transaction or a deletion would return is over the limit.
+    #[error("a write that returns more than {bytes_max} bytes is refused: ask for less, or read in a call of its own")]
+    ResponseTooLarge {
+        /// The limit, which is fixed.
+        bytes_max: usize,
+    },
     /// An error that the API has by this very text.
     #[error(transparent)]
     Api(EtcdError),
@@ -127,6 +133,10 @@ impl From<Refusal> for Error {
             Refusal::TooManyChanges { keys_max } => {
                 Self::TooLarge(format!("one transaction changes at most {keys_max} keys on this engine"))
             }
+            Refusal::TooManyBytes { bytes_max } => Self::TooLarge(format!(
+                "one transaction writes at most {bytes_max} bytes on this engine, deleted and replaced values included"
+            )),
+            Refusal::ResponseTooLarge { bytes_max } => Self::ResponseTooLarge { bytes_max },
             Refusal::Engine(error) => error.into(),
         }
     }

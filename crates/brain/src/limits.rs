@@ -2,26 +2,59 @@
 
 /// Writes that one commit takes at most.
 pub(crate) const BATCH_REQUESTS_MAX: usize = 1024;
-/// Bytes of rows at which a commit takes no further write.
+/// Bytes of rows and of responses at which a commit takes no further write.
 pub(crate) const BATCH_BYTES: usize = 8 << 20;
 /// Writes that wait for the committer at most, in all.
 pub(crate) const QUEUE_REQUESTS_MAX: usize = 50_000;
 /// Bytes of the writes that wait for the committer at most, in all.
 pub(crate) const QUEUE_BYTES_MAX: usize = 256 << 20;
+/// How long a commit may take until the store says that it is not ready to serve.
+pub(crate) const COMMIT_STALL: std::time::Duration = std::time::Duration::from_secs(5);
+/// Largest `--max-request-bytes`: a row of the log holds the new value and the one that it replaces, both no larger than a request, and
+/// the key and less than 200 bytes besides.
+pub const REQUEST_BYTES_MAX: usize = (kubewharf_engine::lmdb::VALUE_BYTES_MAX - KEY_BYTES_MAX - 200) / 2;
 /// Longest key, in bytes: what LMDB takes, less the lease id in front of an attached key. Refused alike on all engines.
 pub const KEY_BYTES_MAX: usize = 1900;
-/// Log rows that one step of physical compaction removes.
-pub(crate) const TRIM_ROWS: usize = 500;
+/// Bytes of keys that one write may return, as they lie in memory: previous key-values, and ranges of a transaction that writes too.
+pub(crate) const WRITE_RESPONSE_BYTES_MAX: usize = 256 << 20;
+/// Log rows that one step of physical compaction removes at least, if there are as many; a millisecond's work or two.
+pub(crate) const TRIM_ROWS_MIN: usize = 1000;
+/// Log rows that such a step removes at most.
+pub(crate) const TRIM_ROWS_MAX: usize = 1 << 15;
+/// Bytes of log rows at which a step ends when little is written; no more work than that.
+pub(crate) const TRIM_BYTES_MIN: usize = 2 << 20;
+/// Bytes of log rows at which a step ends however much is written.
+pub(crate) const TRIM_BYTES_MAX: usize = 64 << 20;
 /// Shortest wait before an unknown outcome is asked for again, in milliseconds; doubles each time.
 pub(crate) const RESOLVE_BACKOFF_MS_MIN: u64 = 10;
 /// Longest such wait, in milliseconds.
 pub(crate) const RESOLVE_BACKOFF_MS_MAX: u64 = 1_000;
 /// How long an unknown outcome is pursued before the store stops serving, in milliseconds.
 pub(crate) const RESOLVE_MS_MAX: u64 = 30_000;
-/// Longest pause between two such steps.
+/// Longest pause between two steps of physical compaction that go well.
 pub(crate) const TRIM_PAUSE_MAX: std::time::Duration = std::time::Duration::from_millis(50);
+/// Shortest pause after a step that failed; doubles each time.
+pub(crate) const TRIM_RETRY_MIN: std::time::Duration = std::time::Duration::from_millis(100);
+/// Longest such pause.
+pub(crate) const TRIM_RETRY_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 /// Largest chunk in which the reply to a list grows, in bytes.
 pub(crate) const LIST_CHUNK_BYTES: usize = 1 << 20;
+/// Rows that one page of a list reads.
+pub(crate) const LIST_PAGE_ROWS: usize = 16 << 10;
+/// Bytes of rows at which a page of a list ends, so that its snapshot does not hold back the reuse of space.
+pub(crate) const LIST_PAGE_BYTES: usize = 32 << 20;
+/// Pages of lists that are read at once. They share the threads that may block with watches, compaction and much else.
+pub(crate) const LIST_READERS_MAX: usize = 64;
+/// How often a list of the newest revision begins anew, because that was compacted, before it is read on one snapshot.
+pub(crate) const LIST_RESTARTS_MAX: u32 = 4;
+/// Time between two looks whether a waiting list's client is still there.
+pub(crate) const LIST_LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+/// Memory with which a transaction that only reads is tried first.
+pub(crate) const READ_TXN_BYTES_MIN: usize = 64 << 10;
+/// Most memory that is added for the next try.
+pub(crate) const READ_TXN_BYTES_STEP_MAX: usize = 1 << 30;
+/// Longest transaction that is decoded and checked on its connection's task, in bytes.
+pub(crate) const TXN_INLINE_BYTES_MAX: usize = 64 << 10;
 /// How long a list waits for the memory of lists.
 pub(crate) const LIST_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
 /// Bytes of keys and values in one part of a streamed list, about.
@@ -50,8 +83,6 @@ pub(crate) const HASH_PAGE_KEYS: u64 = 1000;
 pub(crate) const LOG_PAGE_BYTES: usize = 1 << 20;
 /// Longest wait for more of the log.
 pub(crate) const LOG_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(60);
-/// Time between two looks for more of the log.
-pub(crate) const LOG_POLL: std::time::Duration = std::time::Duration::from_millis(50);
 /// Bytes of encoded events at which a piece of the recent history ends, at the end of a transaction.
 pub(crate) const WATCH_SEGMENT_BYTES: usize = 64 << 10;
 /// Bytes of events at which a watch response takes no further piece of history.
@@ -60,8 +91,10 @@ pub(crate) const WATCH_RESPONSE_BYTES: usize = 128 << 10;
 pub(crate) const WATCH_PAGE_ROWS: usize = 4096;
 /// Bytes of log rows at which such a page ends likewise.
 pub(crate) const WATCH_PAGE_READ_BYTES: usize = 8 << 20;
-/// Bytes of events, for all of a stream's watches together, at which such a page ends likewise.
+/// Bytes of events, counted once for all of a stream's watches that want them, at which such a page ends likewise.
 pub(crate) const WATCH_PAGE_BYTES: usize = 128 << 10;
+/// Bytes of all pages together that were read and are not sent yet. Streams whose clients are slow give theirs up then.
+pub(crate) const WATCH_PAGES_BYTES_MAX: usize = 64 << 20;
 /// Pages of replayed history that are read at once.
 pub(crate) const WATCH_REPLAYS_MAX: usize = 8;
 /// Watches of one stream.

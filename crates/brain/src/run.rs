@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use kubewharf_engine::lmdb::{self, Lmdb};
 use kubewharf_engine::memory::Memory;
 use kubewharf_engine::{Engine, EngineError};
+use kubewharf_foundation::descriptors;
 use kubewharf_foundation::listener::{Bound, ListenUrl};
 use kubewharf_foundation::shutdown::Shutdown;
 use kubewharf_foundation::systemd;
@@ -27,6 +28,10 @@ mod tls;
 
 /// How long a stopped store waits for its last reader before it leaves the engine to it.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a failed store goes on to tell its clients why.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Open files of the process besides clients' connections, at most.
+const OWN_DESCRIPTORS: u64 = 64;
 
 /// Why a store could not be started, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +90,7 @@ pub struct Brain {
 /// # Errors
 /// If it can't be started, or fails while it serves: then nothing that was acknowledged is lost, and a new start finds out the rest.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    raise_descriptor_limit(config.connections_max);
     Brain::start(config).await?.serve(shutdown).await
 }
 
@@ -148,6 +154,7 @@ impl Brain {
         let http_only = kubewharf_grpc::Server::new(Arc::new(HttpOnly::client(server.clone())), options.clone());
         let health_only = kubewharf_grpc::Server::new(Arc::new(HttpOnly::metrics(server.clone())), options);
 
+        let stopping = server.stopping().clone();
         let mut listening = JoinSet::new();
         let urls = [(clients, grpc), (client_http, http_only), (metrics, health_only)];
         let mut served = Vec::new();
@@ -155,12 +162,12 @@ impl Brain {
             for (url, bound) in bound {
                 served.push(url.to_string());
                 let tls = tls.clone().filter(|_| url.is_tls()).map(|tls| Arc::new(move || tls.current()) as TlsSource);
-                let (with, shutdown) = (with.clone(), shutdown.clone());
+                let (with, stopped) = (with.clone(), stopping.requested());
                 let listener = match bound {
                     Bound::Tcp(listener) => Listener::Tcp(listener),
                     Bound::Unix(listener) => Listener::Unix(listener),
                 };
-                listening.spawn(async move { with.serve(listener, tls, shutdown.requested()).await });
+                listening.spawn(async move { with.serve(listener, tls, stopped).await });
             }
         }
         let mut tasks = JoinSet::new();
@@ -196,20 +203,39 @@ impl Brain {
             () = shutdown.requested() => None,
         };
         systemd::stopping();
+        // Before the drain, which ends watches too: they are to know why.
+        if let Some(why) = &failed {
+            store.published().hub().close(why);
+        }
+        stopping.request();
+        let drained = async { while listening.join_next().await.is_some() {} };
         if let Some(why) = failed {
-            store.published().hub().close(&why);
-            // Dropping the servers closes the connections: clients go on when the next process has the store.
+            // What is still open then is closed with the servers: clients go on when the next process has the store.
+            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, drained).await;
             return Err(RunError::StoreFailed(why));
         }
         info!("draining");
         tokio::select! {
-            () = async { while listening.join_next().await.is_some() {} } => {}
+            () = drained => {}
             () = shutdown.requested_now() => listening.abort_all(),
         }
         tasks.shutdown().await;
         lease::keeper::checkpoint_all(&store).await;
         drop(server);
         close(store).await
+    }
+}
+
+/// Sees to it that as many connections as allowed can be open, or says that they can't.
+fn raise_descriptor_limit(connections_max: usize) {
+    match descriptors::raise_limit() {
+        Ok(limit) if limit.saturating_sub(OWN_DESCRIPTORS) < connections_max as u64 => warn!(
+            limit,
+            connections_max,
+            "fewer files may be open (ulimit -n) than connections are allowed (--max-connections): others will wait"
+        ),
+        Ok(_) => {}
+        Err(error) => warn!(%error, "the limit of open files can't be raised"),
     }
 }
 
@@ -243,21 +269,13 @@ fn open(config: &Config) -> Result<Arc<Store>, RunError> {
     Ok(store)
 }
 
-/// Makes the directory, for its owner only as etcd does, and refuses one that etcd has filled: an empty store in its place would look
-/// to kube-apiserver as if everything had been deleted.
+/// Makes the directory, for its owner only as etcd does, so that it is still there after a loss of power, and refuses one that etcd has
+/// filled: an empty store in its place would look to kube-apiserver as if everything had been deleted.
 fn prepare_data_dir(path: &Path) -> Result<(), RunError> {
-    use std::os::unix::fs::DirBuilderExt;
     if path.join("member").is_dir() {
         return Err(RunError::EtcdData { path: path.to_owned() });
     }
-    if path.is_dir() {
-        return Ok(());
-    }
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| RunError::DataDir { path: path.to_owned(), error })
+    kubewharf_engine::make_directory(path).map_err(|error| RunError::DataDir { path: path.to_owned(), error })
 }
 
 fn grpc_options(config: &Config) -> kubewharf_grpc::ServerOptions {
@@ -285,4 +303,39 @@ async fn close(store: Arc<Store>) -> Result<(), RunError> {
     }
     info!("stopped");
     failure.or_else(|| store.failure()).map_or(Ok(()), |why| Err(RunError::StoreFailed(why)))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+    use kubewharf_etcd_api::etcdserverpb::watch_client::WatchClient;
+    use kubewharf_etcd_api::etcdserverpb::watch_request::RequestUnion;
+    use kubewharf_etcd_api::etcdserverpb::{WatchCreateRequest, WatchRequest};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn watchers_of_a_store_that_fails_are_told_why() {
+        let config = Config {
+            engine: EngineKind::Memory,
+            listen_client_urls: vec!["http://127.0.0.1:0".parse().unwrap()],
+            ..Config::default()
+        };
+        let brain = Brain::start(config).await.unwrap();
+        let (store, address) = (brain.store().clone(), brain.client_addresses()[0]);
+        let ended = tokio::spawn(brain.serve(Shutdown::new()));
+        let create = WatchCreateRequest { key: "k".into(), ..WatchCreateRequest::default() };
+        let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        let requests = futures_util::stream::iter([request]).chain(futures_util::stream::pending());
+        let mut client = WatchClient::connect(format!("http://{address}")).await.unwrap();
+        let mut responses = client.watch(requests).await.unwrap().into_inner();
+        assert!(responses.message().await.unwrap().unwrap().created);
+
+        store.published().failed("the disk is gone");
+        let status = responses.message().await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert!(status.message().contains("the disk is gone"), "{status}");
+        let ended = ended.await.unwrap();
+        assert!(matches!(&ended, Err(RunError::StoreFailed(why)) if why == "the disk is gone"), "{ended:?}");
+    }
 }

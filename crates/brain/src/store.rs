@@ -3,9 +3,9 @@
 //! Invariant: the published revision is confirmed, its events are in the ring, and every snapshot taken after reading it shows it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use kubewharf_engine::{Batch, Engine, EngineError, Head, Operation, Snapshot, Table};
+use kubewharf_engine::{Batch, Engine, EngineError, Head, Operation, Reserve, Snapshot, Table};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch as signal};
 
@@ -24,11 +24,23 @@ pub struct Published {
     hub: Hub,
     leases: Leases,
     failure: signal::Sender<Option<String>>,
+    stalled: AtomicBool,
     commits: CommitMetrics,
     /// The compacted revision, for physical compaction to follow.
     compactions: signal::Sender<i64>,
     /// The compacted revision below which nothing is left.
     trimmed: signal::Sender<i64>,
+    written_rows: AtomicU64,
+    written_bytes: AtomicU64,
+}
+
+/// How much was written to the log since the store was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Written {
+    /// Changes.
+    pub(crate) rows: u64,
+    /// Bytes of their keys and values, about.
+    pub(crate) bytes: u64,
 }
 
 impl Published {
@@ -58,6 +70,9 @@ impl Published {
     }
 
     pub(crate) fn publish(&self, revisions: Revisions, events: EventsBuilder, leases: &[LeaseChange]) {
+        // Only for the pace of physical compaction, which is the one that reads it.
+        self.written_rows.fetch_add(u64::from(events.count()), Ordering::Relaxed);
+        self.written_bytes.fetch_add(events.bytes() as u64, Ordering::Relaxed);
         let batch = events.finish();
         let wakes = batch.is_some();
         if let Some(batch) = batch {
@@ -84,7 +99,12 @@ impl Published {
         self.trimmed.send_replace(compacted);
     }
 
-    /// Waits until nothing is left below `compacted`.
+    /// How much was written.
+    pub(crate) fn written(&self) -> Written {
+        Written { rows: self.written_rows.load(Ordering::Relaxed), bytes: self.written_bytes.load(Ordering::Relaxed) }
+    }
+
+    /// Waits until nothing is left below `compacted`; in a store that has failed, forever.
     pub async fn wait_trimmed(&self, compacted: i64) {
         // The sender lives as long as `self`.
         let _ = self.trimmed.subscribe().wait_for(|trimmed| *trimmed >= compacted).await;
@@ -94,6 +114,11 @@ impl Published {
     #[must_use]
     pub fn commit_metrics(&self) -> &CommitMetrics {
         &self.commits
+    }
+
+    /// Takes note whether a commit is under way that takes too long.
+    pub(crate) fn set_stalled(&self, is_stalled: bool) {
+        self.stalled.store(is_stalled, Ordering::Relaxed);
     }
 
     pub(crate) fn failed(&self, why: &str) {
@@ -140,9 +165,12 @@ impl Store {
             hub: Hub::new(head.revision, options.ring_bytes),
             leases,
             failure: signal::Sender::new(None),
+            stalled: AtomicBool::new(false),
             commits: CommitMetrics::default(),
             compactions: signal::Sender::new(compacted),
             trimmed: signal::Sender::new(-1),
+            written_rows: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
         });
         let inbox = Arc::new(Inbox::default());
         let threads =
@@ -190,6 +218,20 @@ impl Store {
         self.engine.snapshot()
     }
 
+    /// A view to read at any revision from the compacted one to the newest, and these: the newest confirmed before the view was taken, and
+    /// one that is not below what the view may have lost.
+    pub fn view(&self) -> Result<(Revisions, Box<dyn Snapshot + '_>), EngineError> {
+        loop {
+            let newest = self.published.newest();
+            let snapshot = self.snapshot()?;
+            let compacted = self.published.compacted.load(Ordering::Acquire);
+            // Else there were a write and a compaction meanwhile, and there is something newer to read.
+            if compacted <= newest {
+                return Ok((Revisions { newest, compacted }, snapshot));
+            }
+        }
+    }
+
     /// Queues a write; `respond` gets its outcome on the committer's thread and must not block. `bytes` is the write's weight in the
     /// queue's bound.
     pub fn submit(&self, request: WriteRequest, bytes: usize, respond: Responder) {
@@ -208,6 +250,12 @@ impl Store {
         let mut failure = self.published.failure.subscribe();
         let failed = failure.wait_for(Option::is_some).await;
         failed.ok().and_then(|why| why.clone()).unwrap_or_else(|| "the store is gone".to_owned())
+    }
+
+    /// Whether writes wait for a commit that takes longer than a disk that works.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.published.stalled.load(Ordering::Relaxed)
     }
 
     /// Why the store has failed, if it has.
@@ -253,7 +301,7 @@ fn adopt(engine: &dyn Engine) -> Result<(Head, Identity), EngineError> {
     let seq = found.seq + 1;
     let batch_id = u128::from(random_u64()) << 64 | u128::from(seq);
     let next = Head { epoch: found.epoch + 1, seq, revision: found.revision, batch_id };
-    engine.commit(&Batch { expected: found, next, operations, makes_room: true }).map_err(|error| {
+    engine.commit(&Batch { expected: found, next, operations, reserve: Reserve::Whole }).map_err(|error| {
         EngineError::Failed(kubewharf_engine::Cause::Unavailable(format!("can't take the store over: {error}")))
     })?;
     Ok((next, identity))

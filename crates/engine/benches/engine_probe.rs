@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kubewharf_engine::lmdb::{Lmdb, Options};
-use kubewharf_engine::{Batch, Direction, Engine, Head, Operation, Table};
+use kubewharf_engine::{Batch, Direction, Engine, Head, Operation, Reserve, Table};
 
 const KEY_BYTES: usize = 70;
 const VALUE_BYTES: usize = 512;
@@ -132,7 +132,7 @@ impl Probe<'_> {
         }
         let expected = self.engine.snapshot().and_then(|snapshot| snapshot.head()).expect("a head");
         let next = Head { seq: expected.seq + 1, revision: self.revision, ..expected };
-        self.engine.commit(&Batch { expected, next, operations, makes_room: false }).expect("commits");
+        self.engine.commit(&Batch { expected, next, operations, reserve: Reserve::Untouched }).expect("commits");
     }
 }
 

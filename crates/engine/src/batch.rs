@@ -25,6 +25,18 @@ pub enum Operation {
     },
 }
 
+/// How far a batch may go into the room that an engine keeps back, so that a full store can be emptied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reserve {
+    /// Not at all: what makes the store grow.
+    #[default]
+    Untouched,
+    /// Down to a floor: deletions, which write rows too, and make room only by way of what may go below.
+    ToFloor,
+    /// All of it: what makes room by itself.
+    Whole,
+}
+
 /// An atomic, fenced change: applied whole if the stored head equals `expected`, else not at all.
 ///
 /// Each row is named at most once; engines apply the operations in the given order, which is by table and key for locality.
@@ -36,8 +48,8 @@ pub struct Batch {
     pub next: Head,
     /// The changes.
     pub operations: Vec<Operation>,
-    /// Whether the batch may use room that the engine keeps back for those that make room, now or later: a deletion writes rows too.
-    pub makes_room: bool,
+    /// How far it may go into the room that the engine keeps back.
+    pub reserve: Reserve,
 }
 
 impl Operation {

@@ -14,7 +14,7 @@ use std::thread;
 
 use bytes::Bytes;
 
-use crate::{Batch, Cause, CommitError, Direction, Engine, Head, Operation, Snapshot, Table};
+use crate::{Batch, Cause, CommitError, Direction, Engine, Head, Operation, Reserve, Snapshot, Table};
 
 /// A store under test.
 pub trait Store {
@@ -78,7 +78,7 @@ pub fn next_batch(engine: &dyn Engine, operations: Vec<Operation>) -> Batch {
         revision: expected.revision + 1,
         batch_id: expected.batch_id.wrapping_add(1),
     };
-    Batch { expected, next, operations, makes_room: false }
+    Batch { expected, next, operations, reserve: Reserve::Untouched }
 }
 
 /// An operation that writes a row.

@@ -25,6 +25,14 @@ pub enum Cause {
     Poisoned(String),
 }
 
+impl EngineError {
+    /// Whether stored data is damaged: only what needs that very data fails, and the engine goes on.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self, Self::Failed(Cause::Corrupt(_)))
+    }
+}
+
 /// A failed read, size, backup or open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {

@@ -21,8 +21,9 @@ mod table;
 use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 
-pub use batch::{Batch, Operation};
+pub use batch::{Batch, Operation, Reserve};
 pub use error::{Cause, CommitError, EngineError};
+pub use file::make_directory;
 pub use head::Head;
 pub use table::Table;
 
@@ -37,6 +38,9 @@ pub enum Direction {
 
 /// Receives the rows of a scan: key, then value; both are valid for the call only.
 pub type Visitor<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
+
+/// As [`Visitor`], with `None` for the value of a damaged row. Its key is as stored, and may be what is damaged.
+pub type DamageVisitor<'v> = dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()> + 'v;
 
 /// A point-in-time view that includes every batch whose `commit` returned before the view was taken.
 ///
@@ -54,6 +58,16 @@ pub trait Snapshot: Send {
         direction: Direction,
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError>;
+
+    /// As [`Snapshot::scan`] forward, but goes on behind a row that fails its checksum. For what must not be stopped by damage.
+    fn scan_past_damage(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        visit: &mut DamageVisitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.scan(table, range, Direction::Forward, &mut |key, value| visit(key, Some(value)))
+    }
 
     /// The head row as of this view.
     fn head(&self) -> Result<Head, EngineError>;

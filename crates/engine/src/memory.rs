@@ -28,8 +28,8 @@ use crate::{
 const LIMITS: Limits = Limits {
     key_bytes_max: 1980,
     value_bytes_max: 32 << 20,
-    batch_bytes_max: 128 << 20,
-    batch_operations_max: 1 << 18,
+    batch_bytes_max: 256 << 20,
+    batch_operations_max: 1 << 19,
 };
 
 /// What a row costs beyond its key and value: the node and the counts of shared references. An estimate.
@@ -256,7 +256,7 @@ mod tests {
             expected: head,
             next: Head { seq: head.seq + 1, batch_id: head.batch_id + 1, ..head },
             operations: vec![Operation::Put { table: Table::Log, key: key.into(), value: Bytes::new() }],
-            makes_room: false,
+            reserve: crate::Reserve::Untouched,
         };
         memory.commit(&batch).unwrap();
     }

@@ -1,8 +1,10 @@
-//! What every product needs and no product owns: shutdown, TLS files, listeners, clocks, logs, the service manager.
+//! What every product needs and no product owns: shutdown, TLS files, listeners, clocks, logs, the limit of open files,
+//! the service manager.
 //!
 //! Invariant: no product word appears here, and nothing here starts by itself; a product asks for each part.
 
 pub mod clock;
+pub mod descriptors;
 mod error;
 pub mod listener;
 pub mod shutdown;

@@ -8,13 +8,19 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, lookup_host};
 
 use crate::Error;
 
 /// How many connections the kernel may hold that were not accepted yet. The kernel's own limit is `somaxconn`.
 const BACKLOG: u32 = 4096;
+
+/// After so long a silence, and then as often, the kernel asks whether the other end of a connection is still there; about
+/// nine questions without an answer end the connection. As etcd's listeners.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// An address to listen on, and whether to speak TLS there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +92,8 @@ async fn bind_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
     let address = *addresses.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    // Connections have it from the socket that they are accepted from.
+    SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -198,6 +206,18 @@ mod tests {
         let taken: ListenUrl = format!("https://{address}").parse().expect("a URL");
         let error = bind_all(&[any, taken.clone()]).await.expect_err("taken");
         assert!(error.to_string().contains(&taken.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_kernel_looks_after_silent_connections() {
+        let any: ListenUrl = "http://127.0.0.1:0".parse().expect("a URL");
+        let Bound::Tcp(listener) = any.bind().await.expect("bound") else { panic!("a TCP socket") };
+        let _client = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        let (accepted, _) = listener.accept().await.expect("accepted");
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().expect("a setting"));
+        assert_eq!(socket.tcp_keepalive_time().expect("a setting"), KEEPALIVE);
+        assert_eq!(socket.tcp_keepalive_interval().expect("a setting"), KEEPALIVE);
     }
 
     #[tokio::test]

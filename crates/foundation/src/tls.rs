@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio::signal::unix::{SignalKind, signal};
@@ -65,7 +65,8 @@ pub struct ServerTls {
     pub version_min: TlsVersion,
     /// The highest version.
     pub version_max: TlsVersion,
-    /// Names such as `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`; none means all that are safe.
+    /// Names such as `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`; none means all that are safe. Those of
+    /// [`unsupported_cipher_suites`] are left out. As in Go, TLS 1.3 has all of its own unless some of them are named.
     pub cipher_suites: Vec<String>,
     /// Protocols to offer, in order of preference.
     pub alpn: Vec<Vec<u8>>,
@@ -156,18 +157,20 @@ impl ServerTls {
         if self.cipher_suites.is_empty() {
             return Ok(provider);
         }
-        let known = provider.cipher_suites.clone();
-        provider.cipher_suites.clear();
-        for wanted in &self.cipher_suites {
-            // TLS 1.3's own names begin with TLS13 here, and with TLS everywhere else.
-            let named = |suite: &rustls::SupportedCipherSuite| {
-                let name = format!("{:?}", suite.suite());
-                name == *wanted || name.replacen("TLS13_", "TLS_", 1) == *wanted
-            };
-            match known.iter().find(|suite| named(suite)) {
-                Some(suite) => provider.cipher_suites.push(*suite),
-                None => return Err(Error::Tls(format!("cipher suite {wanted:?} is unknown or not safe"))),
-            }
+        let all = std::mem::take(&mut provider.cipher_suites);
+        for name in &self.cipher_suites {
+            provider.cipher_suites.extend(cipher_suite(name)?);
+        }
+        let is_v13 = |suite: &SupportedCipherSuite| suite.version() == &rustls::version::TLS13;
+        // As in Go, names of TLS 1.2's suites say nothing about TLS 1.3.
+        if !provider.cipher_suites.iter().any(is_v13) {
+            provider.cipher_suites.extend(all.into_iter().filter(is_v13));
+        }
+        let versions = self.versions()?;
+        provider.cipher_suites.retain(|suite| versions.contains(&suite.version()));
+        if provider.cipher_suites.is_empty() {
+            let problem = "can be used with the versions of TLS that are asked for";
+            return Err(Error::Tls(format!("none of the cipher suites {} {problem}", self.cipher_suites.join(", "))));
         }
         Ok(provider)
     }
@@ -180,6 +183,60 @@ impl ServerTls {
             return Err(Error::Tls("the lowest version is above the highest".into()));
         }
         Ok(versions)
+    }
+}
+
+/// Cipher suites that Go's TLS has and this one has not: RC4, 3DES, CBC, and RSA for the exchange of keys.
+const NOT_SUPPORTED: [&str; 16] = [
+    "TLS_RSA_WITH_RC4_128_SHA",
+    "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+];
+
+/// The names among these of cipher suites that exist and that no server of ours can use. [`ServerTls`] leaves them out.
+///
+/// # Errors
+/// If a name is nobody's.
+pub fn unsupported_cipher_suites(names: &[String]) -> Result<Vec<&str>, Error> {
+    let mut unsupported = Vec::new();
+    for name in names {
+        if cipher_suite(name)?.is_none() {
+            unsupported.push(name.as_str());
+        }
+    }
+    Ok(unsupported)
+}
+
+/// The cipher suite with this name; `None` if it is not supported.
+fn cipher_suite(name: &str) -> Result<Option<SupportedCipherSuite>, Error> {
+    // etcd takes these two also without what other suites' names end with.
+    let full = match name {
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305" => "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305" => "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        name => name,
+    };
+    let named = |suite: &&SupportedCipherSuite| {
+        // TLS 1.3's own names begin with TLS13 here, and with TLS everywhere else.
+        let name = format!("{:?}", suite.suite());
+        name == full || name.replacen("TLS13_", "TLS_", 1) == full
+    };
+    match ring::ALL_CIPHER_SUITES.iter().find(named) {
+        Some(suite) => Ok(Some(*suite)),
+        None if NOT_SUPPORTED.contains(&full) => Ok(None),
+        None => Err(Error::Tls(format!("cipher suite {name:?} is unknown"))),
     }
 }
 

@@ -241,6 +241,33 @@ fn settings_that_make_no_sense_are_refused_by_name() {
     handshake(tls.current(), client(&ca, None)).unwrap();
 }
 
+#[test]
+fn cipher_suites_are_those_of_etcd_and_unsupported_ones_are_left_out_while_another_is_left() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let cbc = "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA";
+    let wanted = names(&["TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305", cbc, "TLS_RSA_WITH_AES_256_GCM_SHA384"]);
+    assert_eq!(unsupported_cipher_suites(&wanted).unwrap(), [cbc, "TLS_RSA_WITH_AES_256_GCM_SHA384"]);
+    let unknown = unsupported_cipher_suites(&names(&["TLS_NOPE"])).unwrap_err().to_string();
+    assert!(unknown.contains("\"TLS_NOPE\" is unknown"), "{unknown}");
+
+    let ca = Authority::new("ca");
+    let files = Files::new();
+    let good = files.server(&ca.issue("server", 1));
+    let suites = |cipher_suites: &[String], version_max| {
+        let settings = ServerTls { cipher_suites: cipher_suites.to_vec(), version_max, ..good.clone() };
+        let config = ReloadingTls::load(settings)?.current();
+        handshake(config.clone(), client(&ca, None)).unwrap();
+        Ok::<_, Error>(config.crypto_provider().cipher_suites.iter().map(|it| format!("{:?}", it.suite())).collect())
+    };
+    let only_v12: Vec<String> = suites(&wanted, TlsVersion::V12).unwrap();
+    assert_eq!(only_v12, ["TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"]);
+    let both = suites(&wanted, TlsVersion::V13).unwrap();
+    assert_eq!(both.len(), 1 + 3, "TLS 1.3 has all of its own: {both:?}");
+    assert_eq!(suites(&names(&[cbc]), TlsVersion::V13).unwrap().len(), 3);
+    let none = suites(&names(&[cbc]), TlsVersion::V12).unwrap_err().to_string();
+    assert!(none.contains(cbc), "{none}");
+}
+
 #[tokio::test]
 async fn a_hangup_reloads_at_once() {
     let ca = Authority::new("ca");

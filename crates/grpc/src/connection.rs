@@ -22,8 +22,8 @@ use tokio::time::Sleep;
 
 use crate::call::timeout;
 use crate::deframer::Deframer;
-use crate::inbox::{Event, Shared, SlotWaker};
-use crate::limits::{CALLS_PER_TURN_MAX, QUOTED_BYTES_MAX, RELEASE_EARLY_BYTES_MIN, TURNS_MAX};
+use crate::inbox::{Event, HeldRequest, Shared, SlotWaker};
+use crate::limits::{CALLS_PER_TURN_MAX, QUOTED_BYTES_MAX, RELEASE_EARLY_BYTES_MIN, SHRINK_INTERVAL, TURNS_MAX};
 use crate::reply::{Account, Payload};
 use crate::slab::{Slab, SlotId};
 use crate::stats::Tally;
@@ -101,6 +101,7 @@ struct Reading {
     responder: Responder,
     body: RecvStream,
     deframer: Deframer,
+    held: HeldRequest,
     waker: Waker,
 }
 
@@ -119,7 +120,7 @@ struct HttpCall {
 }
 
 enum HttpState {
-    Collecting { parts: Option<Box<request::Parts>>, body: RecvStream, collected: BytesMut },
+    Collecting { parts: Option<Box<request::Parts>>, body: RecvStream, collected: BytesMut, held: HeldRequest },
     Running(HttpFuture),
 }
 
@@ -167,6 +168,10 @@ pub(crate) struct Connection {
     keepalive: Keepalive,
     keepalive_at: Instant,
     bytes_in_heard: u64,
+    /// Something has happened since `shrink_at` was set.
+    is_used: bool,
+    /// When to look whether the connection has become quiet; `None` if it was, and since then.
+    shrink_at: Option<Instant>,
     drain_until: Option<Instant>,
     tally: Tally,
     bytes_told: (u64, u64),
@@ -200,6 +205,8 @@ impl Connection {
             keepalive: Keepalive::Listening,
             keepalive_at,
             bytes_in_heard: 0,
+            is_used: false,
+            shrink_at: None,
             drain_until: None,
             tally: Tally::default(),
             bytes_told: (0, 0),
@@ -229,6 +236,7 @@ impl Connection {
     fn empty_inbox(&mut self) {
         self.shared.take(&mut self.events);
         if !self.events.is_empty() {
+            self.is_used = true;
             let mut events = std::mem::take(&mut self.events);
             for event in events.drain(..) {
                 self.handle(event);
@@ -292,6 +300,7 @@ impl Connection {
 
     /// Begins a call, or answers it at once when it can't be one.
     fn arrive(&mut self, request: Request<RecvStream>, responder: Responder) {
+        self.is_used = true;
         let (parts, body) = request.into_parts();
         if !is_grpc(&parts.headers) {
             return self.http_arrive(parts, body, responder);
@@ -332,7 +341,11 @@ impl Connection {
             let waker = self.slot_waker(slot);
             progress = read_message(&mut body, &mut deframer, &context, &waker);
             if matches!(progress, Progress::Pending) {
-                let reading = Reading { method, context, responder, body, deframer, waker };
+                let mut held = HeldRequest::new(self.shared.clone());
+                if let Err(too_much) = held.set(deframer.held_bytes()) {
+                    return self.unary_start(method, context, responder, Progress::Failed(too_much.into()));
+                }
+                let reading = Reading { method, context, responder, body, deframer, held, waker };
                 self.calls.insert(Call::Reading(Box::new(reading)));
                 return;
             }
@@ -342,10 +355,13 @@ impl Connection {
 
     fn read_on(&mut self, slot: SlotId) {
         let Some(Call::Reading(reading)) = self.calls.get_mut(slot) else { return };
-        let Reading { body, deframer, context, waker, .. } = &mut **reading;
-        let progress = read_message(body, deframer, context, waker);
+        let Reading { body, deframer, held, context, waker, .. } = &mut **reading;
+        let mut progress = read_message(body, deframer, context, waker);
         if matches!(progress, Progress::Pending) {
-            return;
+            match held.set(deframer.held_bytes()) {
+                Ok(()) => return,
+                Err(too_much) => progress = Progress::Failed(too_much.into()),
+            }
         }
         if let Some(Call::Reading(reading)) = self.calls.remove(slot) {
             self.unary_start(reading.method, reading.context, reading.responder, progress);
@@ -403,7 +419,8 @@ impl Connection {
         self.calls.insert(Call::Stream { method, answer, shared: shared.clone(), deadline, waker });
         self.watch_reset(slot);
         let max = self.common.options.request_bytes_max;
-        let requests = RequestStream::new(body, &context.headers, max, self.common.stats.clone());
+        let held = HeldRequest::new(self.shared.clone());
+        let requests = RequestStream::new(body, &context.headers, max, self.common.stats.clone(), held);
         let responses = ResponseSink::new(shared);
         let dispatch = &self.common.dispatch;
         caught(|| dispatch.stream(method, context, requests, responses));
@@ -485,7 +502,8 @@ impl Connection {
         let slot = self.calls.next_id();
         let waker = self.slot_waker(slot);
         let is_head = parts.method == Method::HEAD;
-        let state = HttpState::Collecting { parts: Some(Box::new(parts)), body, collected: BytesMut::new() };
+        let (parts, held) = (Some(Box::new(parts)), HeldRequest::new(self.shared.clone()));
+        let state = HttpState::Collecting { parts, body, collected: BytesMut::new(), held };
         self.calls.insert(Call::Http(Box::new(HttpCall { responder, is_head, waker, state })));
         self.http_on(slot);
     }
@@ -519,6 +537,9 @@ impl Connection {
 
     /// Does what is due, and sets the timer for what is next. Returns true when the connection must end now.
     fn keep_time(&mut self) -> bool {
+        if self.is_used && self.shrink_at.is_none() {
+            self.shrink_later(Instant::now());
+        }
         let elapsed = self.timer.is_elapsed();
         if elapsed {
             let now = Instant::now();
@@ -533,8 +554,14 @@ impl Connection {
                 tracing::debug!(peer = %self.peer.address(), "the client does not answer pings");
                 return true;
             }
+            if self.shrink_at.is_some_and(|at| at <= now) {
+                if self.is_used { self.shrink_later(now) } else { self.shrink() }
+            }
         }
-        let next = [self.deadline_next, self.drain_until].into_iter().flatten().fold(self.keepalive_at, Instant::min);
+        let next = [self.deadline_next, self.drain_until, self.shrink_at]
+            .into_iter()
+            .flatten()
+            .fold(self.keepalive_at, Instant::min);
         // A later time is not worth a new setting: the timer runs early and is set again then.
         if elapsed || next < self.timer_at {
             self.timer_at = next;
@@ -574,12 +601,6 @@ impl Connection {
         let (bytes_in, _) = self.wire.bytes();
         let heard = bytes_in != self.bytes_in_heard;
         self.bytes_in_heard = bytes_in;
-        self.wire.shrink();
-        if !heard {
-            // What a burst has left behind.
-            self.events = Vec::new();
-            self.shared.shrink();
-        }
         let wait = match self.keepalive {
             Keepalive::Pinged if !heard => return true,
             Keepalive::Listening if !heard => {
@@ -598,6 +619,19 @@ impl Connection {
         };
         self.keepalive_at = now + wait;
         false
+    }
+
+    fn shrink_later(&mut self, now: Instant) {
+        self.is_used = false;
+        self.shrink_at = Some(now + SHRINK_INTERVAL);
+    }
+
+    /// Gives the memory back that a burst has left behind.
+    fn shrink(&mut self) {
+        self.shrink_at = None;
+        self.wire.shrink();
+        self.events = Vec::new();
+        self.shared.shrink();
     }
 
     fn begin_drain(&mut self) {
@@ -677,13 +711,18 @@ impl Drop for Connection {
 /// Reads a unary call's message as far as it has arrived.
 fn read_message(body: &mut RecvStream, deframer: &mut Deframer, context: &CallContext, waker: &Waker) -> Progress {
     let mut task = Context::from_waker(waker);
+    let mut unreleased = 0;
     loop {
         match body.poll_data(&mut task) {
-            Poll::Pending => return Progress::Pending,
+            Poll::Pending => {
+                // However small the pieces are, together they would use up the window before the message is whole.
+                release(body, unreleased);
+                return Progress::Pending;
+            }
             Poll::Ready(Some(Ok(piece))) => {
-                if piece.len() >= RELEASE_EARLY_BYTES_MIN {
-                    // An error means that the stream is closed; the next poll tells.
-                    let _ = body.flow_control().release_capacity(piece.len());
+                unreleased += piece.len();
+                if unreleased >= RELEASE_EARLY_BYTES_MIN {
+                    release(body, std::mem::take(&mut unreleased));
                 }
                 deframer.push(piece);
             }
@@ -701,21 +740,35 @@ fn read_message(body: &mut RecvStream, deframer: &mut Deframer, context: &CallCo
     }
 }
 
+/// Gives flow-control window back.
+fn release(body: &mut RecvStream, bytes: usize) {
+    if bytes > 0 {
+        // An error means that the stream is closed; the next poll tells.
+        let _ = body.flow_control().release_capacity(bytes);
+    }
+}
+
 /// Brings a plain HTTP exchange on: collects the body, then runs the handler. `None`: the client has gone.
 fn poll_http(call: &mut HttpCall, common: &Common, peer: &Arc<Peer>) -> Poll<Option<Response<Bytes>>> {
     let mut context = Context::from_waker(&call.waker);
     loop {
         match &mut call.state {
-            HttpState::Collecting { parts, body, collected } => match body.poll_data(&mut context) {
-                Poll::Pending => return Poll::Pending,
+            HttpState::Collecting { parts, body, collected, held } => match body.poll_data(&mut context) {
+                Poll::Pending => {
+                    if held.set(collected.capacity()).is_err() {
+                        let mut response = Response::new(Bytes::new());
+                        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                        return Poll::Ready(Some(response));
+                    }
+                    return Poll::Pending;
+                }
                 Poll::Ready(Some(Ok(piece))) => {
                     if collected.len() + piece.len() > common.options.request_bytes_max {
                         let mut response = Response::new(Bytes::new());
                         *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
                         return Poll::Ready(Some(response));
                     }
-                    // An error means that the stream is closed; the next poll tells.
-                    let _ = body.flow_control().release_capacity(piece.len());
+                    release(body, piece.len());
                     collected.extend_from_slice(&piece);
                 }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(None),

@@ -36,6 +36,11 @@ impl Deframer {
         self.piece.is_empty() && self.partial.is_empty()
     }
 
+    /// Memory of the unfinished message, in bytes. Only when `next` has said that it needs more.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
     /// The next whole message, `None` if more bytes are needed.
     pub(crate) fn next(&mut self, headers: &HeaderMap) -> Result<Option<Bytes>, Status> {
         if self.partial.is_empty() && self.piece.len() >= PREFIX_LEN {

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -66,16 +67,21 @@ async fn answer(
     peer: Arc<Peer>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
-    let response = match Limited::new(body, common.options.request_bytes_max).collect().await {
-        Ok(body) => common.dispatch.http(Request::from_parts(parts, body.to_bytes()), peer).await,
-        Err(error) => {
-            let too_long = error.is::<http_body_util::LengthLimitError>();
-            let mut response = Response::new(Bytes::new());
-            *response.status_mut() = if too_long { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-            response
+    let body = Limited::new(body, common.options.request_bytes_max).collect();
+    let refused = match tokio::time::timeout(common.options.handshake_timeout, body).await {
+        Ok(Ok(body)) => {
+            let response = common.dispatch.http(Request::from_parts(parts, body.to_bytes()), peer).await;
+            return Ok(response.map(Full::new));
         }
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => StatusCode::PAYLOAD_TOO_LARGE,
+        Ok(Err(_)) => StatusCode::BAD_REQUEST,
+        Err(_) => StatusCode::REQUEST_TIMEOUT,
     };
-    Ok(response.map(Full::new))
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = refused;
+    // The rest of the body is not waited for.
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    Ok(response)
 }
 
 impl AsyncRead for Ahead {

@@ -12,7 +12,7 @@ use std::task::{Wake, Waker};
 use parking_lot::Mutex;
 
 use crate::slab::SlotId;
-use crate::{Reply, ServerOptions, Status};
+use crate::{Code, Reply, ServerOptions, Status};
 
 /// Something for a connection's task to do.
 pub(crate) enum Event {
@@ -38,6 +38,9 @@ pub(crate) struct Shared {
     stream_outstanding: AtomicUsize,
     outstanding_max: usize,
     stream_outstanding_max: usize,
+    /// Memory of half-sent requests, see [`HeldRequest`].
+    requests_held: AtomicUsize,
+    requests_held_max: usize,
     /// The connection accepts no calls until `outstanding` has gone down.
     paused: AtomicBool,
     draining: AtomicBool,
@@ -71,6 +74,8 @@ impl Shared {
             stream_outstanding: AtomicUsize::new(0),
             outstanding_max: options.connection_send_bytes_max,
             stream_outstanding_max: options.stream_send_bytes_max,
+            requests_held: AtomicUsize::new(0),
+            requests_held_max: options.connection_request_bytes_max,
             paused: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         })
@@ -149,6 +154,11 @@ impl Shared {
         }
     }
 
+    /// Whether the connection is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inbox.lock().mode == Mode::Closed
+    }
+
     /// The connection is gone: what is pushed from now on is dropped.
     pub(crate) fn close(&self) {
         let events = {
@@ -214,6 +224,56 @@ impl Shared {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// The memory that a half-sent request takes of its connection's share; given back when dropped.
+pub(crate) struct HeldRequest {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl HeldRequest {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, bytes: 0 }
+    }
+
+    /// Says how much it is now. An error if that is too much with what the connection's other requests take.
+    pub(crate) fn set(&mut self, bytes: usize) -> Result<(), HeldTooMuch> {
+        if bytes <= self.bytes {
+            if bytes < self.bytes {
+                self.shared.requests_held.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+                self.bytes = bytes;
+            }
+            return Ok(());
+        }
+        let more = bytes - self.bytes;
+        let all = self.shared.requests_held.fetch_add(more, Ordering::Relaxed) + more;
+        self.bytes = bytes;
+        // One alone is bounded by the longest message.
+        if all > self.shared.requests_held_max && all > bytes {
+            return Err(HeldTooMuch { bytes_max: self.shared.requests_held_max });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for HeldRequest {
+    fn drop(&mut self) {
+        self.shared.requests_held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The half-sent requests of a connection take too much memory.
+#[derive(Debug)]
+pub(crate) struct HeldTooMuch {
+    bytes_max: usize,
+}
+
+impl From<HeldTooMuch> for Status {
+    fn from(HeldTooMuch { bytes_max }: HeldTooMuch) -> Self {
+        let text = format!("half-sent requests take more than {bytes_max} bytes on this connection");
+        Self::new(Code::ResourceExhausted, text)
     }
 }
 

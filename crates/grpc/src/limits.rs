@@ -23,11 +23,13 @@ pub(crate) const READ_BATCH_BYTES_MAX: usize = 32 * KIB;
 pub(crate) const READ_DIRECT_BYTES_MIN: usize = 4 * KIB;
 /// What a half-read message may reserve ahead of its bytes, so that a length alone costs no memory.
 pub(crate) const MESSAGE_RESERVE_BYTES_MAX: usize = 64 * KIB;
-/// A request message at least this long gives its flow-control window back as it is read, a shorter one when its call
-/// ends, which spares a lock.
+/// From so many bytes on, a request message gives its flow-control window back as it is read; fewer bytes are given back
+/// when the call ends or must wait for more, which spares most calls a lock.
 pub(crate) const RELEASE_EARLY_BYTES_MIN: usize = KIB;
 /// How long to wait after the operating system refused a new connection (usually for want of file descriptors).
 pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// How long a connection must have been quiet before the memory that a burst left behind is given back.
+pub(crate) const SHRINK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The limits and times of a [`Server`](crate::Server).
 #[derive(Clone, Debug)]
@@ -47,6 +49,10 @@ pub struct ServerOptions {
     pub reset_streams_max: usize,
     /// The size of one request's headers in bytes, as HTTP/2 counts them.
     pub header_list_bytes_max: u32,
+    /// Memory of one connection's half-sent requests in bytes. A request that would take more is refused with
+    /// ResourceExhausted (plain HTTP: 503), unless it is the only one. Flow control alone can't keep this limit: HTTP/2
+    /// streams share the connection's window, so that requests that were made to wait would starve those that are to end.
+    pub connection_request_bytes_max: usize,
     /// Flow-control window of one request stream in bytes.
     pub stream_window_bytes: u32,
     /// Flow-control window of one connection in bytes.
@@ -56,7 +62,7 @@ pub struct ServerOptions {
     /// Bytes of unary replies that may wait for one connection's client before it can start no more calls; and bytes of
     /// its streams before each may hold only one message.
     pub connection_send_bytes_max: usize,
-    /// Time for the TLS handshake and the connection preface, and for an HTTP/1.1 request head.
+    /// Time for the TLS handshake and the connection preface, for the head of an HTTP/1.1 request, and for its body.
     pub handshake_timeout: Duration,
     /// A connection from which nothing came for this long is pinged.
     pub keepalive_interval: Duration,
@@ -75,6 +81,7 @@ impl Default for ServerOptions {
             calls_per_connection_max: 32 * KIB,
             reset_streams_max: 256,
             header_list_bytes_max: 64 * KIB as u32,
+            connection_request_bytes_max: 256 * MIB,
             stream_window_bytes: MIB as u32,
             connection_window_bytes: 8 * MIB as u32,
             stream_send_bytes_max: 256 * KIB,

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -16,7 +16,7 @@ use http::HeaderMap;
 use tokio::sync::Notify;
 
 use crate::deframer::{Deframer, PREFIX_LEN};
-use crate::inbox::{Event, Shared};
+use crate::inbox::{Event, HeldRequest, Shared};
 use crate::slab::SlotId;
 use crate::{Reply, Stats, Status};
 
@@ -191,11 +191,18 @@ pub struct RequestStream {
     /// Only what the deframer looks at.
     headers: HeaderMap,
     stats: Arc<Stats>,
+    held: HeldRequest,
     ended: bool,
 }
 
 impl RequestStream {
-    pub(crate) fn new(body: RecvStream, headers: &HeaderMap, message_bytes_max: usize, stats: Arc<Stats>) -> Self {
+    pub(crate) fn new(
+        body: RecvStream,
+        headers: &HeaderMap,
+        message_bytes_max: usize,
+        stats: Arc<Stats>,
+        held: HeldRequest,
+    ) -> Self {
         let encoding = headers.get("grpc-encoding").cloned();
         let headers = encoding.map(|value| (http::HeaderName::from_static("grpc-encoding"), value));
         Self {
@@ -203,6 +210,7 @@ impl RequestStream {
             deframer: Deframer::new(message_bytes_max),
             headers: headers.into_iter().collect(),
             stats,
+            held,
             ended: false,
         }
     }
@@ -221,13 +229,20 @@ impl RequestStream {
         loop {
             match self.deframer.next(&self.headers) {
                 Ok(Some(message)) => {
+                    let _ = self.held.set(0);
                     self.stats.messages_in.fetch_add(1, Ordering::Relaxed);
                     return Poll::Ready(Some(Ok(message)));
                 }
                 Ok(None) => {}
                 Err(status) => return self.end(Some(status)),
             }
-            match ready!(self.body.poll_data(context)) {
+            let Poll::Ready(received) = self.body.poll_data(context) else {
+                return match self.held.set(self.deframer.held_bytes()) {
+                    Ok(()) => Poll::Pending,
+                    Err(too_much) => self.end(Some(too_much.into())),
+                };
+            };
+            match received {
                 Some(Ok(piece)) => {
                     // An error means that the stream is closed; the next poll tells.
                     let _ = self.body.flow_control().release_capacity(piece.len());

@@ -20,6 +20,11 @@ impl UnaryReply {
         Self { shared: Some(shared), slot }
     }
 
+    /// Whether the connection is gone, so that nobody waits for an answer any more. A client that only gave up the call is not noticed.
+    pub fn is_closed(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.is_closed())
+    }
+
     /// Ends the call with a message or an error. Never blocks.
     pub fn send(mut self, result: Result<Reply, Status>) {
         if let Some(shared) = self.shared.take() {

@@ -18,7 +18,7 @@ use kubewharf_etcd_api::etcdserverpb::{
 use kubewharf_etcd_api::mvccpb::KeyValue;
 use kubewharf_etcd_api::mvccpb::event::EventType;
 use tokio::task::JoinHandle;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::history::{Attempt, Change, Changes, History, Lease, Outcome, Read, Transaction, Version, Watched};
 use crate::client::{Client, Operation, delete, get, put};
@@ -71,6 +71,21 @@ struct Shared {
     watched: Vec<AtomicI64>,
 }
 
+/// What is noted of a call that the server did not take any more, as its GOAWAY says.
+pub(crate) const WENT_AWAY: &str = "the server was going away and did not take the call";
+
+/// Whether a call met a connection that was closed in good order: the server has not begun with it, and grpc-go sends it again by itself.
+fn went_away(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+        }
+        source = error.source();
+    }
+    false
+}
+
 impl Shared {
     fn stops(&self) -> bool {
         self.stops.load(Ordering::Relaxed)
@@ -80,7 +95,8 @@ impl Shared {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn failed(&self, code: Code, text: &str) {
+    fn failed(&self, status: &Status) {
+        let (code, text) = (status.code(), if went_away(status) { WENT_AWAY } else { status.message() });
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         *failures.entry(format!("{code:?}: {text}")).or_default() += 1;
     }
@@ -283,13 +299,13 @@ impl Writer {
         let outcome = match reply {
             Ok(Ok(reply)) => self.learn(condition.as_ref(), &changes, reply.into_inner(), began, ended),
             Ok(Err(status)) => {
-                self.shared.failed(status.code(), status.message());
+                self.shared.failed(&status);
                 // What is there is told by the next condition that does not hold.
                 tokio::time::sleep(AWAY_PAUSE).await;
                 Outcome::Unknown
             }
             Err(_) => {
-                self.shared.failed(Code::DeadlineExceeded, "no answer");
+                self.shared.failed(&Status::deadline_exceeded("no answer"));
                 Outcome::Unknown
             }
         };
@@ -358,7 +374,7 @@ async fn grant(shared: &Shared, client: &mut Client, id: i64, ttl_seconds: u64) 
         Ok(_) => true,
         Err(status) if exists(status.message()) => true,
         Err(status) => {
-            shared.failed(status.code(), status.message());
+            shared.failed(status);
             false
         }
     };
@@ -387,7 +403,7 @@ async fn put_leased(shared: &Shared, client: &mut Client, key: String, lease: i6
         Ok(reply) => Outcome::Applied { revision: revision_of(reply.into_inner().header) },
         Err(status) if status.code() == Code::NotFound => return false,
         Err(status) => {
-            shared.failed(status.code(), status.message());
+            shared.failed(&status);
             Outcome::Unknown
         }
     };
@@ -422,7 +438,7 @@ async fn keep(shared: Arc<Shared>) {
             }
             Ok(None) => {}
             Err(status) => {
-                shared.failed(status.code(), status.message());
+                shared.failed(&status);
                 tokio::time::sleep(AWAY_PAUSE).await;
                 continue;
             }
@@ -469,7 +485,7 @@ async fn read(shared: Arc<Shared>, mut random: Random, writers: u64) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             Err(status) => {
-                shared.failed(status.code(), status.message());
+                shared.failed(&status);
                 tokio::time::sleep(AWAY_PAUSE).await;
             }
         }
@@ -490,7 +506,7 @@ async fn watch(shared: Arc<Shared>, number: usize, prefix: String) -> Watched {
         let mut responses = match client.watch.watch(requests).await {
             Ok(responses) => responses.into_inner(),
             Err(status) => {
-                shared.failed(status.code(), status.message());
+                shared.failed(&status);
                 tokio::time::sleep(AWAY_PAUSE).await;
                 continue;
             }
@@ -500,7 +516,7 @@ async fn watch(shared: Arc<Shared>, number: usize, prefix: String) -> Watched {
                 Ok(Ok(Some(response))) => response,
                 Ok(Ok(None)) => break,
                 Ok(Err(status)) => {
-                    shared.failed(status.code(), status.message());
+                    shared.failed(&status);
                     tokio::time::sleep(AWAY_PAUSE).await;
                     break;
                 }

@@ -1,18 +1,21 @@
 //! A batch while it is put together: requests, their answers, the rows and events that they make.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use kubewharf_engine::{Batch, Direction, EngineError, Head, Snapshot, Table};
+use kubewharf_engine::{Batch, Direction, EngineError, Head, Reserve, Snapshot, Table};
+use kubewharf_etcd_api::etcdserverpb::{DeleteRangeResponse, ResponseHeader};
+use tracing::warn;
 
-use super::{Responder, Submission, WriteRequest, WriteResponse};
+use super::{Submission, WriteRequest, WriteResponse};
 use crate::error::Error;
 use crate::lease::{self, Leases};
-use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX};
+use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX, LEASE_TTL_SECONDS_MIN};
 use crate::meta;
 use crate::mvcc::{
-    Current, Evaluator, Layered, LeaseRecord, Overlay, Position, RecentRows, Refusal, Revisions, Rows, Writer,
+    Bounds, Current, Evaluator, Layered, LeaseRecord, Overlay, Position, RecentRows, Refusal, Revisions, Rows, Writer,
     attached_key, lease_key, may_put,
 };
 use crate::watch::EventsBuilder;
@@ -29,15 +32,29 @@ pub struct Trim {
 /// What a batch does to the leases in memory once it is confirmed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LeaseChange {
-    Granted { id: i64, ttl_seconds: i64 },
-    Revoked { id: i64 },
-    Checkpointed { id: i64, remaining_seconds: i64 },
+    Granted {
+        id: i64,
+        ttl_seconds: i64,
+    },
+    /// Some of its keys are deleted, the others follow.
+    Ending {
+        id: i64,
+    },
+    Revoked {
+        id: i64,
+    },
+    Checkpointed {
+        id: i64,
+        remaining_seconds: i64,
+    },
 }
 
 /// An evaluated request that waits for the batch.
 pub(super) struct Entry {
     pub(super) submission: Submission,
     pub(super) result: Result<WriteResponse, Error>,
+    /// Whether the result rests on confirmed state alone.
+    is_firm: bool,
 }
 
 impl Entry {
@@ -45,10 +62,14 @@ impl Entry {
         (self.submission.respond)(self.result);
     }
 
-    pub(super) fn answer_with(self, error: &Error) {
-        let respond: Responder = self.submission.respond;
-        // A refusal that saw only confirmed state stands whatever becomes of the batch.
-        respond(Err(self.result.err().unwrap_or_else(|| error.clone())));
+    /// Answers although the batch is not confirmed: with `error` what it did, with `undone` what it refused.
+    pub(super) fn answer_unconfirmed(self, error: &Error, undone: &Error) {
+        (self.submission.respond)(Err(match self.result {
+            Ok(_) => error.clone(),
+            Err(refusal) if self.is_firm => refusal,
+            // What it was refused for may not be so.
+            Err(_) => undone.clone(),
+        }));
     }
 }
 
@@ -57,6 +78,8 @@ pub(super) struct Content {
     pub(super) entries: Vec<Entry>,
     pub(super) bytes: usize,
     pub(super) overlay: Overlay,
+    /// Memory of the keys in the responses.
+    response_bytes: usize,
     pub(super) events: EventsBuilder,
     pub(super) leases: Vec<LeaseChange>,
     /// The newest and the compacted revision behind the batch.
@@ -69,6 +92,7 @@ impl Content {
             entries: Vec::new(),
             bytes: 0,
             overlay: Overlay::default(),
+            response_bytes: 0,
             events: EventsBuilder::default(),
             leases: Vec::new(),
             revisions,
@@ -77,7 +101,7 @@ impl Content {
 
     /// Whether another request may join.
     pub(super) fn has_room(&self) -> bool {
-        self.entries.len() < BATCH_REQUESTS_MAX && self.overlay.bytes() < BATCH_BYTES
+        self.entries.len() < BATCH_REQUESTS_MAX && self.overlay.bytes() + self.response_bytes < BATCH_BYTES
     }
 
     /// Whether there is anything to commit.
@@ -88,21 +112,21 @@ impl Content {
     /// The engine's batch.
     pub(super) fn to_batch(&self, head: Head) -> Arc<Batch> {
         let next = Head { seq: head.seq + 1, revision: self.revisions.newest, batch_id: head.batch_id + 1, ..head };
-        let makes_room = self.entries.iter().all(|entry| makes_room(&entry.submission.request));
-        Arc::new(Batch { expected: head, next, operations: self.overlay.to_operations(), makes_room })
+        let reserve = self.entries.iter().map(|entry| reserve(&entry.submission.request)).min().unwrap_or_default();
+        Arc::new(Batch { expected: head, next, operations: self.overlay.to_operations(), reserve })
     }
 }
 
-/// Whether the request must go on when there is no room for growth.
-fn makes_room(request: &WriteRequest) -> bool {
+/// How the request goes on when there is no room for growth.
+fn reserve(request: &WriteRequest) -> Reserve {
     match request {
-        WriteRequest::Put(_) | WriteRequest::LeaseGrant { .. } => false,
-        WriteRequest::Txn(txn) => !may_put(txn),
-        WriteRequest::DeleteRange(_)
-        | WriteRequest::LeaseRevoke { .. }
-        | WriteRequest::LeaseCheckpoint(_)
-        | WriteRequest::Compact { .. }
-        | WriteRequest::Trim(_) => true,
+        WriteRequest::Txn(txn) if !may_put(txn) => Reserve::ToFloor,
+        WriteRequest::Put(_) | WriteRequest::Txn(_) | WriteRequest::LeaseGrant { .. } => Reserve::Untouched,
+        // A deletion puts what it deletes into the log, and it is compaction that makes room.
+        WriteRequest::DeleteRange(_) | WriteRequest::LeaseRevoke { .. } | WriteRequest::LeaseCheckpoint(_) => {
+            Reserve::ToFloor
+        }
+        WriteRequest::Compact { .. } | WriteRequest::Trim(_) => Reserve::Whole,
     }
 }
 
@@ -111,7 +135,7 @@ pub(super) struct Ground<'a> {
     pub(super) snapshot: &'a dyn Snapshot,
     pub(super) in_flight: Option<&'a Overlay>,
     pub(super) leases: &'a Leases,
-    pub(super) changes_max: usize,
+    pub(super) bounds: Bounds,
 }
 
 /// The engine can't be read, and here is the submission back.
@@ -126,19 +150,26 @@ pub(super) fn evaluate(content: &mut Content, ground: &Ground<'_>, submission: S
     content.events.savepoint();
     let leases = content.leases.len();
     let before = content.revisions;
+    let is_firm = !content.writes() && ground.in_flight.is_none();
     let result = match evaluate_request(content, ground, &submission.request) {
         Ok(response) => Ok(response),
-        Err(Failure::Refused(error)) => {
+        Err(Failure::Engine(error)) if !error.is_corrupt() => return Err(Box::new(Unread { submission, error })),
+        Err(failure) => {
             content.overlay.rollback();
             content.events.rollback();
             content.leases.truncate(leases);
             content.revisions = before;
-            Err(error)
+            Err(match failure {
+                Failure::Refused(error) => error,
+                Failure::Engine(error) => {
+                    warn!(%error, "a write that needs damaged data is refused");
+                    error.into()
+                }
+            })
         }
-        Err(Failure::Engine(error)) => return Err(Box::new(Unread { submission, error })),
     };
     content.bytes += submission.bytes;
-    content.entries.push(Entry { submission, result });
+    content.entries.push(Entry { submission, result, is_firm });
     Ok(())
 }
 
@@ -178,7 +209,22 @@ fn evaluate_request(
     match request {
         WriteRequest::Put(put) => write(content, ground, base, |evaluator| evaluator.put(put).map(WriteResponse::Put)),
         WriteRequest::DeleteRange(delete) => {
-            write(content, ground, base, |evaluator| evaluator.delete_range(delete).map(WriteResponse::DeleteRange))
+            let run =
+                |evaluator: &mut Evaluator<'_, '_>| evaluator.delete_range(delete).map(WriteResponse::DeleteRange);
+            match write(content, ground, base, run) {
+                // The way out for a key whose row is damaged, for those who name the key and don't ask what it was.
+                Err(Failure::Engine(error)) if error.is_corrupt() && delete.range_end.is_empty() && !delete.prev_kv => {
+                    warn!(%error, "a key is deleted whose row is damaged");
+                    let (overlay, events) = (&mut content.overlay, &mut content.events);
+                    Writer::new(base, ground.in_flight, overlay, events, revisions, now_ms())
+                        .delete_unread(&delete.key);
+                    content.revisions.newest += 1;
+                    let header = ResponseHeader { revision: content.revisions.newest, ..ResponseHeader::default() };
+                    let response = DeleteRangeResponse { header: Some(header), deleted: 1, prev_kvs: Vec::new() };
+                    Ok(WriteResponse::DeleteRange(response))
+                }
+                other => other,
+            }
         }
         WriteRequest::Txn(txn) => write(content, ground, base, |evaluator| evaluator.txn(txn).map(WriteResponse::Txn)),
         WriteRequest::LeaseGrant { id, ttl_seconds } => {
@@ -211,9 +257,9 @@ fn evaluate_request(
                 let key = lease_key(id);
                 let mut record = None;
                 let view = Layered::new(base, ground.in_flight, &content.overlay);
-                view.get(Table::Lease, &key, &mut |row| record = Some(LeaseRecord::decode(row)))?;
-                // A lease that was revoked meanwhile needs none.
-                let Some(record) = record.transpose().map_err(EngineError::from)? else { continue };
+                past_damage(view.get(Table::Lease, &key, &mut |row| record = LeaseRecord::decode(row).ok()))?;
+                // A lease that was revoked meanwhile needs none, nor does one that has ended or whose row can't be read.
+                let Some(record) = record.filter(|record| !record.is_ending()) else { continue };
                 content.overlay.put(Table::Lease, key, LeaseRecord { remaining_seconds, ..record }.encode());
                 content.leases.push(LeaseChange::Checkpointed { id, remaining_seconds });
             }
@@ -233,12 +279,13 @@ fn evaluate_request(
         WriteRequest::Trim(trim) => {
             for (key, position) in &trim.tombstones {
                 let view = Layered::new(base, ground.in_flight, &content.overlay);
-                let mut is_that_tombstone = Ok(false);
-                view.get(Table::Current, key, &mut |row| {
-                    is_that_tombstone =
-                        Current::decode(row).map(|current| current.live.is_none() && current.position == *position);
-                })?;
-                if is_that_tombstone.map_err(EngineError::from)? {
+                let mut is_that_tombstone = false;
+                // A damaged row stays until somebody deletes the key.
+                past_damage(view.get(Table::Current, key, &mut |row| {
+                    is_that_tombstone = Current::decode(row)
+                        .is_ok_and(|current| current.live.is_none() && current.position == *position);
+                }))?;
+                if is_that_tombstone {
                     content.overlay.delete(Table::Current, key.clone());
                 }
             }
@@ -258,14 +305,17 @@ fn write<'a>(
 ) -> Result<WriteResponse, Failure> {
     let revisions = content.revisions;
     let mut writer =
-        Writer::new(base, ground.in_flight, &mut content.overlay, &mut content.events, revisions.newest + 1, now_ms());
-    let response = run(&mut Evaluator::writer(&mut writer, revisions, ground.changes_max))?;
+        Writer::new(base, ground.in_flight, &mut content.overlay, &mut content.events, revisions, now_ms());
+    let mut evaluator = Evaluator::writer(&mut writer, revisions, ground.bounds);
+    let response = run(&mut evaluator)?;
+    content.response_bytes += evaluator.response_bytes();
     if writer.wrote() {
         content.revisions.newest += 1;
     }
     Ok(response)
 }
 
+/// Ends a lease: deletes its keys at one revision, or, if they are more than one batch takes, as many as that.
 fn revoke(
     content: &mut Content,
     ground: &Ground<'_>,
@@ -273,17 +323,24 @@ fn revoke(
     id: i64,
     only_expired: bool,
 ) -> Result<WriteResponse, Failure> {
+    let Bounds { keys: keys_max, row_bytes: bytes_max, .. } = ground.bounds;
+    // The next key may have the largest value that there is, which is far smaller than the rest.
+    let bytes_max = bytes_max / 4 * 3;
     let revisions = content.revisions;
+    let mut record = None;
     let mut keys = Vec::new();
     {
         let view = Layered::new(base, ground.in_flight, &content.overlay);
-        if !view.get(Table::Lease, &lease_key(id), &mut |_| {})? {
+        let exists = view.get(Table::Lease, &lease_key(id), &mut |row| record = LeaseRecord::decode(row).ok());
+        // One whose row is damaged is ended too.
+        if !past_damage(exists)?.unwrap_or(true) {
             return Err(Error::LeaseNotFound.into());
         }
-        // The leases in memory know nothing yet of a lease granted under the same id on the way.
-        if only_expired && (lease_changes(content, ground, id) || !ground.leases.begin_expiry(id)) {
+        // What has begun to end does so. The leases in memory know nothing yet of a lease granted under the same id on the way.
+        let is_ending = record.is_some_and(|record| record.is_ending());
+        if only_expired && !is_ending && (lease_changes(content, ground, id) || !ground.leases.begin_expiry(id)) {
             // It was renewed since.
-            return Ok(WriteResponse::Done { revision: revisions.newest });
+            return Ok(WriteResponse::LeaseRevoke { revision: revisions.newest, is_complete: true });
         }
         let (start, end) = lease::attachment_bounds(id);
         let mut failed = Ok(());
@@ -293,24 +350,41 @@ fn revoke(
                 Ok(key) => keys.push(Bytes::copy_from_slice(key)),
                 Err(cause) => failed = Err(cause),
             }
-            std::ops::ControlFlow::Continue(())
+            if keys.len() <= keys_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         failed.map_err(EngineError::from)?;
     }
-    if keys.len() > ground.changes_max {
-        return Err(Refusal::TooManyChanges { keys_max: ground.changes_max }.into());
-    }
     let mut writer =
-        Writer::new(base, ground.in_flight, &mut content.overlay, &mut content.events, revisions.newest + 1, now_ms());
-    for key in &keys {
-        writer.delete(key)?;
+        Writer::new(base, ground.in_flight, &mut content.overlay, &mut content.events, revisions, now_ms());
+    let mut deleted = 0;
+    while deleted < keys.len().min(keys_max) && writer.bytes() < bytes_max {
+        writer.delete_leased(&keys[deleted], id)?;
+        deleted += 1;
     }
     if writer.wrote() {
         content.revisions.newest += 1;
     }
-    content.overlay.delete(Table::Lease, lease_key(id));
-    content.leases.push(LeaseChange::Revoked { id });
-    Ok(WriteResponse::Done { revision: content.revisions.newest })
+    let is_complete = deleted == keys.len();
+    if is_complete {
+        content.overlay.delete(Table::Lease, lease_key(id));
+        content.leases.push(LeaseChange::Revoked { id });
+    } else {
+        // From here on it is never renewed and takes no keys, in the next process neither: whoever relies on it must not see it live with a
+        // part of its keys.
+        let ttl_seconds = record.map_or(LEASE_TTL_SECONDS_MIN, |record| record.ttl_seconds);
+        let ending = LeaseRecord { ttl_seconds, remaining_seconds: LeaseRecord::ENDING };
+        content.overlay.put(Table::Lease, lease_key(id), ending.encode());
+        content.leases.push(LeaseChange::Ending { id });
+    }
+    Ok(WriteResponse::LeaseRevoke { revision: content.revisions.newest, is_complete })
+}
+
+/// What was read, or `None` for data that is damaged.
+fn past_damage<T>(read: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match read {
+        Err(error) if error.is_corrupt() => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Whether a change of the lease's row is not confirmed yet.

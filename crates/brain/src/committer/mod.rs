@@ -42,7 +42,7 @@ pub enum WriteRequest {
         /// The time to live, in seconds.
         ttl_seconds: i64,
     },
-    /// Revokes a lease and deletes its keys.
+    /// Revokes a lease and deletes its keys; to be asked for again if it has more of them than are deleted at once.
     LeaseRevoke {
         /// The lease.
         id: i64,
@@ -77,6 +77,13 @@ pub enum WriteResponse {
         ttl_seconds: i64,
         /// The newest revision.
         revision: i64,
+    },
+    /// To [`WriteRequest::LeaseRevoke`].
+    LeaseRevoke {
+        /// The newest revision.
+        revision: i64,
+        /// Whether the lease is gone, or goes on since it was renewed; else it has ended, and keys of it are left.
+        is_complete: bool,
     },
     /// To the other requests.
     Done {

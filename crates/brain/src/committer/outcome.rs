@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use kubewharf_engine::{Batch, Cause, CommitError, Head};
+use kubewharf_engine::{Batch, Cause, CommitError, Head, Reserve};
 
 use crate::limits::{RESOLVE_BACKOFF_MS_MAX, RESOLVE_BACKOFF_MS_MIN, RESOLVE_MS_MAX};
 
@@ -78,7 +78,8 @@ impl Resolution {
             // An earlier attempt of ours is in the engine. Only what is committed behind it proves that it stays there.
             self.seen = true;
             let next = Head { seq: head.seq + 1, batch_id: head.batch_id + 1, ..head };
-            self.attempt = Arc::new(Batch { expected: head, next, ..Batch::default() });
+            let reserve = Reserve::Whole;
+            self.attempt = Arc::new(Batch { expected: head, next, reserve, ..Batch::default() });
             return Step::Retry { batch: self.attempt.clone(), after_ms: 0 };
         }
         if head.epoch != self.wanted.expected.epoch {

@@ -6,15 +6,16 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kubewharf_engine::{Batch, CommitError, Engine, Head, Snapshot};
-use tracing::{error, warn};
+use kubewharf_engine::{Batch, Cause, CommitError, Engine, Head, Limits, Snapshot};
+use parking_lot::MutexGuard;
+use tracing::{error, info, warn};
 
-use super::batch::{Content, Entry, Ground, Unread, evaluate};
+use super::batch::{Content, Entry, Ground, LeaseChange, Unread, evaluate};
 use super::outcome::{Resolution, Step};
 use super::{Inbox, Submission, Threads};
 use crate::error::Error;
-use crate::limits::BATCH_REQUESTS_MAX;
-use crate::mvcc::{Overlay, Revisions};
+use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX, COMMIT_STALL, WRITE_RESPONSE_BYTES_MAX};
+use crate::mvcc::{Bounds, Overlay, Revisions};
 use crate::store::Published;
 
 /// Submissions that interrupt the wait for a commit: fewer are evaluated when it ends, which costs less than a wake-up each.
@@ -51,9 +52,11 @@ struct InFlight {
     entries: Vec<Entry>,
     bytes: usize,
     events: crate::watch::EventsBuilder,
-    leases: Vec<super::batch::LeaseChange>,
+    leases: Vec<LeaseChange>,
     revisions: Revisions,
     begun: Instant,
+    /// It takes so long that the store says that it is not ready.
+    is_stalled: bool,
 }
 
 /// A batch growing on a snapshot that shows at least everything confirmed when it was begun, with the batch laid over it that was
@@ -85,15 +88,17 @@ impl Committer {
                 if !pause.is_zero() {
                     thread::sleep(pause);
                 }
-                let result = engine.commit(&batch);
-                inbox.committed(result);
+                // Nobody may wait for an outcome that never comes.
+                let result = catch_unwind(AssertUnwindSafe(|| engine.commit(&batch)));
+                let panicked = |_| Err(CommitError::Fatal(Cause::Poisoned("the engine panicked".to_owned())));
+                inbox.committed(result.unwrap_or_else(panicked));
             }
         })?;
         let committer_thread = thread::Builder::new().name("committer".to_owned()).spawn(move || {
             let engine = self.engine.clone();
             let mut run = Run {
                 engine: engine.as_ref(),
-                changes_max: engine.limits().batch_operations_max / 4,
+                bounds: bounds(engine.limits()),
                 head: self.head,
                 confirmed: Revisions { newest: self.head.revision, compacted: self.compacted },
                 inbox: self.inbox,
@@ -118,9 +123,20 @@ impl Committer {
     }
 }
 
+/// What an engine with these limits lets one request do in a batch that has others before it.
+fn bounds(limits: Limits) -> Bounds {
+    Bounds {
+        // Each key has a row in the current table and in the log, and may be attached to one lease and detached from another.
+        keys: limits.batch_operations_max / 4,
+        row_bytes: limits.batch_bytes_max.saturating_sub(BATCH_BYTES),
+        response_bytes: WRITE_RESPONSE_BYTES_MAX,
+    }
+}
+
 struct Run<'e> {
     engine: &'e dyn Engine,
-    changes_max: usize,
+    /// The most that one request may change and return.
+    bounds: Bounds,
     /// The confirmed head, and the revisions that go with it.
     head: Head,
     confirmed: Revisions,
@@ -172,8 +188,25 @@ impl<'e> Run<'e> {
             if state.closed.is_some() && self.in_flight.is_none() && self.backlog.is_empty() {
                 return None;
             }
-            state.wake_at = if self.in_flight.is_some() { WAKE_AT_IN_FLIGHT } else { 1 };
-            self.inbox.arrived.wait(&mut state);
+            state.wake_at = match &self.in_flight {
+                // What arrives has to wait for what is here.
+                _ if !self.backlog.is_empty() => usize::MAX,
+                Some(_) => WAKE_AT_IN_FLIGHT,
+                None => 1,
+            };
+            match self.in_flight.as_mut().filter(|in_flight| !in_flight.is_stalled) {
+                None => self.inbox.arrived.wait(&mut state),
+                Some(in_flight) => {
+                    let stalls = in_flight.begun + COMMIT_STALL;
+                    if self.inbox.arrived.wait_until(&mut state, stalls).timed_out() && state.result.is_none() {
+                        in_flight.is_stalled = true;
+                        MutexGuard::unlocked(&mut state, || {
+                            error!(ms = COMMIT_STALL.as_millis(), "a commit does not end: the disk does not answer");
+                            self.published.set_stalled(true);
+                        });
+                    }
+                }
+            }
             state.wake_at = usize::MAX;
         }
     }
@@ -202,11 +235,12 @@ impl<'e> Run<'e> {
                 snapshot: growing.snapshot.as_ref(),
                 in_flight: growing.below.as_deref(),
                 leases: self.published.leases(),
-                changes_max: self.changes_max,
+                bounds: self.bounds,
             };
             if let Err(unread) = evaluate(&mut growing.content, &ground, submission) {
                 let Unread { submission, error } = *unread;
                 self.backlog.push_front(submission);
+                // Damage in rows is the request's own matter; here nothing can be read any more.
                 self.fail(State::Poisoned, &format!("the engine can't be read: {error}"));
             }
         }
@@ -231,7 +265,8 @@ impl<'e> Run<'e> {
     /// Sends the growing batch off, or answers it if there is nothing to commit, unless an earlier one is under way.
     fn submit(&mut self) {
         if let Some(gather) = self.gather {
-            if self.in_flight.is_none() && self.growing_requests() < gather.requests && Instant::now() < gather.until {
+            let is_full = self.growing_requests() >= gather.requests || !self.backlog.is_empty();
+            if self.in_flight.is_none() && !is_full && Instant::now() < gather.until {
                 return;
             }
             self.gather = None;
@@ -254,7 +289,7 @@ impl<'e> Run<'e> {
 
     fn begin_commit(&mut self, content: Content) {
         let batch = content.to_batch(self.head);
-        let Content { entries, bytes, overlay, events, leases, revisions } = content;
+        let Content { entries, bytes, overlay, events, leases, revisions, .. } = content;
         self.in_flight = Some(InFlight {
             resolution: Resolution::new(batch.clone()),
             overlay: Arc::new(overlay),
@@ -264,6 +299,7 @@ impl<'e> Run<'e> {
             leases,
             revisions,
             begun: Instant::now(),
+            is_stalled: false,
         });
         self.send(batch, Duration::ZERO);
     }
@@ -288,8 +324,19 @@ impl<'e> Run<'e> {
         }
     }
 
-    fn confirm(&mut self, head: Head) {
+    /// Takes the batch whose commit has ended.
+    fn take_in_flight(&mut self) -> InFlight {
         let in_flight = self.in_flight.take().expect("checked by `settle`");
+        if in_flight.is_stalled {
+            let ms = u64::try_from(in_flight.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            info!(ms, "the commit that did not end has ended");
+            self.published.set_stalled(false);
+        }
+        in_flight
+    }
+
+    fn confirm(&mut self, head: Head) {
+        let in_flight = self.take_in_flight();
         self.head = head;
         self.confirmed = in_flight.revisions;
         let metrics = self.published.commit_metrics();
@@ -307,14 +354,14 @@ impl<'e> Run<'e> {
 
     /// The engine certainly did not take the batch. If it held several requests, each is tried again by itself.
     fn refuse(&mut self, error: &Error) {
-        let in_flight = self.in_flight.take().expect("checked by `settle`");
+        let in_flight = self.take_in_flight();
         self.abandon_expiries(&in_flight.leases);
         let mut again: std::collections::VecDeque<Submission> = std::collections::VecDeque::new();
         let count = in_flight.entries.len();
         if count == 1 {
             warn!(%error, "the engine refused a write");
             self.inbox.answered(count, in_flight.bytes);
-            in_flight.entries.into_iter().for_each(|entry| entry.answer_with(error));
+            in_flight.entries.into_iter().for_each(|entry| entry.answer_unconfirmed(error, error));
         } else {
             again.extend(in_flight.entries.into_iter().map(|entry| entry.submission));
             self.alone = count;
@@ -328,9 +375,9 @@ impl<'e> Run<'e> {
         self.backlog = again;
     }
 
-    fn abandon_expiries(&self, changes: &[super::batch::LeaseChange]) {
+    fn abandon_expiries(&self, changes: &[LeaseChange]) {
         for change in changes {
-            if let super::batch::LeaseChange::Revoked { id } = change {
+            if let LeaseChange::Revoked { id } | LeaseChange::Ending { id } = change {
                 self.published.leases().abandon_expiry(*id);
             }
         }
@@ -350,11 +397,11 @@ impl<'e> Run<'e> {
         if let Some(in_flight) = self.in_flight.take() {
             self.inbox.answered(in_flight.entries.len(), in_flight.bytes);
             let unknown = Error::OutcomeUnknown(why.to_owned());
-            in_flight.entries.into_iter().for_each(|entry| entry.answer_with(&unknown));
+            in_flight.entries.into_iter().for_each(|entry| entry.answer_unconfirmed(&unknown, &error));
         }
         if let Some(growing) = self.growing.take() {
             self.inbox.answered(growing.content.entries.len(), growing.content.bytes);
-            growing.content.entries.into_iter().for_each(|entry| entry.answer_with(&error));
+            growing.content.entries.into_iter().for_each(|entry| entry.answer_unconfirmed(&error, &error));
         }
         self.fail_backlog(&error);
         self.published.failed(why);

@@ -58,8 +58,11 @@ pub(super) fn read(path: &Path, draft: &mut Draft) -> Result<Vec<String>, Config
             set(path, draft, key, key, value, &mut unknown)?;
             continue;
         };
-        let Value::Object(entries) = value else {
-            return Err(ConfigError::new(format!("{}: {key}", path.display()), "is not a mapping"));
+        let entries = match value {
+            Value::Object(entries) => entries,
+            // Its entries may all be comments.
+            Value::Null => continue,
+            _ => return Err(ConfigError::new(format!("{}: {key}", path.display()), "is not a mapping")),
         };
         for (entry, value) in entries {
             let key = format!("{key}.{entry}");

@@ -3,9 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
+
+use kubewharf_foundation::tls;
 
 use super::values::{self, ValueError};
 use super::{AutoCompaction, Config, ConfigError, EngineKind, LogFormat, TlsFiles, file};
+use crate::limits::REQUEST_BYTES_MAX;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +58,7 @@ pub(super) struct Draft {
     tls: TlsFiles,
     tls_min: String,
     tls_max: String,
+    keepalive_timeout: Option<Duration>,
     compaction_mode: Option<String>,
     compaction_retention: String,
     initial_cluster: String,
@@ -228,7 +233,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "Time between progress notifications of an idle watch.",
         |d, v| {
             d.config.watch_progress_notify_interval = match values::duration(v)? {
-                std::time::Duration::ZERO => Config::default().watch_progress_notify_interval,
+                Duration::ZERO => Config::default().watch_progress_notify_interval,
                 interval => interval,
             };
             Ok(())
@@ -248,7 +253,13 @@ pub(super) const FLAGS: &[Flag] = &[
         Ok(())
     }),
     flag("max-request-bytes", Kind::Number, "Largest request.", |d, v| {
-        d.config.request_bytes_max = values::number(v)?;
+        d.config.request_bytes_max = match values::number(v)? {
+            bytes if bytes > REQUEST_BYTES_MAX => {
+                let why = "a change is stored together with the value that it replaces";
+                return Err(ValueError(format!("{v:?} must not be above {REQUEST_BYTES_MAX}: {why}")));
+            }
+            bytes => bytes,
+        };
         Ok(())
     }),
     flag("max-txn-ops", Kind::Number, "Most operations in a transaction.", |d, v| {
@@ -256,7 +267,11 @@ pub(super) const FLAGS: &[Flag] = &[
         Ok(())
     }),
     flag("max-concurrent-streams", Kind::Number, "Calls that a client may have open on one connection.", |d, v| {
-        d.config.concurrent_streams_max = values::number(v)?;
+        // As in grpc-go, 0 is no limit.
+        d.config.concurrent_streams_max = match values::number(v)? {
+            0 => u32::MAX,
+            streams => streams,
+        };
         Ok(())
     }),
     flag("max-connections", Kind::Number, "Open connections, over all URLs.", |d, v| {
@@ -282,10 +297,15 @@ pub(super) const FLAGS: &[Flag] = &[
             Ok(())
         },
     ),
-    flag("grpc-keepalive-timeout", Kind::Duration, "A ping unanswered for this long ends the connection.", |d, v| {
-        d.config.grpc_keepalive_timeout = values::duration(v)?;
-        Ok(())
-    }),
+    flag(
+        "grpc-keepalive-timeout",
+        Kind::Duration,
+        "A ping unanswered for this long ends the connection; 0 for no pings.",
+        |d, v| {
+            d.keepalive_timeout = Some(values::duration(v)?);
+            Ok(())
+        },
+    ),
     flag("drain-timeout", Kind::Duration, "Time that calls in flight have to end when the process stops.", |d, v| {
         d.config.drain_timeout = values::duration(v)?;
         Ok(())
@@ -306,8 +326,12 @@ pub(super) const FLAGS: &[Flag] = &[
         Ok(())
     }),
     flag("log-outputs", Kind::Text, "stderr, stdout, or paths of files to append to, separated by commas.", |d, v| {
-        let default = |output: String| if output == "default" { "stderr".to_owned() } else { output };
-        d.config.log.outputs = values::list(v).into_iter().map(default).collect();
+        // A service's standard error goes to the journal.
+        let output = |output: String| match output.as_str() {
+            "default" | "systemd/journal" => "stderr".to_owned(),
+            _ => output,
+        };
+        d.config.log.outputs = values::list(v).into_iter().map(output).collect();
         Ok(())
     }),
     flag("config-file", Kind::Text, "A file with all settings: then no other flag and no variable counts.", |d, v| {
@@ -559,7 +583,13 @@ impl Draft {
         self.config.auto_compaction = self.auto_compaction()?;
         self.check_cluster()?;
         self.finish_tls(warnings)?;
-        let config = self.config;
+        let mut config = self.config;
+        match self.keepalive_timeout {
+            // As in etcd: without either there are no pings.
+            Some(Duration::ZERO) => config.grpc_keepalive_interval = None,
+            Some(timeout) => config.grpc_keepalive_timeout = timeout,
+            None => {}
+        }
         if config.listen_client_urls.is_empty() {
             return Err(ConfigError::new("--listen-client-urls", "is empty: there is nothing to serve"));
         }
@@ -579,7 +609,7 @@ impl Draft {
         match self.compaction_mode.as_deref().unwrap_or("periodic") {
             "periodic" => {
                 let period = match count {
-                    Some(hours) => std::time::Duration::from_secs(u64::from(hours) * 3600),
+                    Some(hours) => Duration::from_secs(u64::from(hours) * 3600),
                     None => values::duration(retention).map_err(wrong)?,
                 };
                 Ok(Some(period).filter(|period| !period.is_zero()).map(AutoCompaction::Periodic))
@@ -629,6 +659,11 @@ impl Draft {
         self.tls.only_tls12 = max == "TLS1.2";
         if self.tls.only_tls12 && self.tls.only_tls13 {
             return Err(ConfigError::new("--tls-min-version", "TLS1.3 is above --tls-max-version TLS1.2"));
+        }
+        let unsupported = tls::unsupported_cipher_suites(&self.tls.cipher_suites)
+            .map_err(|error| ConfigError::new("--cipher-suites", error))?;
+        if !unsupported.is_empty() {
+            warnings.push(format!("--cipher-suites: not supported and left out: {}", unsupported.join(", ")));
         }
         let config = &mut self.config;
         let urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);

@@ -67,6 +67,15 @@ fn each_value_is_read_or_refused_with_its_flag_named() {
             c.watch_progress_notify_interval == Duration::from_secs(5)
         }),
         (&["--log-outputs=default,/var/log/x"], |c| c.log.outputs == ["stderr", "/var/log/x"]),
+        (&["--log-outputs=systemd/journal"], |c| c.log.outputs == ["stderr"]),
+        (&["--max-concurrent-streams=0"], |c| c.concurrent_streams_max == u32::MAX),
+        (&["--grpc-keepalive-timeout=0"], |c| {
+            c.grpc_keepalive_interval.is_none() && c.grpc_keepalive_timeout == Duration::from_secs(20)
+        }),
+        (&["--grpc-keepalive-timeout=0", "--grpc-keepalive-interval=5s"], |c| c.grpc_keepalive_interval.is_none()),
+        (&["--grpc-keepalive-timeout=3s"], |c| {
+            c.grpc_keepalive_interval.is_some() && c.grpc_keepalive_timeout == Duration::from_secs(3)
+        }),
         (&["--log-format", "console"], |c| c.log.format == LogFormat::Console),
         (&["--auto-compaction-retention", "8"], |c| {
             c.auto_compaction == Some(AutoCompaction::Periodic(Duration::from_secs(8 * 3600)))
@@ -128,6 +137,12 @@ fn each_value_is_read_or_refused_with_its_flag_named() {
             &["--listen-metrics-urls=https://127.0.0.1:1"],
             "--cert-file: is needed for https://127.0.0.1:1, with --key-file",
         ),
+        (&["--cipher-suites=TLS_NOPE"], "--cipher-suites: TLS: cipher suite \"TLS_NOPE\" is unknown"),
+        (
+            &["--max-request-bytes=16777216"],
+            "--max-request-bytes: \"16777216\" must not be above 16776166: a change is stored together with the value \
+             that it replaces",
+        ),
         (&["--tls-min-version=TLS1.1"], "--tls-min-version: \"TLS1.1\" is none of TLS1.2, TLS1.3"),
         (&["--name=a/b"], "--name: has a slash, so it can't name the data directory: set --data-dir"),
     ];
@@ -171,6 +186,20 @@ fn every_flag_of_a_kubeadm_manifest_is_taken_and_the_void_ones_are_named_once() 
         ["these flags of etcd have no meaning here: --feature-gates, --initial-corrupt-check, --listen-peer-urls, \
           --peer-cert-file, --peer-client-cert-auth, --peer-key-file, --peer-trusted-ca-file, --snapshot-count"]
     );
+}
+
+#[test]
+fn cipher_suites_that_are_not_supported_are_named_and_left_out() {
+    let (cbc, gcm) = ("TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256");
+    let suites = format!("--cipher-suites={cbc},{gcm}");
+    let (_, warnings) = served(&[
+        "--cert-file=c",
+        "--key-file=k",
+        "--listen-client-urls=https://127.0.0.1:1",
+        &suites,
+        "--advertise-client-urls=https://127.0.0.1:1",
+    ]);
+    assert_eq!(warnings, [format!("--cipher-suites: not supported and left out: {cbc}")]);
 }
 
 #[test]
@@ -220,6 +249,10 @@ fn a_configuration_file_stands_alone() {
         warnings.iter().any(|warning| warning.contains("--initial-cluster-state, --peer-auto-tls")),
         "{warnings:?}"
     );
+    std::fs::write(&path, "client-transport-security:\npeer-transport-security:\n  # auto-tls: true\n").unwrap();
+    let parsed = parse_with(&["--config-file", argument], &[]);
+    let Ok(Invocation::Serve { config, .. }) = parsed else { panic!("{parsed:?}") };
+    assert_eq!(*config, Config::default(), "empty sections are none");
     std::fs::write(&path, "name: [1]\n").unwrap();
     let error = parse_with(&["--config-file", argument], &[]).expect_err("not a text").to_string();
     assert_eq!(error, format!("{argument}: name: is not a list of texts"));

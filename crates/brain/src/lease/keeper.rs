@@ -31,17 +31,37 @@ pub async fn run(store: Arc<Store>) {
 /// Writes down what is left of every lease, for a graceful stop: renewals must have ended.
 pub async fn checkpoint_all(store: &Store) {
     let leases = store.published().leases();
-    let mut after = None;
-    loop {
+    for ids in leases.list().chunks(LEASE_CHECKPOINTS_PER_WRITE_MAX) {
         let mut answer = None;
-        let remainders = leases.checkpoint_all(after, LEASE_CHECKPOINTS_PER_WRITE_MAX, |remainders| {
-            answer = Some(submit(store, checkpoint(remainders)));
-        });
-        let (Some(answer), Some((last, _))) = (answer, remainders.last()) else { return };
-        after = Some(*last);
-        if !settle(leases, &remainders, answer).await {
+        let remainders = leases.checkpoint(ids, |remainders| answer = Some(submit(store, checkpoint(remainders))));
+        if let Some(answer) = answer
+            && !settle(leases, &remainders, answer).await
+        {
             return;
         }
+    }
+}
+
+/// Revokes a lease and deletes its keys. Returns the last revision at which some were deleted.
+pub(crate) async fn revoke(store: &Store, id: i64) -> Result<i64, Error> {
+    let revoked = store.write(WriteRequest::LeaseRevoke { id, only_expired: false }, LEASE_WRITE_BYTES).await?;
+    finish(store, id, revoked).await
+}
+
+/// Deletes what the answer to a revocation says is left of the lease's keys.
+async fn finish(store: &Store, id: i64, mut revoked: WriteResponse) -> Result<i64, Error> {
+    loop {
+        let WriteResponse::LeaseRevoke { revision, is_complete } = revoked else {
+            return Err(Error::Corrupt("a revocation was answered as another write".to_owned()));
+        };
+        if is_complete {
+            return Ok(revision);
+        }
+        // Only if it is still the lease that has ended: somebody else may finish it too, and its id may be granted anew.
+        revoked = match store.write(WriteRequest::LeaseRevoke { id, only_expired: true }, LEASE_WRITE_BYTES).await {
+            Err(Error::LeaseNotFound) => return Ok(revision),
+            other => other?,
+        };
     }
 }
 
@@ -52,7 +72,8 @@ pub(crate) async fn renew(store: &Store, id: i64) -> Result<Option<i64>, Error> 
         let write = match store.published().leases().renew(id) {
             Renewal::Renewed { ttl_seconds } => return Ok(Some(ttl_seconds)),
             Renewal::NotFound => return Ok(None),
-            // Waiting for its end here, instead of for the next tick, keeps the order of the caller's answers.
+            // Waiting for its end here, instead of for the next tick, keeps the order of the caller's answers. If this is not all of it,
+            // the next turn of the loop is.
             Renewal::Expired => WriteRequest::LeaseRevoke { id, only_expired: true },
             Renewal::Checkpointed => checkpoint(&[(id, 0)]),
         };
@@ -72,14 +93,16 @@ async fn expire(store: &Store) -> bool {
     let mut failures = 0_usize;
     let mut first = None;
     for (id, answer) in answers {
-        match answer.await {
-            Ok(Ok(_) | Err(Error::LeaseNotFound)) => {}
-            Ok(Err(error)) => {
-                failures += 1;
-                first.get_or_insert((id, error));
-            }
-            // The store has stopped, and says so itself.
-            Err(_) => return false,
+        // If there is none, the store has stopped, and says so itself.
+        let Ok(answer) = answer.await else { return false };
+        let ended = match answer {
+            Ok(revoked) => finish(store, id, revoked).await.map(|_| ()),
+            Err(Error::LeaseNotFound) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            failures += 1;
+            first.get_or_insert((id, error));
         }
     }
     if let Some((id, error)) = first {

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kubewharf_engine::{Direction, EngineError, Snapshot, Table};
+use kubewharf_engine::{EngineError, Snapshot, Table};
 use parking_lot::Mutex;
+use tracing::error;
 
 use crate::committer::LeaseChange;
 use crate::error::Error;
@@ -157,7 +158,11 @@ struct Lease {
 impl State {
     fn insert(&mut self, id: i64, ttl_seconds: i64, stored_seconds: i64, now: Duration) {
         self.remove(id);
-        let left = if stored_seconds > 0 { stored_seconds } else { ttl_seconds };
+        let left = match stored_seconds {
+            0 => ttl_seconds,
+            LeaseRecord::ENDING => 0,
+            stored_seconds => stored_seconds,
+        };
         let expires = now + seconds(left);
         let is_long = seconds(ttl_seconds) > LEASE_CHECKPOINT_INTERVAL;
         let checkpoint_due = is_long.then(|| now + LEASE_CHECKPOINT_INTERVAL);
@@ -198,21 +203,19 @@ impl Leases {
     pub fn restore_with(snapshot: &dyn Snapshot, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
         let now = clock.now();
         let mut state = State::default();
-        let mut failed = Ok(());
         let everything = (Bound::Unbounded, Bound::Unbounded);
-        snapshot.scan(Table::Lease, everything, Direction::Forward, &mut |key, row| match lease_id(key)
-            .and_then(|id| Ok((id, LeaseRecord::decode(row)?)))
-        {
-            Ok((id, record)) => {
-                state.insert(id, record.ttl_seconds, record.remaining_seconds, now);
-                ControlFlow::Continue(())
+        snapshot.scan_past_damage(Table::Lease, everything, &mut |key, row| {
+            match (lease_id(key), row.and_then(|row| LeaseRecord::decode(row).ok())) {
+                (Ok(id), Some(record)) => state.insert(id, record.ttl_seconds, record.remaining_seconds, now),
+                // Nobody knows when it ends, so it lives for as long as any lease may.
+                (Ok(id), None) => {
+                    error!(lease = format!("{id:x}"), "the row of a lease is damaged: it lives until it is revoked");
+                    state.insert(id, LEASE_TTL_SECONDS_MAX, 0, now);
+                }
+                (Err(_), _) => error!("the row of a lease is damaged: its keys live until they are deleted"),
             }
-            Err(cause) => {
-                failed = Err(cause);
-                ControlFlow::Break(())
-            }
+            ControlFlow::Continue(())
         })?;
-        failed?;
         Ok(Self { clock, state: Mutex::new(state), counters: Counters::default() })
     }
 
@@ -228,6 +231,16 @@ impl Leases {
                 LeaseChange::Granted { id, ttl_seconds } => {
                     state.insert(id, ttl_seconds, 0, now);
                     self.counters.granted.fetch_add(1, Ordering::Relaxed);
+                }
+                LeaseChange::Ending { id } => {
+                    let State { leases, due, .. } = &mut *state;
+                    if let Some(lease) = leases.get_mut(&id) {
+                        due.remove(&(lease.due, id));
+                        lease.expires = lease.expires.min(now);
+                        // Whoever ends it goes on at once; this is for when nobody does.
+                        lease.due = now + LEASE_EXPIRY_RETRY;
+                        due.insert((lease.due, id));
+                    }
                 }
                 LeaseChange::Revoked { id } => {
                     let removed = state.remove(id);
@@ -381,25 +394,15 @@ impl Leases {
         remainders
     }
 
-    /// As [`Leases::checkpoint_due`], for all leases with an id above `after` that have less than what their row says.
-    pub(crate) fn checkpoint_all(
-        &self,
-        after: Option<i64>,
-        count_max: usize,
-        submit: impl FnOnce(&[(i64, i64)]),
-    ) -> Vec<(i64, i64)> {
+    /// As [`Leases::checkpoint_due`], for those of these leases that have less than what their row says.
+    pub(crate) fn checkpoint(&self, ids: &[i64], submit: impl FnOnce(&[(i64, i64)])) -> Vec<(i64, i64)> {
         let now = self.clock.now();
-        let mut state = self.state.lock();
-        let mut ids: Vec<i64> =
-            state.leases.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
-        ids.sort_unstable();
         let mut remainders = Vec::new();
-        for id in ids {
-            if remainders.len() == count_max {
-                break;
+        let mut state = self.state.lock();
+        for &id in ids {
+            if let Some(lease) = state.leases.get_mut(&id) {
+                remainders.extend(lease.begin_checkpoint(id, now));
             }
-            let lease = state.leases.get_mut(&id).expect("an id of the map");
-            remainders.extend(lease.begin_checkpoint(id, now));
         }
         if !remainders.is_empty() {
             submit(&remainders);

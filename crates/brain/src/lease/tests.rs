@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use kubewharf_engine::memory::Memory;
-use kubewharf_engine::{Batch, Engine, Head, Operation};
+use kubewharf_engine::{Batch, Engine, Head, Operation, Reserve};
 use proptest::prelude::*;
 
 use super::*;
@@ -42,7 +42,7 @@ fn restore(rows: &[(i64, i64, i64)], clock: &Arc<ManualClock>) -> Leases {
         })
         .collect();
     let next = Head { seq: expected.seq + 1, ..expected };
-    engine.commit(&Batch { expected, next, operations, makes_room: false }).unwrap();
+    engine.commit(&Batch { expected, next, operations, reserve: Reserve::Untouched }).unwrap();
     let snapshot = engine.snapshot().unwrap();
     Leases::restore_with(snapshot.as_ref(), clock.clone()).unwrap()
 }
@@ -135,22 +135,69 @@ fn only_leases_that_nobody_renews_are_checkpointed() {
 }
 
 #[test]
-fn a_graceful_stop_writes_every_remainder_in_bounded_parts() {
-    let rows: Vec<(i64, i64, i64)> = (1..=25).map(|id| (id, 100 + id, 0)).collect();
+fn a_graceful_stop_writes_what_is_left_of_the_leases_that_are_there() {
+    let rows: Vec<(i64, i64, i64)> = (1..=5).map(|id| (id, 100 + id, 0)).collect();
     let (leases, clock) = restored(&rows);
     clock.advance(Duration::from_millis(50_500));
-    let mut after = None;
-    let mut parts = Vec::new();
-    loop {
-        let remainders = leases.checkpoint_all(after, 10, |_| {});
-        let Some((last, _)) = remainders.last() else { break };
-        after = Some(*last);
-        parts.push(remainders);
+    // Rounded up.
+    let remainders = [(1, 51), (5, 55)];
+    assert_eq!(leases.checkpoint(&[1, 77, 5], |submitted| assert_eq!(submitted, remainders)), remainders);
+    assert!(leases.checkpoint(&[77], |_| panic!("there is nothing to write")).is_empty());
+}
+
+#[test]
+fn a_lease_that_has_begun_to_end_is_never_renewed_and_taken_up_when_nobody_finishes_it() {
+    let (leases, clock) = restored(&[(1, 600, 0), (2, 600, LeaseRecord::ENDING)]);
+    // After a restart at once.
+    assert_eq!(leases.take_expired(10), [2]);
+    assert_eq!(leases.renew(2), Renewal::Expired);
+    leases.apply(&[LeaseChange::Ending { id: 1 }]);
+    assert_eq!(leases.renew(1), Renewal::Expired);
+    assert!(leases.checkpoint(&[1, 2], |_| panic!("nothing is left of them")).is_empty());
+    assert_eq!(leases.take_expired(10), [0_i64; 0]);
+    clock.advance(LEASE_EXPIRY_RETRY);
+    assert_eq!(leases.take_expired(10), [1, 2]);
+}
+
+#[test]
+fn a_lease_whose_row_is_damaged_lives_on() {
+    struct Damaged;
+    impl Snapshot for Damaged {
+        fn get(&self, _: Table, _: &[u8], _: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
+            unreachable!("leases are scanned")
+        }
+        fn scan(
+            &self,
+            _: Table,
+            _: (Bound<&[u8]>, Bound<&[u8]>),
+            _: kubewharf_engine::Direction,
+            _: &mut kubewharf_engine::Visitor<'_>,
+        ) -> Result<(), EngineError> {
+            unreachable!("past damage")
+        }
+        fn scan_past_damage(
+            &self,
+            _: Table,
+            _: (Bound<&[u8]>, Bound<&[u8]>),
+            visit: &mut kubewharf_engine::DamageVisitor<'_>,
+        ) -> Result<(), EngineError> {
+            let sound = LeaseRecord { ttl_seconds: 60, remaining_seconds: 0 }.encode();
+            let _ = visit(&lease_key(1), None);
+            let _ = visit(b"?", None);
+            let _ = visit(&lease_key(2), Some(&sound));
+            Ok(())
+        }
+        fn head(&self) -> Result<Head, EngineError> {
+            unreachable!("leases are scanned")
+        }
     }
-    assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [10, 10, 5]);
-    // Rounded up, and by id.
-    assert_eq!(parts[0][0], (1, 51));
-    assert_eq!(parts[2][4], (25, 75));
+    let clock = Arc::new(ManualClock::default());
+    let leases = Leases::restore_with(&Damaged, clock.clone()).unwrap();
+    clock.advance(Duration::from_secs(1_000_000));
+    assert_eq!(leases.take_expired(10), [2]);
+    assert_eq!(leases.renew(1), Renewal::Renewed { ttl_seconds: LEASE_TTL_SECONDS_MAX });
+    leases.apply(&[LeaseChange::Revoked { id: 1 }]);
+    assert_eq!(leases.renew(1), Renewal::NotFound);
 }
 
 /// What a client or the clock does to a store with leases.
@@ -300,7 +347,7 @@ impl Model {
             Step::Crash => self.restart(),
             Step::Stop => {
                 self.commit();
-                let remainders = self.leases.checkpoint_all(None, 100, |_| {});
+                let remainders = self.leases.checkpoint(&self.leases.list(), |_| {});
                 self.queue.push(Write::Checkpoint(remainders));
                 self.commit();
                 self.restart();

@@ -5,8 +5,9 @@
 use std::ops::Deref;
 
 use kubewharf_engine::{Cause, EngineError, Table};
+use smallvec::SmallVec;
 
-use super::record::{Change, Current, Ladder, Position, Version, jump_span};
+use super::record::{Change, Current, Ladder, Position, Previous, Rungs, Version, jump_span, put_rung};
 use super::view::Rows;
 
 /// Calls `visit` with the version that the key of `current` had at `revision`, if it existed then; tells whether it did.
@@ -24,16 +25,17 @@ pub(super) fn version_at(
         let mut step = None;
         let mut found = Ok(false);
         let exists = rows.get(Table::Log, &at.key(), &mut |row| {
-            found = Change::decode(at, row).map(|change| match change.previous {
-                None => false,
+            found = Change::decode(at, row).and_then(|change| match change.previous {
+                None => Ok(false),
+                Some(Previous::LOST) => Err(lost(at)),
                 Some(previous) if previous.position.revision <= revision => {
-                    previous.live.inspect(|live| visit(live)).is_some()
+                    Ok(previous.live.inspect(|live| visit(live)).is_some())
                 }
                 Some(previous) => {
                     let ladder = change.ladder;
                     let jumps = ladder.depth > 0 && ladder.jump.revision > revision;
                     step = Some(if jumps { ladder.jump } else { previous.position });
-                    false
+                    Ok(false)
                 }
             });
         })?;
@@ -51,20 +53,37 @@ pub(super) fn version_at(
     }
 }
 
-/// The place of a new log row for a key whose current row is `current`.
-pub(super) fn next_ladder(rows: &dyn Rows, current: &Current<'_>) -> Result<Ladder, EngineError> {
-    let depth = current.ladder.depth + 1;
-    if jump_span(depth) == 1 {
-        return Ok(Ladder { depth, jump: current.position });
+/// The stored form of a ladder's further rungs, of which there are few between two compactions.
+pub(super) type RungsBuffer = SmallVec<[u8; 128]>;
+
+/// The place of a new log row for a key whose current row is `current`, and the further rungs of its ladder.
+pub(super) fn next_ladder(current: &Current<'_>, compacted: i64) -> (Ladder, RungsBuffer) {
+    let mut rungs = RungsBuffer::new();
+    if current.position.revision <= compacted {
+        // No walk passes the new row.
+        return (Ladder::default(), rungs);
     }
-    // Two equal jumps join into one that spans both.
-    let middle = current.ladder.jump;
-    let mut jump = Ok(middle);
-    rows.get(Table::Log, &middle.key(), &mut |row| {
-        jump = Change::decode(middle, row).map(|change| change.ladder.jump);
-    })?;
-    // A trimmed row leaves `middle`: it is compacted, so no walk follows a jump to it.
-    Ok(Ladder { depth, jump: jump? })
+    let depth = current.ladder.depth + 1;
+    let jump = if jump_span(depth) == 1 {
+        if current.ladder.depth > 0 {
+            put_rung(&mut rungs, current.ladder.jump);
+        }
+        rungs.extend_from_slice(current.rungs.stored());
+        current.position
+    } else {
+        // Two equal jumps join into one that spans both. If the second is left out, it leads to what is compacted: nobody goes there.
+        let (jump, rest) = current.rungs.split_first().unwrap_or((current.ladder.jump, Rungs::default()));
+        rungs.extend_from_slice(rest.stored());
+        jump
+    };
+    let kept = Rungs::new(&rungs).above(compacted).stored().len();
+    rungs.truncate(kept);
+    (Ladder { depth, jump }, rungs)
+}
+
+#[cold]
+fn lost(at: Position) -> Cause {
+    Cause::Corrupt(format!("what revision {} has deleted was damaged: there is no history before it", at.revision))
 }
 
 fn missing(at: Position) -> Cause {

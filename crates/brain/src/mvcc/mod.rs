@@ -4,6 +4,7 @@
 //! bytes on the wire the [rpc](crate::rpc) module's.
 
 mod history;
+mod order;
 mod range;
 mod record;
 mod txn;
@@ -11,12 +12,14 @@ pub mod validate;
 mod view;
 mod writer;
 
-pub use range::{KeyRange, KeySink, RangeEnd, RangeOutcome, RangeQuery, SortTarget, range};
+pub use range::{
+    KeyRange, KeySink, Progress, RangeEnd, RangeOutcome, RangeQuery, Reading, Receiver, Share, SortTarget, range,
+};
 pub use record::{
-    Change, Current, Ladder, LeaseRecord, Position, Previous, Version, attached_key, attachment_key, lease_id,
+    Change, Current, Ladder, LeaseRecord, Position, Previous, Rungs, Version, attached_key, attachment_key, lease_id,
     lease_key,
 };
-pub use txn::{Evaluator, Refusal, Revisions, is_read_only, may_put, omits_lease, query};
+pub use txn::{Bounds, Evaluator, Refusal, Revisions, is_read_only, may_put, omits_lease, query};
 pub use view::{Layered, Overlay, RecentRows, Rows, SnapshotRows};
 pub use writer::{ChangeSink, Writer};
 

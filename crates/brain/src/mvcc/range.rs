@@ -1,14 +1,15 @@
-//! Reads of keys and ranges, at one revision.
+//! Reads of keys and ranges, at one revision, in one go or in steps.
 //!
-//! Invariant: a read shows exactly the versions that were the newest at its revision, whatever was written or deleted since.
+//! Invariant: a read shows exactly the versions that were the newest at its revision, whatever was written or deleted since, also
+//! between its steps.
 
-use std::cmp::Ordering;
 use std::ops::{Bound, ControlFlow};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kubewharf_engine::{Direction, EngineError, Table};
 
 use super::history::version_at;
+use super::order::Best;
 use super::record::{Current, Version};
 use super::view::Rows;
 
@@ -129,6 +130,29 @@ impl RangeQuery {
         within(self.mod_revisions, version.mod_revision) && within(self.create_revisions, version.create_revision)
     }
 
+    /// The direction in which the table is read.
+    fn direction(&self) -> Direction {
+        match self.sort {
+            Some((SortTarget::Key, direction)) if !self.count_only => direction,
+            _ => Direction::Forward,
+        }
+    }
+
+    /// Leaves out what comes before `key` in the direction of reading.
+    fn go_on_at(&mut self, key: Bytes) {
+        if self.range.end == RangeEnd::Single {
+            return;
+        }
+        match self.direction() {
+            Direction::Forward => self.range.start = key,
+            Direction::Reverse => {
+                let mut behind = BytesMut::from(key);
+                behind.extend_from_slice(&[0]);
+                self.range.end = RangeEnd::Before(behind.freeze());
+            }
+        }
+    }
+
     /// Whether only some of the versions are wanted, by revision.
     #[must_use]
     pub fn filters(&self) -> bool {
@@ -150,147 +174,248 @@ pub struct RangeOutcome {
 /// Receives keys with their versions; breaking stops the read.
 pub type KeySink<'s> = dyn FnMut(&[u8], &Version<'_>) -> ControlFlow<()> + 's;
 
+/// Takes the keys of a read that goes in steps.
+pub trait Receiver {
+    /// One key, in the query's order. Breaking ends the step, and the next one begins with this very key.
+    fn key(&mut self, key: &[u8], version: &Version<'_>) -> ControlFlow<()>;
+
+    /// Asks for memory to keep a key until all have been seen, in bytes. Breaking ends the step likewise.
+    fn hold(&mut self, bytes: usize) -> ControlFlow<()>;
+
+    /// Gives back memory that was held.
+    fn release(&mut self, bytes: usize);
+}
+
+/// A receiver that has memory for everything.
+struct Unbounded<'s, 'f>(&'s mut KeySink<'f>);
+
+impl Receiver for Unbounded<'_, '_> {
+    fn key(&mut self, key: &[u8], version: &Version<'_>) -> ControlFlow<()> {
+        (self.0)(key, version)
+    }
+
+    fn hold(&mut self, _: usize) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn release(&mut self, _: usize) {}
+}
+
 /// Passes the keys that `query` asks for to `sink`, in its order.
 pub fn range(rows: &dyn Rows, query: &RangeQuery, sink: &mut KeySink<'_>) -> Result<RangeOutcome, EngineError> {
-    if query.count_only {
-        let mut count = 0;
-        scan(rows, query, Direction::Forward, &mut |_, _| {
-            count += 1;
-            ControlFlow::Continue(())
-        })?;
-        return Ok(RangeOutcome { count, ..RangeOutcome::default() });
-    }
-    match query.sort {
-        None | Some((SortTarget::Key, Direction::Forward)) => in_key_order(rows, query, Direction::Forward, sink),
-        Some((SortTarget::Key, Direction::Reverse)) => in_key_order(rows, query, Direction::Reverse, sink),
-        Some((target, direction)) => sorted(rows, query, target, direction, sink),
+    receive(rows, query, &mut Unbounded(sink))
+}
+
+/// As [`range`], for a receiver whose memory is bounded.
+pub(super) fn receive(
+    rows: &dyn Rows,
+    query: &RangeQuery,
+    receiver: &mut dyn Receiver,
+) -> Result<RangeOutcome, EngineError> {
+    let mut state = State::new(query);
+    let (progress, _) = state.step(rows, query, Share::ALL, receiver)?;
+    Ok(RangeOutcome { stopped: progress == Progress::Stopped, ..state.outcome })
+}
+
+/// How much one step of a read looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of rows; the row that goes over is the last.
+    pub bytes: usize,
+}
+
+impl Share {
+    /// Everything in one step.
+    pub const ALL: Self = Self { rows: usize::MAX, bytes: usize::MAX };
+
+    fn take(&mut self, bytes: usize) -> bool {
+        if self.rows == 0 || self.bytes == 0 {
+            return false;
+        }
+        self.rows -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        true
     }
 }
 
-fn in_key_order(
-    rows: &dyn Rows,
-    query: &RangeQuery,
-    direction: Direction,
-    sink: &mut KeySink<'_>,
-) -> Result<RangeOutcome, EngineError> {
-    let limit = if query.limit == 0 { u64::MAX } else { query.limit };
-    let mut outcome = RangeOutcome::default();
-    let mut passed = 0;
-    scan(rows, query, direction, &mut |key, version| {
-        outcome.count += 1;
-        if !query.admits(version) {
-            return ControlFlow::Continue(());
+/// How a step of a read ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The read is complete.
+    Done,
+    /// The step has had its share.
+    Paused,
+    /// The receiver broke.
+    Stopped,
+}
+
+/// A read in steps, each of which may see another state of the store, as long as it is not older than the revision that is read.
+pub struct Reading {
+    /// Its range is what is left.
+    query: RangeQuery,
+    state: State,
+}
+
+impl Reading {
+    /// A read that has not begun.
+    #[must_use]
+    pub fn new(query: RangeQuery) -> Self {
+        Self { state: State::new(&query), query }
+    }
+
+    /// The query, whose range is what is left of it.
+    #[must_use]
+    pub fn query(&self) -> &RangeQuery {
+        &self.query
+    }
+
+    /// What was found so far.
+    #[must_use]
+    pub fn outcome(&self) -> RangeOutcome {
+        self.state.outcome
+    }
+
+    /// Goes on for a share of rows, at least one.
+    pub fn step(
+        &mut self,
+        rows: &dyn Rows,
+        share: Share,
+        receiver: &mut dyn Receiver,
+    ) -> Result<Progress, EngineError> {
+        let (progress, rest) = self.state.step(rows, &self.query, share, receiver)?;
+        if let Some(key) = rest {
+            self.query.go_on_at(key);
         }
-        if passed == limit {
-            outcome.more = true;
-            if query.count_all {
-                return ControlFlow::Continue(());
+        Ok(progress)
+    }
+}
+
+/// Where a read stands.
+struct State {
+    outcome: RangeOutcome,
+    passed: u64,
+    /// The whole range was looked at.
+    scanned: bool,
+    /// The keys that wait for their order, if that is another than the table's.
+    best: Option<Best>,
+}
+
+/// What is to be done after a key.
+enum Verdict {
+    Next,
+    /// The receiver did not take it.
+    Refused,
+    /// No later key matters.
+    Enough,
+}
+
+impl State {
+    fn new(query: &RangeQuery) -> Self {
+        let best = match query.sort {
+            Some((target, direction)) if !query.count_only && target != SortTarget::Key => {
+                Some(Best::new(query, target, direction))
             }
-            outcome.count -= 1;
-            return ControlFlow::Break(());
-        }
-        passed += 1;
-        let flow = sink(key, version);
-        outcome.stopped = flow.is_break();
-        flow
-    })?;
-    Ok(outcome)
-}
+            _ => None,
+        };
+        Self { outcome: RangeOutcome::default(), passed: 0, scanned: false, best }
+    }
 
-/// An owned key and version, for sorting.
-struct Found {
-    key: Vec<u8>,
-    version: Version<'static>,
-    value: Vec<u8>,
-}
+    /// Goes on; tells the key, if any, that the next step begins with.
+    fn step(
+        &mut self,
+        rows: &dyn Rows,
+        query: &RangeQuery,
+        share: Share,
+        receiver: &mut dyn Receiver,
+    ) -> Result<(Progress, Option<Bytes>), EngineError> {
+        if !self.scanned {
+            let (progress, rest) = self.scan(rows, query, share, receiver)?;
+            if progress != Progress::Done {
+                return Ok((progress, rest));
+            }
+            self.scanned = true;
+        }
+        let flow = self.best.as_mut().map_or(ControlFlow::Continue(()), |best| best.pass_on(receiver));
+        Ok((if flow.is_break() { Progress::Stopped } else { Progress::Done }, None))
+    }
 
-fn sorted(
-    rows: &dyn Rows,
-    query: &RangeQuery,
-    target: SortTarget,
-    direction: Direction,
-    sink: &mut KeySink<'_>,
-) -> Result<RangeOutcome, EngineError> {
-    let mut outcome = RangeOutcome::default();
-    let mut found = Vec::new();
-    scan(rows, query, Direction::Forward, &mut |key, version| {
-        outcome.count += 1;
-        let is_beyond = query.sort_after_limit && query.limit > 0 && found.len() as u64 > query.limit;
-        if !is_beyond && query.admits(version) {
-            found.push(Found {
-                key: key.to_vec(),
-                value: version.value.to_vec(),
-                version: Version { value: &[], ..*version },
-            });
-        }
-        ControlFlow::Continue(())
-    })?;
-    let compare = |a: &Found, b: &Found| -> Ordering {
-        match target {
-            SortTarget::Key => a.key.cmp(&b.key),
-            SortTarget::Version => a.version.version.cmp(&b.version.version),
-            SortTarget::Create => a.version.create_revision.cmp(&b.version.create_revision),
-            SortTarget::Mod => a.version.mod_revision.cmp(&b.version.mod_revision),
-            SortTarget::Value => a.value.cmp(&b.value),
-        }
-    };
-    // Stable, so that equal ones stay in key order.
-    match direction {
-        Direction::Forward => found.sort_by(compare),
-        Direction::Reverse => found.sort_by(|a, b| compare(b, a)),
-    }
-    if query.limit > 0 && found.len() as u64 > query.limit {
-        outcome.more = true;
-        found.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
-    }
-    for Found { key, version, value } in &found {
-        if sink(key, &Version { value, ..*version }).is_break() {
-            outcome.stopped = true;
-            break;
-        }
-    }
-    Ok(outcome)
-}
-
-/// Visits every key that exists at the query's revision, whatever its limit and filters.
-fn scan(rows: &dyn Rows, query: &RangeQuery, direction: Direction, visit: &mut KeySink<'_>) -> Result<(), EngineError> {
-    if query.range.end == RangeEnd::Single {
-        let mut result = Ok(());
-        rows.get(Table::Current, &query.range.start, &mut |row| {
-            result = visit_row(rows, query.revision, &query.range.start, row, visit).map(|_| ());
-        })?;
-        return result;
-    }
-    let mut result = Ok(());
-    rows.scan(Table::Current, query.range.bounds(), direction, &mut |key, row| match visit_row(
-        rows,
-        query.revision,
-        key,
-        row,
-        visit,
-    ) {
-        Ok(flow) => flow,
-        Err(error) => {
-            result = Err(error);
+    /// Visits every key that exists at the query's revision, whatever its filters, until nothing more is wanted.
+    fn scan(
+        &mut self,
+        rows: &dyn Rows,
+        query: &RangeQuery,
+        mut share: Share,
+        receiver: &mut dyn Receiver,
+    ) -> Result<(Progress, Option<Bytes>), EngineError> {
+        let mut result = Ok((Progress::Done, None));
+        let mut visit = |key: &[u8], row: &[u8]| {
+            if !share.take(row.len()) {
+                result = Ok((Progress::Paused, Some(Bytes::copy_from_slice(key))));
+                return ControlFlow::Break(());
+            }
+            match self.visit_row(rows, query, key, row, receiver) {
+                Ok(Verdict::Next) => return ControlFlow::Continue(()),
+                Ok(Verdict::Enough) => {}
+                Ok(Verdict::Refused) => result = Ok((Progress::Stopped, Some(Bytes::copy_from_slice(key)))),
+                Err(error) => result = Err(error),
+            }
             ControlFlow::Break(())
+        };
+        if query.range.end == RangeEnd::Single {
+            let key = &query.range.start;
+            rows.get(Table::Current, key, &mut |row| {
+                let _ = visit(key, row);
+            })?;
+        } else {
+            rows.scan(Table::Current, query.range.bounds(), query.direction(), &mut visit)?;
         }
-    })?;
-    result
-}
-
-#[inline]
-fn visit_row(
-    rows: &dyn Rows,
-    revision: i64,
-    key: &[u8],
-    row: &[u8],
-    visit: &mut KeySink<'_>,
-) -> Result<ControlFlow<()>, EngineError> {
-    let current = Current::decode(row)?;
-    if current.position.revision <= revision {
-        return Ok(current.live.map_or(ControlFlow::Continue(()), |live| visit(key, &live)));
+        result
     }
-    let mut flow = ControlFlow::Continue(());
-    version_at(rows, &current, revision, &mut |version| flow = visit(key, version))?;
-    Ok(flow)
+
+    #[inline]
+    fn visit_row(
+        &mut self,
+        rows: &dyn Rows,
+        query: &RangeQuery,
+        key: &[u8],
+        row: &[u8],
+        receiver: &mut dyn Receiver,
+    ) -> Result<Verdict, EngineError> {
+        let current = Current::decode(row)?;
+        if current.position.revision <= query.revision {
+            return Ok(current.live.map_or(Verdict::Next, |live| self.visit(query, key, &live, receiver)));
+        }
+        let mut verdict = Verdict::Next;
+        version_at(rows, &current, query.revision, &mut |version| {
+            verdict = self.visit(query, key, version, receiver);
+        })?;
+        Ok(verdict)
+    }
+
+    #[inline]
+    fn visit(&mut self, query: &RangeQuery, key: &[u8], version: &Version<'_>, receiver: &mut dyn Receiver) -> Verdict {
+        if !query.count_only && query.admits(version) {
+            let limit = if query.limit == 0 { u64::MAX } else { query.limit };
+            let is_over = self.passed >= limit;
+            self.outcome.more |= is_over;
+            let flow = match &mut self.best {
+                // All are looked at, unless the order is made only afterwards.
+                Some(_) if is_over && query.sort_after_limit && self.passed > limit => ControlFlow::Continue(()),
+                Some(best) => best.offer(key, version, receiver),
+                None if is_over => ControlFlow::Continue(()),
+                None => receiver.key(key, version),
+            };
+            if flow.is_break() {
+                return Verdict::Refused;
+            }
+            if is_over && !query.count_all && (self.best.is_none() || query.sort_after_limit) {
+                return Verdict::Enough;
+            }
+            self.passed += 1;
+        }
+        self.outcome.count += 1;
+        Verdict::Next
+    }
 }

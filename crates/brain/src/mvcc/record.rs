@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kubewharf_engine::Cause;
 
 /// The format that this module writes, first byte of every record.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// A position in the log: a revision and the place within it. A key's version is named by the position that wrote it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,13 +65,60 @@ pub struct Version<'a> {
 
 /// Where a key's earlier log rows are: how many there are behind this one, and one much further back.
 ///
-/// The jumps form a skew-binary ladder: a walk back over n versions takes O(log n) steps.
+/// The jumps form a skew-binary ladder: a walk back over n versions takes O(log n) steps. Compaction lets it begin anew, because no walk
+/// goes below the compacted revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ladder {
     /// Log rows of this key behind this one; 0 for the first.
     pub depth: u64,
-    /// A log row of this key further back, `depth - `[`jump_span`]`(depth)` deep; without meaning at depth 0.
+    /// A log row of this key further back, `depth - `[`jump_span`]`(depth)` deep or the last above what is compacted; without meaning at
+    /// depth 0.
     pub jump: Position,
+}
+
+/// The rest of a ladder: where the row that its jump names jumps to, where that one does, and so on, as far as it is not compacted.
+/// With it the next row's ladder is known without reading a row of the log.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rungs<'a>(&'a [u8]);
+
+impl<'a> Rungs<'a> {
+    /// Rungs that [`put_rung`] has written.
+    pub(super) fn new(stored: &'a [u8]) -> Self {
+        debug_assert!(stored.len().is_multiple_of(POSITION_BYTES));
+        Self(stored)
+    }
+
+    /// The first rung, and the others.
+    pub(super) fn split_first(self) -> Option<(Position, Self)> {
+        let mut reader = Reader(self.0);
+        let first = reader.position().ok()?;
+        Some((first, Self(reader.0)))
+    }
+
+    /// The rungs above `revision`. They go down, so what is left out is the end.
+    pub(super) fn above(self, revision: i64) -> Self {
+        let mut rest = self;
+        while let Some((first, behind)) = rest.split_first() {
+            if first.revision <= revision {
+                break;
+            }
+            rest = behind;
+        }
+        Self(&self.0[..self.0.len() - rest.0.len()])
+    }
+
+    /// The stored form.
+    pub(super) fn stored(self) -> &'a [u8] {
+        self.0
+    }
+}
+
+impl std::fmt::Debug for Rungs<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(std::iter::successors(self.split_first(), |(_, rest)| rest.split_first()).map(|(p, _)| p))
+            .finish()
+    }
 }
 
 /// A key's row in the current table.
@@ -81,6 +128,8 @@ pub struct Current<'a> {
     pub position: Position,
     /// Its place among the key's log rows.
     pub ladder: Ladder,
+    /// The ladder's further rungs.
+    pub rungs: Rungs<'a>,
     /// The live version; `None` for a tombstone.
     pub live: Option<Version<'a>>,
 }
@@ -92,6 +141,11 @@ pub struct Previous<'a> {
     pub position: Position,
     /// The version; `None` if the key was deleted there.
     pub live: Option<Version<'a>>,
+}
+
+impl Previous<'_> {
+    /// What was replaced was damaged and could not be told.
+    pub const LOST: Self = Self { position: Position { revision: i64::MAX, sub: u32::MAX }, live: None };
 }
 
 /// One change, a row of the log.
@@ -115,6 +169,9 @@ const LEASED: u8 = 4;
 const LADDER: u8 = 8;
 const PREVIOUS: u8 = 16;
 
+/// Bytes of a position in a record.
+const POSITION_BYTES: usize = 12;
+
 /// Bytes that [`put_version`] needs beside the value.
 const VERSION_BYTES_MAX: usize = 1 + 24 + 4;
 
@@ -123,11 +180,16 @@ impl Current<'_> {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let value = self.live.map_or(&[][..], |live| live.value);
-        let mut row = BytesMut::with_capacity(64 + value.len());
+        let mut row = BytesMut::with_capacity(64 + self.rungs.0.len() + value.len());
         row.put_u8(FORMAT);
         row.put_u8(if self.ladder.depth > 0 { LADDER } else { 0 });
         put_position(&mut row, self.position);
         put_ladder(&mut row, self.ladder);
+        if self.ladder.depth > 0 {
+            // A depth of 64 bits has 64 rungs.
+            row.put_u8((self.rungs.0.len() / POSITION_BYTES) as u8);
+            row.put_slice(self.rungs.0);
+        }
         put_version(&mut row, self.live.as_ref());
         row.put_slice(value);
         row.freeze()
@@ -142,9 +204,15 @@ impl<'a> Current<'a> {
         let flags = reader.format_and_flags()?;
         let position = reader.position()?;
         let ladder = reader.ladder(flags)?;
+        let rungs = if flags & LADDER == 0 {
+            Rungs::default()
+        } else {
+            let [count] = reader.array()?;
+            Rungs(reader.take(usize::from(count) * POSITION_BYTES)?)
+        };
         let header = reader.version_header(position.revision)?;
         let live = header.map(|header| Version { value: reader.0, ..header });
-        Ok(Self { position, ladder, live })
+        Ok(Self { position, ladder, rungs, live })
     }
 }
 
@@ -200,11 +268,20 @@ impl<'a> Change<'a> {
 pub struct LeaseRecord {
     /// The granted time to live, in seconds.
     pub ttl_seconds: i64,
-    /// What was left of it at the last checkpoint, in seconds; 0 if it has all of it.
+    /// What was left of it at the last checkpoint, in seconds; 0 if it has all of it, [`LeaseRecord::ENDING`] if it has ended.
     pub remaining_seconds: i64,
 }
 
 impl LeaseRecord {
+    /// The lease has ended, and some of its keys are deleted already: it has more of them than are deleted at once.
+    pub const ENDING: i64 = -1;
+
+    /// Whether the lease has ended, and only the rest of its keys is to be deleted.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.remaining_seconds == Self::ENDING
+    }
+
     /// The row's stored form; the id is the row's key.
     #[must_use]
     pub fn encode(&self) -> Bytes {
@@ -269,6 +346,12 @@ pub(super) fn jump_span(depth: u64) -> u64 {
 fn put_position(row: &mut BytesMut, position: Position) {
     row.put_i64_le(position.revision);
     row.put_u32_le(position.sub);
+}
+
+/// Appends a rung to those stored in `rungs`.
+pub(super) fn put_rung(rungs: &mut impl Extend<u8>, rung: Position) {
+    rungs.extend(rung.revision.to_le_bytes());
+    rungs.extend(rung.sub.to_le_bytes());
 }
 
 fn put_ladder(row: &mut BytesMut, ladder: Ladder) {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
-use kubewharf_engine::{Batch, Direction, Engine, Head, Table, memory::Memory};
+use kubewharf_engine::{Batch, Direction, Engine, Head, Reserve, Table, memory::Memory};
+use kubewharf_etcd_api::etcdserverpb::request_op::Request;
+use kubewharf_etcd_api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use proptest::prelude::*;
 
 use super::*;
@@ -53,6 +55,32 @@ impl ChangeSink for Recorded {
     }
 }
 
+/// Rows for a writer, which finds all that it needs of the past in the current table.
+struct WithoutLog<'a>(SnapshotRows<'a>);
+
+impl Rows for WithoutLog<'_> {
+    fn get(
+        &self,
+        table: Table,
+        key: &[u8],
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, kubewharf_engine::EngineError> {
+        assert_ne!(table, Table::Log, "a writer reads no log");
+        self.0.get(table, key, visit)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        visit: &mut kubewharf_engine::Visitor<'_>,
+    ) -> Result<(), kubewharf_engine::EngineError> {
+        assert_ne!(table, Table::Log, "a writer reads no log");
+        self.0.scan(table, range, direction, visit)
+    }
+}
+
 struct World {
     engine: Memory,
     in_flight: Overlay,
@@ -96,18 +124,19 @@ impl World {
         let expected = self.engine.snapshot().unwrap().head().unwrap();
         let next = Head { seq: expected.seq + 1, batch_id: expected.batch_id + 1, ..expected };
         let operations = overlay.to_operations();
-        self.engine.commit(&Batch { expected, next, operations, makes_room: false }).unwrap();
+        self.engine.commit(&Batch { expected, next, operations, reserve: Reserve::Untouched }).unwrap();
     }
 
     fn txn(&mut self, writes: &[(u8, Option<(u8, i64)>)], rolled_back: bool) {
         let revision = self.newest() + 1;
         let mut state = self.history.last().unwrap().clone();
         let snapshot = self.engine.snapshot().unwrap();
-        let base = SnapshotRows(snapshot.as_ref());
+        let base = WithoutLog(SnapshotRows(snapshot.as_ref()));
         let mut changes = Recorded::default();
         self.growing.savepoint();
         let before = self.growing.to_operations();
-        let mut writer = Writer::new(&base, Some(&self.in_flight), &mut self.growing, &mut changes, revision, 7);
+        let revisions = Revisions { newest: revision - 1, compacted: self.compacted };
+        let mut writer = Writer::new(&base, Some(&self.in_flight), &mut self.growing, &mut changes, revisions, 7);
         let mut expected = Vec::new();
         for (number, write) in writes {
             let key = key(*number);
@@ -184,6 +213,58 @@ impl World {
         self.commit_rows(&useless);
     }
 
+    /// Reads in every order, a row a step, and compares with the sorted model; what is held for that is bounded by the limit.
+    fn read_in_steps(&self, view: &dyn Rows, revision: i64, expected: &[(Vec<u8>, Kv)]) {
+        use Direction::{Forward, Reverse};
+        use SortTarget::{Create, Key, Mod, Value};
+        for sort in [Key, SortTarget::Version, Create, Mod, Value].iter().flat_map(|t| [(*t, Forward), (*t, Reverse)]) {
+            for (limit, sort_after_limit) in [(0, false), (2, false), (2, true)] {
+                let everything = KeyRange { start: Bytes::from_static(&[0]), end: RangeEnd::Unbounded };
+                let query = RangeQuery {
+                    limit,
+                    sort: Some(sort),
+                    sort_after_limit,
+                    count_all: true,
+                    create_revisions: (0, revision / 2),
+                    ..RangeQuery::all(everything, revision)
+                };
+                let mut sorted: Vec<_> =
+                    expected.iter().filter(|(_, kv)| revision < 2 || kv.create <= revision / 2).cloned().collect();
+                let more = limit > 0 && sorted.len() as u64 > limit;
+                if sort_after_limit && sort.0 != Key {
+                    sorted.truncate(3);
+                }
+                let by = |a: &(Vec<u8>, Kv), b: &(Vec<u8>, Kv)| match sort.0 {
+                    Key => a.0.cmp(&b.0),
+                    SortTarget::Version => a.1.version.cmp(&b.1.version),
+                    Create => a.1.create.cmp(&b.1.create),
+                    Mod => a.1.modified.cmp(&b.1.modified),
+                    Value => a.1.value.cmp(&b.1.value),
+                };
+                // Stable, so that equal ones stay in the order of their keys.
+                sorted.sort_by(|a, b| if sort.1 == Forward { by(a, b) } else { by(b, a) });
+                if limit > 0 {
+                    sorted.truncate(2);
+                }
+                let mut reading = Reading::new(query);
+                let mut receiver = Reluctant::default();
+                while reading.step(view, Share { rows: 1, bytes: 1 }, &mut receiver).unwrap() != Progress::Done {}
+                let outcome = reading.outcome();
+                assert_eq!(receiver.found, sorted, "{sort:?} {limit} at {revision}");
+                assert_eq!((outcome.count, outcome.more), (i64::try_from(expected.len()).unwrap(), more), "{sort:?}");
+                assert_eq!(receiver.held, 0);
+                assert!(limit == 0 || receiver.held_max <= 3 * (300 + 256), "{} bytes are held", receiver.held_max);
+            }
+        }
+        let count = RangeQuery {
+            count_only: true,
+            ..RangeQuery::all(KeyRange { start: Bytes::from_static(&[0]), end: RangeEnd::Unbounded }, revision)
+        };
+        let mut reading = Reading::new(count);
+        while reading.step(view, Share { rows: 1, bytes: 1 }, &mut Reluctant::default()).unwrap() != Progress::Done {}
+        assert_eq!(reading.outcome().count, i64::try_from(expected.len()).unwrap());
+    }
+
     fn read(&self, revision: i64) {
         let snapshot = self.engine.snapshot().unwrap();
         let base = SnapshotRows(snapshot.as_ref());
@@ -222,6 +303,7 @@ impl World {
             start = found[1].0.clone();
             start.push(0);
         }
+        self.read_in_steps(&view, revision, &expected);
         for number in 0..12 {
             let key = key(number);
             let query = RangeQuery::all(KeyRange { start: key.clone().into(), end: RangeEnd::Single }, revision);
@@ -231,23 +313,66 @@ impl World {
     }
 }
 
-fn read(rows: &dyn Rows, query: &RangeQuery) -> (Vec<(Vec<u8>, Kv)>, usize, bool) {
+type Found = (Vec<(Vec<u8>, Kv)>, usize, bool);
+
+fn read(rows: &dyn Rows, query: &RangeQuery) -> Found {
     let mut found = Vec::new();
     let outcome = range(rows, query, &mut |key, version| {
-        found.push((
-            key.to_vec(),
-            Kv {
-                create: version.create_revision,
-                modified: version.mod_revision,
-                version: version.version,
-                lease: version.lease,
-                value: version.value.to_vec(),
-            },
-        ));
+        found.push(owned(key, version));
         ControlFlow::Continue(())
     })
     .unwrap();
     (found, usize::try_from(outcome.count).unwrap(), outcome.more)
+}
+
+fn owned(key: &[u8], version: &Version<'_>) -> (Vec<u8>, Kv) {
+    let kv = Kv {
+        create: version.create_revision,
+        modified: version.mod_revision,
+        version: version.version,
+        lease: version.lease,
+        value: version.value.to_vec(),
+    };
+    (key.to_vec(), kv)
+}
+
+/// A receiver that has no memory each other time that it is asked.
+#[derive(Default)]
+struct Reluctant {
+    found: Vec<(Vec<u8>, Kv)>,
+    asked: usize,
+    held: usize,
+    held_max: usize,
+}
+
+impl Reluctant {
+    fn refuses(&mut self) -> bool {
+        self.asked += 1;
+        self.asked % 2 == 1
+    }
+}
+
+impl Receiver for Reluctant {
+    fn key(&mut self, key: &[u8], version: &Version<'_>) -> ControlFlow<()> {
+        if self.refuses() {
+            return ControlFlow::Break(());
+        }
+        self.found.push(owned(key, version));
+        ControlFlow::Continue(())
+    }
+
+    fn hold(&mut self, bytes: usize) -> ControlFlow<()> {
+        if self.refuses() {
+            return ControlFlow::Break(());
+        }
+        self.held += bytes;
+        self.held_max = self.held_max.max(self.held);
+        ControlFlow::Continue(())
+    }
+
+    fn release(&mut self, bytes: usize) {
+        self.held -= bytes;
+    }
 }
 
 proptest! {
@@ -292,11 +417,19 @@ proptest! {
             value,
         };
         let ladder = if depth % 2 == 0 { Ladder::default() } else { Ladder { depth, jump: position } };
+        let mut rungs = Vec::new();
+        for rung in (0..depth % 64).filter(|_| ladder.depth > 0) {
+            super::record::put_rung(&mut rungs, Position { revision: ints[5], sub: u32::try_from(rung).unwrap() });
+        }
         let live = flags[0].then(|| version(&values[0], flags[1], flags[2]));
-        let current = Current { position, ladder, live };
+        let current = Current { position, ladder, rungs: Rungs::new(&rungs), live };
         let encoded = current.encode();
         prop_assert_eq!(Current::decode(&encoded).unwrap(), current);
-        let previous = flags[3].then(|| Previous { position, live: flags[1].then(|| version(&values[1], flags[2], flags[0])) });
+        let previous = if depth % 3 == 0 {
+            Some(Previous::LOST)
+        } else {
+            flags[3].then(|| Previous { position, live: flags[1].then(|| version(&values[1], flags[2], flags[0])) })
+        };
         let change = Change { time_ms: ints[4].unsigned_abs(), key: &key, live, previous, ladder };
         let encoded = change.encode();
         prop_assert_eq!(Change::decode(position, &encoded).unwrap(), change);
@@ -346,5 +479,119 @@ fn a_walk_to_an_old_version_takes_few_steps() {
         let (found, ..) = read(&counting, &query);
         assert_eq!(found[0].1.modified, revision);
         assert!(counting.1.get() <= 40, "{} steps back to {revision}", counting.1.get());
+    }
+    // What it takes to know the ladder of the next row stays small, and goes with compaction.
+    drop(snapshot);
+    let rungs = |world: &World| {
+        let snapshot = world.engine.snapshot().unwrap();
+        let base = SnapshotRows(snapshot.as_ref());
+        let mut rungs = None;
+        Layered::new(&base, Some(&world.in_flight), &world.growing)
+            .get(Table::Current, &key(8), &mut |row| {
+                rungs = Some(Current::decode(row).unwrap().rungs.stored().len() / 12)
+            })
+            .unwrap();
+        rungs.unwrap()
+    };
+    assert!((1..=13).contains(&rungs(&world)), "{}", rungs(&world));
+    world.compact(4990);
+    world.txn(&[(8, Some((1, 0)))], false);
+    assert!(rungs(&world) <= 4, "{}", rungs(&world));
+    world.compact(world.newest());
+    world.txn(&[(8, Some((2, 0)))], false);
+    assert_eq!(rungs(&world), 0);
+}
+
+#[test]
+fn a_key_whose_row_is_damaged_can_be_deleted_and_made_anew_and_has_no_history_before() {
+    let mut world = World::new();
+    world.txn(&[(8, Some((1, 0)))], false);
+    world.commit();
+    world.commit();
+    let mut changes = Recorded::default();
+    let snapshot = world.engine.snapshot().unwrap();
+    let base = SnapshotRows(snapshot.as_ref());
+    let revisions = Revisions { newest: 2, compacted: -1 };
+    Writer::new(&base, None, &mut world.growing, &mut changes, revisions, 7).delete_unread(&Bytes::from(key(8)));
+    drop(snapshot);
+    world.history.push(State::new());
+    world.txn(&[(8, Some((2, 0)))], false);
+    assert_eq!(changes.0, [(Position { revision: 3, sub: 0 }, key(8), None)]);
+    let snapshot = world.engine.snapshot().unwrap();
+    let base = SnapshotRows(snapshot.as_ref());
+    let view = Layered::new(&base, Some(&world.in_flight), &world.growing);
+    let at = |revision| {
+        let query = RangeQuery::all(KeyRange { start: key(8).into(), end: RangeEnd::Single }, revision);
+        let mut modified = Vec::new();
+        range(&view, &query, &mut |_, version| {
+            modified.push(version.mod_revision);
+            ControlFlow::Continue(())
+        })
+        .map(|_| modified)
+    };
+    assert_eq!((at(4), at(3)), (Ok(vec![4]), Ok(vec![])));
+    assert!(at(2).is_err_and(|error| error.is_corrupt()));
+}
+
+/// Evaluates a request on ten keys with values of 200 bytes.
+fn evaluate<R>(bounds: Bounds, run: impl FnOnce(&mut Evaluator<'_, '_>) -> Result<R, Refusal>) -> Result<R, Refusal> {
+    let mut world = World::new();
+    let writes: Vec<_> = (0..10).map(|number| (number, Some((200, 0)))).collect();
+    world.txn(&writes, false);
+    world.commit();
+    let snapshot = world.engine.snapshot().unwrap();
+    let base = SnapshotRows(snapshot.as_ref());
+    let mut changes = Recorded::default();
+    let revisions = Revisions { newest: 2, compacted: -1 };
+    world.growing.savepoint();
+    let mut writer = Writer::new(&base, Some(&world.in_flight), &mut world.growing, &mut changes, revisions, 7);
+    let result = run(&mut Evaluator::writer(&mut writer, revisions, bounds));
+    if result.is_err() {
+        world.growing.rollback();
+        assert_eq!((world.growing.bytes(), world.growing.is_empty()), (0, true), "a refusal leaves nothing");
+    }
+    result
+}
+
+#[test]
+fn what_a_request_changes_and_returns_is_bounded_in_bytes() {
+    let wide = Bounds { keys: 100, row_bytes: usize::MAX, response_bytes: usize::MAX };
+    let (few_rows, few_kvs) = (Bounds { row_bytes: 1900, ..wide }, Bounds { response_bytes: 1900, ..wide });
+    let everything = Bytes::from_static(&[0]);
+    let txn = |requests: Vec<Request>| {
+        let success = requests.into_iter().map(|request| RequestOp { request: Some(request) }).collect();
+        TxnRequest { success, ..TxnRequest::default() }
+    };
+
+    let mut delete = DeleteRangeRequest { key: everything.clone(), range_end: everything.clone(), prev_kv: false };
+    assert_eq!(evaluate(wide, |evaluator| evaluator.delete_range(&delete)).unwrap().deleted, 10);
+    assert_eq!(evaluate(few_kvs, |evaluator| evaluator.delete_range(&delete)).unwrap().deleted, 10);
+    let refused = evaluate(few_rows, |evaluator| evaluator.delete_range(&delete)).unwrap_err();
+    assert!(matches!(refused, Refusal::TooManyBytes { bytes_max: 1900 }), "{refused}");
+    delete.prev_kv = true;
+    let refused = evaluate(few_kvs, |evaluator| evaluator.delete_range(&delete)).unwrap_err();
+    assert!(matches!(refused, Refusal::ResponseTooLarge { bytes_max: 1900 }), "{refused}");
+
+    // What is kept is written anew: twice, with what it replaces.
+    let keeps = |number| {
+        Request::RequestPut(PutRequest { key: key(number).into(), ignore_value: true, ..PutRequest::default() })
+    };
+    let puts = txn((0..10).map(keeps).collect());
+    evaluate(wide, |evaluator| evaluator.txn(&puts)).unwrap();
+    let refused = evaluate(few_rows, |evaluator| evaluator.txn(&puts)).unwrap_err();
+    assert!(matches!(refused, Refusal::TooManyBytes { .. }), "{refused}");
+
+    for (sort_target, limit) in [(0, 0), (3, 0), (3, 1)] {
+        let all = RangeRequest {
+            key: everything.clone(),
+            range_end: everything.clone(),
+            sort_target,
+            limit,
+            ..RangeRequest::default()
+        };
+        let reads = txn(vec![Request::RequestRange(all)]);
+        let read = evaluate(few_kvs, |evaluator| evaluator.txn(&reads));
+        // One that is sorted is within the bound if what it keeps is.
+        assert_eq!(read.is_ok(), limit == 1, "{read:?}");
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Invariant: an error other than an engine's leaves no change behind.
 
+use std::mem::size_of;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -19,8 +20,8 @@ use kubewharf_etcd_api::etcdserverpb::{
 };
 use kubewharf_etcd_api::mvccpb::KeyValue;
 
-use super::range::{KeyRange, RangeQuery, SortTarget, range};
-use super::record::{Version, lease_key};
+use super::range::{KeyRange, RangeQuery, Receiver, SortTarget, range, receive};
+use super::record::{LeaseRecord, Version, lease_key};
 use super::view::Rows;
 use super::writer::Writer;
 
@@ -45,9 +46,32 @@ pub enum Refusal {
         /// The most keys that one transaction may change.
         keys_max: usize,
     },
+    /// The transaction would write more bytes than the engine takes in one batch.
+    #[error("the transaction writes more than {bytes_max} bytes")]
+    TooManyBytes {
+        /// The most bytes of rows that one transaction may write; a row has what it replaces too.
+        bytes_max: usize,
+    },
+    /// The keys to return would take more memory than there is for them.
+    #[error("the response is larger than {bytes_max} bytes")]
+    ResponseTooLarge {
+        /// The most bytes that one response may take.
+        bytes_max: usize,
+    },
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+/// The most that one request may change and return.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Keys that it may change.
+    pub keys: usize,
+    /// Bytes of rows that it may write.
+    pub row_bytes: usize,
+    /// Bytes of keys that it may return, as they lie in memory.
+    pub response_bytes: usize,
 }
 
 /// The revisions that a request is judged by.
@@ -70,11 +94,12 @@ impl Revisions {
     }
 }
 
-/// The most keys that one transaction may change, and what it reads and writes through.
+/// What a request reads and writes through, and within which bounds.
 pub struct Evaluator<'e, 'w> {
     source: Source<'e, 'w>,
     revisions: Revisions,
-    changes_max: usize,
+    bounds: Bounds,
+    response_bytes: usize,
 }
 
 enum Source<'e, 'w> {
@@ -83,14 +108,21 @@ enum Source<'e, 'w> {
 }
 
 impl<'e, 'w> Evaluator<'e, 'w> {
-    /// An evaluator of requests that only read.
-    pub fn reader(rows: &'e dyn Rows, revisions: Revisions) -> Self {
-        Self { source: Source::Reader(rows), revisions, changes_max: 0 }
+    /// An evaluator of requests that only read and return at most `response_bytes`.
+    pub fn reader(rows: &'e dyn Rows, revisions: Revisions, response_bytes: usize) -> Self {
+        let bounds = Bounds { keys: 0, row_bytes: 0, response_bytes };
+        Self { source: Source::Reader(rows), revisions, bounds, response_bytes: 0 }
     }
 
-    /// An evaluator that writes through `writer`, at most `changes_max` changes.
-    pub fn writer(writer: &'e mut Writer<'w>, revisions: Revisions, changes_max: usize) -> Self {
-        Self { source: Source::Writer(writer), revisions, changes_max }
+    /// An evaluator that writes through `writer`.
+    pub fn writer(writer: &'e mut Writer<'w>, revisions: Revisions, bounds: Bounds) -> Self {
+        Self { source: Source::Writer(writer), revisions, bounds, response_bytes: 0 }
+    }
+
+    /// Bytes of the keys returned so far, as they lie in memory.
+    #[must_use]
+    pub fn response_bytes(&self) -> usize {
+        self.response_bytes
     }
 
     /// Evaluates a whole Put request.
@@ -148,12 +180,12 @@ impl<'e, 'w> Evaluator<'e, 'w> {
     }
 
     fn compare(&self, compare: &Compare) -> Result<bool, EngineError> {
-        let range = KeyRange::from_request(compare.key.clone(), compare.range_end.clone());
-        let query = RangeQuery::all(range, self.newest());
+        let keys = KeyRange::from_request(compare.key.clone(), compare.range_end.clone());
+        let query = RangeQuery::all(keys, self.newest());
         let mut any = false;
         let mut all = true;
         self.with_rows(|rows| {
-            super::range::range(rows, &query, &mut |_, version| {
+            range(rows, &query, &mut |_, version| {
                 any = true;
                 all = holds(compare, version);
                 if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -189,8 +221,13 @@ impl<'e, 'w> Evaluator<'e, 'w> {
 
     fn check_put(&self, request: &PutRequest) -> Result<(), Refusal> {
         if request.lease != 0 {
-            let exists = self.with_rows(|rows| rows.get(Table::Lease, &lease_key(request.lease), &mut |_| {}))?;
-            if !exists {
+            let mut takes_keys = Ok(false);
+            self.with_rows(|rows| {
+                rows.get(Table::Lease, &lease_key(request.lease), &mut |row| {
+                    takes_keys = LeaseRecord::decode(row).map(|record| !record.is_ending());
+                })
+            })?;
+            if !takes_keys.map_err(EngineError::from)? {
                 return Err(Refusal::LeaseNotFound);
             }
         }
@@ -228,26 +265,26 @@ impl<'e, 'w> Evaluator<'e, 'w> {
         let newest = self.newest();
         let revision = Revisions { newest, ..self.revisions }.resolve(request.revision)?;
         let query = query(request, revision);
-        let mut kvs = Vec::new();
-        let without_lease = omits_lease(request);
-        let outcome = self.with_rows(|rows| {
-            range(rows, &query, &mut |key, version| {
-                let mut kv = key_value(key, version);
-                if request.keys_only {
-                    kv.value = Bytes::new();
-                }
-                if without_lease {
-                    kv.lease = 0;
-                }
-                kvs.push(kv);
-                ControlFlow::Continue(())
-            })
-        })?;
-        Ok(RangeResponse { header: Some(header(newest)), kvs, more: outcome.more, count: outcome.count })
+        let bytes_max = self.bounds.response_bytes;
+        let mut found = Found {
+            kvs: Vec::new(),
+            bytes: self.response_bytes,
+            bytes_max,
+            keys_only: request.keys_only,
+            omits_lease: omits_lease(request),
+        };
+        let outcome = self.with_rows(|rows| receive(rows, &query, &mut found))?;
+        if outcome.stopped {
+            return Err(Refusal::ResponseTooLarge { bytes_max });
+        }
+        self.response_bytes = found.bytes;
+        Ok(RangeResponse { header: Some(header(newest)), kvs: found.kvs, more: outcome.more, count: outcome.count })
     }
 
     fn execute_put(&mut self, request: &PutRequest) -> Result<PutResponse, Refusal> {
-        self.admit(1)?;
+        if self.changes() >= self.bounds.keys {
+            return Err(Refusal::TooManyChanges { keys_max: self.bounds.keys });
+        }
         let needs_previous = request.prev_kv || request.ignore_value || request.ignore_lease;
         let previous = if needs_previous { self.get(&request.key)? } else { None };
         let value = match &previous {
@@ -261,18 +298,38 @@ impl<'e, 'w> Evaluator<'e, 'w> {
         let writer = self.writer_mut();
         writer.put(&request.key, value, lease)?;
         let header = Some(header(writer.revision()));
-        Ok(PutResponse { header, prev_kv: previous.filter(|_| request.prev_kv) })
+        self.check_row_bytes()?;
+        let prev_kv = previous.filter(|_| request.prev_kv);
+        self.response_bytes += prev_kv.as_ref().map_or(0, |kv| response_bytes(&kv.key, &kv.value));
+        self.check_response_bytes()?;
+        Ok(PutResponse { header, prev_kv })
     }
 
     fn execute_delete_range(&mut self, request: &DeleteRangeRequest) -> Result<DeleteRangeResponse, Refusal> {
-        let range = KeyRange::from_request(request.key.clone(), request.range_end.clone());
+        let deleted = KeyRange::from_request(request.key.clone(), request.range_end.clone());
         let mut keys = Vec::new();
         let mut prev_kvs = Vec::new();
-        let query = RangeQuery::all(range, self.newest());
-        let admitted = self.changes_max.saturating_sub(self.changes());
-        let outcome = self.with_rows(|rows| {
-            super::range::range(rows, &query, &mut |key, version| {
+        let query = RangeQuery::all(deleted, self.newest());
+        let Bounds { keys: keys_max, row_bytes: bytes_max, response_bytes: response_bytes_max } = self.bounds;
+        let admitted = keys_max.saturating_sub(self.changes());
+        let mut row_bytes = self.row_bytes();
+        let mut response_bytes = self.response_bytes;
+        let mut refusal = None;
+        self.with_rows(|rows| {
+            range(rows, &query, &mut |key, version| {
+                // Before anything is written: a row of the log holds the value that is deleted.
+                row_bytes += 2 * key.len() + version.value.len();
+                if request.prev_kv {
+                    response_bytes += self::response_bytes(key, version.value);
+                }
                 if keys.len() == admitted {
+                    refusal = Some(Refusal::TooManyChanges { keys_max });
+                } else if row_bytes > bytes_max {
+                    refusal = Some(Refusal::TooManyBytes { bytes_max });
+                } else if response_bytes > response_bytes_max {
+                    refusal = Some(Refusal::ResponseTooLarge { bytes_max: response_bytes_max });
+                }
+                if refusal.is_some() {
                     return ControlFlow::Break(());
                 }
                 keys.push(Bytes::copy_from_slice(key));
@@ -282,12 +339,13 @@ impl<'e, 'w> Evaluator<'e, 'w> {
                 ControlFlow::Continue(())
             })
         })?;
-        if outcome.stopped {
-            return Err(Refusal::TooManyChanges { keys_max: self.changes_max });
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
-        let writer = self.writer_mut();
+        self.response_bytes = response_bytes;
         for key in &keys {
-            writer.delete(key)?;
+            self.writer_mut().delete(key)?;
+            self.check_row_bytes()?;
         }
         let deleted = i64::try_from(keys.len()).expect("a length fits");
         Ok(DeleteRangeResponse { header: Some(header(self.newest())), deleted, prev_kvs })
@@ -300,11 +358,21 @@ impl<'e, 'w> Evaluator<'e, 'w> {
         }
     }
 
-    fn admit(&self, more: usize) -> Result<(), Refusal> {
-        if self.changes() + more > self.changes_max {
-            return Err(Refusal::TooManyChanges { keys_max: self.changes_max });
+    fn row_bytes(&self) -> usize {
+        match &self.source {
+            Source::Reader(_) => 0,
+            Source::Writer(writer) => writer.bytes(),
         }
-        Ok(())
+    }
+
+    fn check_row_bytes(&self) -> Result<(), Refusal> {
+        let bytes_max = self.bounds.row_bytes;
+        if self.row_bytes() > bytes_max { Err(Refusal::TooManyBytes { bytes_max }) } else { Ok(()) }
+    }
+
+    fn check_response_bytes(&self) -> Result<(), Refusal> {
+        let bytes_max = self.bounds.response_bytes;
+        if self.response_bytes > bytes_max { Err(Refusal::ResponseTooLarge { bytes_max }) } else { Ok(()) }
     }
 
     fn writer_mut(&mut self) -> &mut Writer<'w> {
@@ -387,6 +455,45 @@ fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
 
 fn header(revision: i64) -> ResponseHeader {
     ResponseHeader { revision, ..ResponseHeader::default() }
+}
+
+/// Memory of a key in a response, in bytes.
+fn response_bytes(key: &[u8], value: &[u8]) -> usize {
+    size_of::<KeyValue>() + key.len() + value.len()
+}
+
+/// The keys of a range for a response, within its bound.
+struct Found {
+    kvs: Vec<KeyValue>,
+    bytes: usize,
+    bytes_max: usize,
+    keys_only: bool,
+    omits_lease: bool,
+}
+
+impl Receiver for Found {
+    fn key(&mut self, key: &[u8], version: &Version<'_>) -> ControlFlow<()> {
+        let version = Version {
+            value: if self.keys_only { &[] } else { version.value },
+            lease: if self.omits_lease { 0 } else { version.lease },
+            ..*version
+        };
+        self.hold(response_bytes(key, version.value))?;
+        self.kvs.push(key_value(key, &version));
+        ControlFlow::Continue(())
+    }
+
+    fn hold(&mut self, bytes: usize) -> ControlFlow<()> {
+        if self.bytes + bytes > self.bytes_max {
+            return ControlFlow::Break(());
+        }
+        self.bytes += bytes;
+        ControlFlow::Continue(())
+    }
+
+    fn release(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+    }
 }
 
 fn key_value(key: &[u8], version: &Version<'_>) -> KeyValue {

@@ -100,6 +100,8 @@ impl Rows for RecentRows<'_> {
 pub struct Overlay {
     tables: [BTreeMap<Bytes, Option<Bytes>>; Table::ALL.len()],
     bytes: usize,
+    /// `bytes` at the last savepoint.
+    saved_bytes: usize,
     operations: usize,
     /// What each change since the last savepoint replaced, to take it back.
     undo: Vec<Undo>,
@@ -134,10 +136,12 @@ impl Overlay {
     /// Keeps all changes so far: [`Overlay::rollback`] takes back later ones only.
     pub fn savepoint(&mut self) {
         self.undo.clear();
+        self.saved_bytes = self.bytes;
     }
 
     /// Takes back every change since the savepoint.
     pub fn rollback(&mut self) {
+        self.bytes = self.saved_bytes;
         while let Some(Undo { table, key, before }) = self.undo.pop() {
             let rows = &mut self.tables[usize::from(table.number())];
             match before {
@@ -158,10 +162,16 @@ impl Overlay {
         self.operations == 0
     }
 
-    /// The changes' size: the sum of keys and values ever set, in bytes.
+    /// The changes' size: the sum of keys and values ever set and not taken back, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The size of the changes since the savepoint.
+    #[must_use]
+    pub fn bytes_since_savepoint(&self) -> usize {
+        self.bytes - self.saved_bytes
     }
 
     /// How many rows change.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use kubewharf_engine::{EngineError, Table};
 
 use super::history::{CurrentRow, next_ladder};
-use super::record::{self, Change, Current, Ladder, Position, Previous, Version};
+use super::record::{self, Change, Current, Ladder, Position, Previous, Rungs, Version};
+use super::txn::Revisions;
 use super::view::{Layered, Overlay, Rows};
 
 /// Receives the changes of a transaction as they happen, for the watchers.
@@ -22,20 +23,22 @@ pub struct Writer<'a> {
     overlay: &'a mut Overlay,
     changes: &'a mut dyn ChangeSink,
     next: Position,
+    compacted: i64,
     time_ms: u64,
 }
 
 impl<'a> Writer<'a> {
-    /// A writer of the transaction that gets `revision` if it changes anything.
+    /// A writer of the transaction that gets the revision behind the newest one if it changes anything.
     pub fn new(
         base: &'a dyn Rows,
         in_flight: Option<&'a Overlay>,
         overlay: &'a mut Overlay,
         changes: &'a mut dyn ChangeSink,
-        revision: i64,
+        Revisions { newest, compacted }: Revisions,
         time_ms: u64,
     ) -> Self {
-        Self { base, in_flight, overlay, changes, next: Position { revision, sub: 0 }, time_ms }
+        let next = Position { revision: newest + 1, sub: 0 };
+        Self { base, in_flight, overlay, changes, next, compacted, time_ms }
     }
 
     /// What the transaction sees: everything before it and its own writes.
@@ -54,6 +57,12 @@ impl<'a> Writer<'a> {
     #[must_use]
     pub fn changes(&self) -> u32 {
         self.next.sub
+    }
+
+    /// Bytes of the rows that the transaction has written: the batch's savepoint is where it began.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.overlay.bytes_since_savepoint()
     }
 
     /// The revision of the transaction's writes.
@@ -76,7 +85,8 @@ impl<'a> Writer<'a> {
             value,
         };
         self.attach(key, before.map_or(0, |before| before.lease), lease);
-        self.write(key, current.as_ref(), Some(live))
+        self.write(key, current.as_ref(), Some(live));
+        Ok(())
     }
 
     /// Deletes `key`; tells whether it existed.
@@ -87,8 +97,33 @@ impl<'a> Writer<'a> {
             return Ok(false);
         };
         self.attach(key, before.lease, 0);
-        self.write(key, current.as_ref(), None)?;
+        self.write(key, current.as_ref(), None);
         Ok(true)
+    }
+
+    /// Deletes `key` because `lease`, to which a row attaches it, has ended. That its own row is damaged doesn't keep it.
+    pub fn delete_leased(&mut self, key: &Bytes, lease: i64) -> Result<(), EngineError> {
+        // The row that attaches it goes in any case, as the lease does.
+        self.attach(key, lease, 0);
+        match CurrentRow::read(&self.view(), key) {
+            Err(error) if error.is_corrupt() => self.delete_unread(key),
+            Err(error) => return Err(error),
+            Ok(row) => {
+                let current = row.as_ref().map(CurrentRow::decode).transpose()?;
+                let live = current.as_ref().and_then(|current| current.live);
+                // A damaged row that was deleted unread may have left its attachment behind.
+                if live.is_some_and(|live| live.lease == lease) {
+                    self.write(key, current.as_ref(), None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes `key`, whose row is damaged: nothing is known of what it was, and the history of the key begins here.
+    pub fn delete_unread(&mut self, key: &Bytes) {
+        let current = Current { position: self.next, ladder: Ladder::default(), rungs: Rungs::default(), live: None };
+        self.record(key, current, Some(Previous::LOST));
     }
 
     fn attach(&mut self, key: &Bytes, old: i64, new: i64) {
@@ -103,20 +138,19 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn write(
-        &mut self,
-        key: &Bytes,
-        before: Option<&Current<'_>>,
-        live: Option<Version<'_>>,
-    ) -> Result<(), EngineError> {
-        let position = self.next;
-        let ladder = before.map_or(Ok(Ladder::default()), |before| next_ladder(&self.view(), before))?;
+    fn write(&mut self, key: &Bytes, before: Option<&Current<'_>>, live: Option<Version<'_>>) {
+        let (ladder, rungs) = before.map(|before| next_ladder(before, self.compacted)).unwrap_or_default();
         let previous = before.map(|before| Previous { position: before.position, live: before.live });
+        let position = self.next;
+        self.record(key, Current { position, ladder, rungs: Rungs::new(&rungs), live }, previous);
+    }
+
+    fn record(&mut self, key: &Bytes, current: Current<'_>, previous: Option<Previous<'_>>) {
+        let Current { position, ladder, live, .. } = current;
         let change = Change { time_ms: self.time_ms, key, live, previous, ladder };
         self.changes.change(position, &change);
         self.overlay.put(Table::Log, Bytes::copy_from_slice(&position.key()), change.encode());
-        self.overlay.put(Table::Current, key.clone(), Current { position, ladder, live }.encode());
+        self.overlay.put(Table::Current, key.clone(), current.encode());
         self.next.sub += 1;
-        Ok(())
     }
 }

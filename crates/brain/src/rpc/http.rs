@@ -17,6 +17,7 @@ use super::maintenance::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 use super::metrics;
 use super::server::Server;
 use super::{Api, log};
+use crate::limits::COMMIT_STALL;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -176,6 +177,8 @@ fn health(server: &Server, query: &Query<'_>) -> Response<Bytes> {
         Some("ALARM NOSPACE".to_owned())
     } else if !serializable && server.store.failure().is_some() {
         Some("RAFT NO LEADER".to_owned())
+    } else if !serializable && let Err(error) = lead(server) {
+        Some(format!("RANGE ERROR:{error}"))
     } else {
         read(server).err().map(|error| format!("RANGE ERROR:{error}"))
     };
@@ -212,14 +215,20 @@ fn read(server: &Server) -> Result<(), String> {
 
 /// The store takes writes, so what it has confirmed is the newest that there is.
 fn lead(server: &Server) -> Result<(), String> {
-    server.store.failure().map_or(Ok(()), Err)
+    match server.store.failure() {
+        Some(why) => Err(why),
+        None if server.store.is_stalled() => {
+            Err(format!("a commit takes longer than {} s: the disk does not answer", COMMIT_STALL.as_secs()))
+        }
+        None => Ok(()),
+    }
 }
 
 type Check = (&'static str, fn(&Server) -> Result<(), String>);
 
 const LIVE: &[Check] = &[("serializable_read", read)];
 const READY: &[Check] = &[
-    // A corrupt row fails the read that meets it; nothing marks the whole store.
+    // A damaged row fails the requests that need it; nothing marks the whole store.
     ("data_corruption", |_| Ok(())),
     ("serializable_read", read),
     ("linearizable_read", |server| lead(server).and_then(|()| read(server))),
@@ -311,6 +320,36 @@ mod tests {
         assert_eq!(query.all("verbose"), [""]);
         assert_eq!(query.first("x").as_deref(), Some("%zz"));
         assert_eq!(query.first("none"), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_that_does_not_end_shows_in_the_health_until_it_does() {
+        use std::time::Duration;
+
+        use kubewharf_engine::memory::{Fault, Faulty, Memory};
+
+        use crate::committer::WriteRequest;
+        use crate::rpc::ServerOptions;
+        use crate::{Store, StoreOptions};
+
+        let engine = Faulty::new(Memory::new());
+        engine.script([Fault::None, Fault::Delay(COMMIT_STALL + Duration::from_secs(1))]);
+        let store = Store::open(Arc::new(engine), StoreOptions::default()).unwrap();
+        let server = Server::new(store.clone(), ServerOptions::default());
+        let answers = || {
+            let ready = |path| Checks::of(path).unwrap().answer(&server, &Query(""));
+            let health = |query| health(&server, &Query(query));
+            [ready("/readyz"), health(""), ready("/livez"), health("serializable=true")].map(|answer| answer.status())
+        };
+        let grant = WriteRequest::LeaseGrant { id: 1, ttl_seconds: 60 };
+        let granted = tokio::spawn(async move { store.write(grant, 1).await });
+        tokio::time::sleep(COMMIT_STALL / 2).await;
+        assert_eq!(answers(), [StatusCode::OK; 4]);
+        tokio::time::sleep(COMMIT_STALL / 2 + Duration::from_millis(500)).await;
+        let unready = StatusCode::SERVICE_UNAVAILABLE;
+        assert_eq!(answers(), [unready, unready, StatusCode::OK, StatusCode::OK], "a restart would not help the disk");
+        granted.await.unwrap().unwrap();
+        assert_eq!(answers(), [StatusCode::OK; 4]);
     }
 
     #[test]

@@ -34,11 +34,8 @@ pub(super) async fn grant(server: Arc<Server>, request: LeaseGrantRequest) -> Re
 }
 
 pub(super) async fn revoke(server: Arc<Server>, request: LeaseRevokeRequest) -> Result<LeaseRevokeResponse, Error> {
-    let write = WriteRequest::LeaseRevoke { id: request.id, only_expired: false };
-    match server.store.write(write, LEASE_WRITE_BYTES).await? {
-        WriteResponse::Done { revision } => Ok(LeaseRevokeResponse { header: Some(server.header(revision)) }),
-        _ => Err(Error::Corrupt("a revocation was answered as another write".to_owned())),
-    }
+    let revision = keeper::revoke(&server.store, request.id).await?;
+    Ok(LeaseRevokeResponse { header: Some(server.header(revision)) })
 }
 
 pub(super) async fn time_to_live(

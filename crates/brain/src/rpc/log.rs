@@ -1,10 +1,10 @@
 //! `/kubebrain/v1/log?from=REVISION[&to=REVISION][&wait=SECONDS]`: a page of the log of committed transactions, as JSON lines.
 //!
 //! The answer's header `kubebrain-next-revision` says where the next page starts; it is one above `kubebrain-newest-revision` when there
-//! is no more yet. With `wait`, a request at the end of the log is answered when there is more, or then. A compacted revision is
-//! answered 410 Gone.
+//! is no more yet. With `wait`, a request at the end of the log is answered when there is more, or then, or as soon as the server is to
+//! stop. A compacted revision is answered 410 Gone.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::http::header::{HeaderName, HeaderValue};
 use ::http::{Response, StatusCode};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::http::{Query, body, failure, with_header};
 use super::server::Server;
 use crate::changelog::{self, LogError, PageRange};
-use crate::limits::{LOG_PAGE_BYTES, LOG_POLL, LOG_WAIT_MAX};
+use crate::limits::{LOG_PAGE_BYTES, LOG_WAIT_MAX};
 
 /// The path.
 pub(super) const PATH: &str = "/kubebrain/v1/log";
@@ -33,9 +33,13 @@ pub(super) async fn serve(server: &Server, query: &Query<'_>) -> Response<Bytes>
         (Err(why), ..) | (_, Err(why), _) | (.., Err(why)) => return failure(StatusCode::BAD_REQUEST, &why),
     };
     let wait = Duration::from_secs(wait.max(0).cast_unsigned()).min(LOG_WAIT_MAX);
-    let deadline = Instant::now() + wait;
-    while server.store.published().newest() < from && from <= to && Instant::now() < deadline {
-        tokio::time::sleep(LOG_POLL).await;
+    if from <= to {
+        tokio::select! {
+            biased;
+            () = server.store.published().hub().reached(from) => {}
+            () = tokio::time::sleep(wait) => {}
+            () = server.stopping.requested() => {}
+        }
     }
     let store = server.store.clone();
     let read = tokio::task::spawn_blocking(move || {

@@ -11,6 +11,7 @@ mod health;
 mod http;
 mod kv;
 mod lease;
+mod list;
 mod log;
 mod maintenance;
 pub mod metrics;
@@ -19,6 +20,7 @@ mod reflection;
 mod server;
 mod status;
 mod watch;
+mod work;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -57,10 +59,10 @@ impl Dispatch for Api {
         let method = Method::ALL[usize::from(method.0)];
         server.metrics.calls.started(method);
         match method {
-            Method::Range => kv::serve_range(server, message, reply),
+            Method::Range => kv::serve_range(server, context.deadline(), message, reply),
             Method::Put => kv::serve_put(server, message, reply),
             Method::DeleteRange => kv::serve_delete_range(server, message, reply),
-            Method::Txn => kv::serve_txn(server, message, reply),
+            Method::Txn => kv::serve_txn(server, context.deadline(), message, reply),
             Method::Compact => spawn(server, message, reply, kv::compact),
             Method::LeaseGrant => spawn(server, message, reply, lease::grant),
             Method::LeaseRevoke => spawn(server, message, reply, lease::revoke),
@@ -90,7 +92,7 @@ impl Dispatch for Api {
         server.metrics.calls.started(method);
         match method {
             Method::Watch => start(&server.clone(), watch::serve(server, context, requests, responses)),
-            Method::RangeStream => start(&server.clone(), kv::range_stream(server, context, requests, responses)),
+            Method::RangeStream => start(&server.clone(), list::range_stream(server, context, requests, responses)),
             Method::LeaseKeepAlive => start(&server.clone(), lease::keep_alive(server, context, requests, responses)),
             Method::HealthWatch => start(&server.clone(), health::watch(server, context, requests, responses)),
             Method::ReflectionV1 | Method::ReflectionV1Alpha => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kubewharf_etcd_api::etcdserverpb::ResponseHeader;
+use kubewharf_foundation::Shutdown;
 
 use super::budget::ListBudget;
 use super::counts::Counts;
@@ -56,6 +57,8 @@ pub struct Server {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) quota: Quota,
     pub(crate) runtime: tokio::runtime::Handle,
+    /// Ends whatever waits for something else than its client.
+    pub(crate) stopping: Shutdown,
     /// Longest key that a put may write.
     pub(crate) key_bytes_max: usize,
 }
@@ -71,6 +74,7 @@ impl Server {
             metrics: Arc::new(Metrics::default()),
             quota: Quota::default(),
             runtime: tokio::runtime::Handle::current(),
+            stopping: Shutdown::new(),
             key_bytes_max: KEY_BYTES_MAX.min(engine_key_bytes.saturating_sub(8)),
             store,
             options,
@@ -81,6 +85,12 @@ impl Server {
     pub fn observe(&self, stats: Arc<kubewharf_grpc::Stats>) {
         // A second server's numbers would be another set; the first is the one that clients use.
         let _ = self.metrics.grpc.set(stats);
+    }
+
+    /// The end of this API, which its owner asks for.
+    #[must_use]
+    pub fn stopping(&self) -> &Shutdown {
+        &self.stopping
     }
 
     /// The header of an answer at `revision`.

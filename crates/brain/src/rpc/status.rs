@@ -23,12 +23,13 @@ pub(crate) fn status(error: &Error) -> Status {
         Error::NoSpace(_) => EtcdError::NoSpace,
         Error::RequestTooLarge { .. } => EtcdError::RequestTooLarge,
         Error::TooManyRequests { .. } => EtcdError::TooManyRequests,
-        Error::Corrupt(_) => EtcdError::Corrupt,
         Error::Api(error) => error.clone(),
+        // With the name of the row, so that somebody can do something about it.
+        Error::Corrupt(text) => return Status::new(Code::DataLoss, format!("{}: {text}", EtcdError::Corrupt)),
         Error::Invalid(Invalid::KeyTooLong { .. }) | Error::TooLarge(_) => {
             return Status::new(Code::InvalidArgument, format!("etcdserver: {error}"));
         }
-        Error::ListTooLarge { .. } | Error::ListsBusy { .. } => {
+        Error::ListTooLarge { .. } | Error::ListsBusy { .. } | Error::ResponseTooLarge { .. } => {
             return Status::new(Code::ResourceExhausted, format!("etcdserver: {error}"));
         }
         Error::OutcomeUnknown(_) | Error::Unavailable(_) => {

@@ -46,7 +46,8 @@ impl Event {
         self.start + usize::from(self.head_bytes) + self.full_bytes as usize
     }
 
-    fn body(&self, prev_kv: bool) -> Range<usize> {
+    /// Where the event is in the segment's buffer, with its `prev_kv` or without.
+    pub(super) fn body(&self, prev_kv: bool) -> Range<usize> {
         let start = self.start + usize::from(self.head_bytes);
         start..start + if prev_kv { self.full_bytes } else { self.plain_bytes } as usize
     }
@@ -162,6 +163,9 @@ impl Selection {
 
     /// The entries of the events from `revision` on, and how many these are.
     pub(super) fn bytes_from(&self, segment: &Segment, revision: i64) -> (Bytes, u64) {
+        if segment.first() >= revision {
+            return (self.bytes(segment), self.events());
+        }
         let first = segment.events.partition_point(|event| event.revision < revision);
         let first = u32::try_from(first).expect("runs number the events with 32 bits");
         let runs: Runs =
@@ -170,10 +174,15 @@ impl Selection {
         (Assembly::of(segment, &rest.runs, self.prev_kv).bytes(), rest.events())
     }
 
+    /// Memory that the selection takes until it is assembled, in bytes.
+    pub(super) fn runs_weight(&self) -> usize {
+        let spilled = if self.runs.spilled() { self.runs.capacity() * size_of::<Range<u32>>() } else { 0 };
+        size_of::<(u32, Self)>() + spilled
+    }
+
     /// Memory that the selection takes beside the segment once it is assembled, in bytes.
     pub(super) fn weight(&self, segment: &Segment) -> usize {
-        let spilled = if self.runs.spilled() { self.runs.capacity() * size_of::<Range<u32>>() } else { 0 };
-        size_of::<(u32, Self)>() + spilled + Assembly::of(segment, &self.runs, self.prev_kv).copied_bytes()
+        self.runs_weight() + Assembly::of(segment, &self.runs, self.prev_kv).copied_bytes()
     }
 }
 
@@ -302,12 +311,28 @@ impl EventsBuilder {
         (!segments.is_empty()).then_some(EventBatch { segments })
     }
 
+    /// How many events there are.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.events.len()).expect("runs number the events with 32 bits")
+    }
+
+    /// Their bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// All events as one segment; `None` without events.
+    pub(super) fn finish_whole(self) -> Option<Segment> {
+        (!self.events.is_empty()).then(|| Segment::new(&self.bytes, &self.events))
+    }
+
     fn push(&mut self, revision: i64, change: &Change<'_>, before: Option<&Version<'_>>) {
         let before = before.map(|before| key_value(change.key, before));
         self.push_event(revision, change, before.as_ref());
     }
 
-    fn push_event(&mut self, revision: i64, change: &Change<'_>, before: Option<&KeyValueRef<'_>>) {
+    /// Adds an event, with the key-value before its transaction.
+    pub(super) fn push_event(&mut self, revision: i64, change: &Change<'_>, before: Option<&KeyValueRef<'_>>) {
         let (kind, kv) = event_parts(revision, change);
         let prev_kv = before.filter(|_| !is_create(change));
         let start = self.bytes.len();
@@ -354,7 +379,7 @@ pub(super) fn is_create(change: &Change<'_>) -> bool {
 }
 
 /// Kind and `kv` of a change's event.
-pub(super) fn event_parts<'a>(revision: i64, change: &Change<'a>) -> (EventType, KeyValueRef<'a>) {
+fn event_parts<'a>(revision: i64, change: &Change<'a>) -> (EventType, KeyValueRef<'a>) {
     match &change.live {
         Some(live) => (EventType::Put, key_value(change.key, live)),
         // A deletion has no more than this.

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -19,10 +20,11 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::events::{EventBatch, Runs, Segment, Selection, push_run};
 use super::index::Index;
+use super::replay::PageMemory;
 use super::ring::{Fallen, Ring, Segments};
 use super::slab::Slab;
 use super::spec::Spec;
-use crate::limits::WATCH_REPLAYS_MAX;
+use crate::limits::{WATCH_PAGES_BYTES_MAX, WATCH_REPLAYS_MAX};
 
 /// The watchers' side of a store.
 pub struct Hub {
@@ -55,10 +57,14 @@ pub(super) struct Shared {
     dispatch: Mutex<Dispatch>,
     /// Wakes the dispatcher.
     news: Notify,
+    /// Wakes whoever waits for a revision to be published.
+    published: Notify,
     has_dispatcher: AtomicBool,
     has_streams: AtomicBool,
     /// Bounds how many pages of the log are read at once.
     pub(super) replays: Arc<Semaphore>,
+    /// Bounds what was read and is not sent yet.
+    pub(super) pages: Arc<PageMemory>,
     pub(super) counters: Counters,
 }
 
@@ -107,6 +113,8 @@ struct Mail {
     /// Grows when the stream takes its mail.
     turn: u64,
     marks: Vec<Mark>,
+    /// The last revision that something in here speaks of. It may be ahead of [`Shared::dispatched`] while a segment is
+    /// being marked, also where a mark that was there already stands for the segment's too.
     marked_to: i64,
     lost_from: Option<i64>,
     closed: Option<Arc<str>>,
@@ -151,9 +159,11 @@ impl Hub {
                 dispatched: AtomicI64::new(start_revision),
                 dispatch: Mutex::default(),
                 news: Notify::new(),
+                published: Notify::new(),
                 has_dispatcher: AtomicBool::new(false),
                 has_streams: AtomicBool::new(false),
                 replays: Arc::new(Semaphore::new(WATCH_REPLAYS_MAX)),
+                pages: PageMemory::new(WATCH_PAGES_BYTES_MAX),
                 counters: Counters::default(),
             }),
         }
@@ -174,8 +184,22 @@ impl Hub {
     /// Says that everything appended is published.
     pub fn wake(&self) {
         self.shared.visible.fetch_max(self.shared.appended.load(Ordering::Acquire), Ordering::AcqRel);
+        self.shared.published.notify_waiters();
         if self.shared.has_streams.load(Ordering::Acquire) {
             self.shared.news.notify_one();
+        }
+    }
+
+    /// Waits until `revision` is published.
+    pub async fn reached(&self, revision: i64) {
+        loop {
+            let mut published = pin!(self.shared.published.notified());
+            // Before the look, so that no publication in between is missed.
+            published.as_mut().enable();
+            if self.shared.visible.load(Ordering::Acquire) >= revision {
+                return;
+            }
+            published.await;
         }
     }
 
@@ -193,6 +217,11 @@ impl Hub {
         }
         wakers.into_iter().for_each(Waker::wake);
         self.shared.news.notify_one();
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Counts for metrics.
@@ -298,6 +327,7 @@ impl Shared {
         let mut wakers = Vec::new();
         let done = match (result, segments.pop()) {
             (Err(Fallen { first }), _) => {
+                // The ring may already have what is not published.
                 let last = (first - 1).min(target);
                 for mailbox in dispatch.streams.iter() {
                     let mut mail = mailbox.mail.lock();
@@ -445,6 +475,11 @@ impl Attachment {
         mail.turn += 1;
         mem::swap(&mut mail.marks, marks);
         News { dispatched, lost_from: mail.lost_from.take(), closed: mail.closed.clone() }
+    }
+
+    /// Why the hub is closed, if it is.
+    pub(super) fn closed(&self) -> Option<Arc<str>> {
+        self.mailbox.mail.lock().closed.clone()
     }
 
     /// Sees to it that the marks up to `newest`, which must be published, are in the mailboxes.

@@ -24,7 +24,7 @@ impl Message {
 }
 
 /// Entries of the field `events`, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     pieces: SmallVec<[Bytes; 2]>,
     bytes: usize,

@@ -23,7 +23,6 @@ use kubewharf_etcd_api::etcdserverpb::{ResponseHeader, WatchCreateRequest, Watch
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::events::Selection;
 use super::hub::{Attachment, Mark};
 use super::replay::{Page, Replay};
 use super::response::{Entries, Message};
@@ -138,6 +137,9 @@ enum Phase {
     Compacted,
 }
 
+/// The watches that read history are back with a page of it.
+type Read = (Replay, Result<Page, Error>);
+
 /// A watch stream.
 pub(crate) struct WatchStream<'o, O> {
     store: Arc<Store>,
@@ -156,13 +158,15 @@ pub(crate) struct WatchStream<'o, O> {
     /// The watches that read history; not here while a page is read.
     replay: Option<Replay>,
     /// The page that is being read.
-    job: Option<JoinHandle<(Replay, Result<Page, Error>)>>,
+    job: Option<JoinHandle<Read>>,
     /// Watches that came to the replay while it was not here: serial and position.
     joining: Vec<(u64, i64)>,
     /// Watches that left the replay while it was not here.
     leaving: Vec<u64>,
     replaying: u64,
     notified: usize,
+    /// A request for progress came while a watch was behind.
+    progress_asked: bool,
     ticks: Interval,
     /// Kept for its memory.
     marks: Vec<Mark>,
@@ -171,7 +175,7 @@ pub(crate) struct WatchStream<'o, O> {
 enum Input<E> {
     Ending,
     Request(Option<Result<WatchRequest, E>>),
-    Page((Replay, Result<Page, Error>)),
+    Page(Box<Read>),
     News,
     Tick,
     Ready,
@@ -203,6 +207,7 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
             leaving: Vec::new(),
             replaying: 0,
             notified: 0,
+            progress_asked: false,
             ticks,
             marks: Vec::new(),
         }
@@ -222,29 +227,33 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
                     biased;
                     () = &mut ending => Input::Ending,
                     request = requests.next(), if listens => Input::Request(request),
-                    page = finished(job), if reads => Input::Page(page),
+                    read = finished(job), if reads => Input::Page(Box::new(read)),
                     () = poll_fn(|context| attachment.poll_news(context)) => Input::News,
                     _ = ticks.tick(), if self.notified > 0 => Input::Tick,
                     () = std::future::ready(()), if !self.ready.is_empty() => Input::Ready,
                 }
             };
             let result = match input {
-                Input::Ending => return End::Ending,
+                // A closed hub is why the rest of the server stops, too.
+                Input::Ending => return self.attachment.closed().map_or(End::Ending, End::Closed),
                 Input::Request(Some(Ok(request))) => self.request(request).await,
                 Input::Request(Some(Err(error))) => return End::Request(error),
                 Input::Request(None) => {
                     listens = false;
                     Ok(())
                 }
-                Input::Page((replay, page)) => self.page(replay, page).await,
+                Input::Page(read) => self.page(read.0, read.1).await,
                 Input::News => self.take_news(),
                 Input::Tick => self.notify().await,
                 Input::Ready => Ok(()),
             };
-            let result = match result {
+            let mut result = match result {
                 Ok(()) => self.deliver(RESPONSES_PER_TURN).await,
                 stopped => stopped,
             };
+            if result.is_ok() && self.progress_asked && self.replaying == 0 && self.ready.is_empty() {
+                result = self.progress().await;
+            }
             if let Err(stop) = result {
                 return stop.into();
             }
@@ -369,7 +378,7 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
         if let Phase::Replaying { .. } = watch.phase {
             self.left_replay();
             match &mut self.replay {
-                Some(replay) => drop(replay.remove(serial)),
+                Some(replay) => replay.remove(serial),
                 None => self.leaving.push(serial),
             }
         }
@@ -399,9 +408,12 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
         self.send(response).await
     }
 
-    /// Answers a request for progress, or does not, as etcd: only if every watch of the stream is up to date.
+    /// Answers a request for progress once every watch of the stream is up to date. As etcd, it does not answer at all
+    /// if one waits for a later revision, or is cancelled because its history is compacted.
     async fn progress(&mut self) -> Result<(), Stop> {
         self.catch_up().await?;
+        // Where etcd would forget it.
+        self.progress_asked = self.replaying > 0;
         let all = self.watches.values().all(|watch| watch.is_up_to_date(self.position));
         if self.watches.is_empty() || !all {
             return Ok(());
@@ -514,7 +526,8 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
                     break 'history;
                 };
                 if let Some(selection) = selection {
-                    push(&mut entries, selection, segment, next);
+                    let (bytes, events) = selection.bytes_from(segment, next);
+                    entries.push(bytes, events);
                 }
                 next = segment.last() + 1;
                 if entries.bytes() >= WATCH_RESPONSE_BYTES {
@@ -561,7 +574,7 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
         self.replaying += 1;
         self.attachment.shared.counters.slow_watches.fetch_add(1, Ordering::Relaxed);
         match &mut self.replay {
-            Some(replay) => replay.insert(serial, watch.spec.clone(), cursor),
+            Some(replay) => replay.insert(serial, &watch.spec, cursor),
             None => self.joining.push((serial, cursor)),
         }
     }
@@ -579,6 +592,7 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
         let last = self.watches.values().filter_map(Watch::replays_until).max().unwrap_or(self.position);
         self.job = Some(tokio::spawn(async move {
             let permit = shared.replays.clone().acquire_owned().await.expect("the semaphore is never closed");
+            shared.pages.room().await;
             let read = tokio::task::spawn_blocking(move || {
                 let page = replay.read(&store, &shared, last);
                 drop(permit);
@@ -595,16 +609,12 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
         for serial in self.leaving.drain(..) {
             replay.remove(serial);
         }
-        let page = page.map_err(Stop::Failed)?;
-        for (serial, bytes, events) in page.outputs {
-            // It may have been cancelled meanwhile.
-            if self.watches.contains_key(&serial) {
-                let mut entries = Entries::default();
-                entries.push(bytes, events);
-                self.send_events(serial, entries, page.next - 1).await?;
-            }
+        let mut page = page.map_err(Stop::Failed)?;
+        let gone = page.compacted.take();
+        for (position, serial) in self.send_page(page).await? {
+            replay.rewind(serial, position);
         }
-        if let Some((compacted, gone)) = page.compacted {
+        if let Some((compacted, gone)) = gone {
             for serial in gone {
                 if self.watches.contains_key(&serial) {
                     self.left_replay();
@@ -631,11 +641,49 @@ impl<'o, O: Outlet> WatchStream<'o, O> {
         for (serial, position) in self.joining.drain(..) {
             // A cancelled one's serial is not used again.
             if let Some(watch) = self.watches.get(&serial) {
-                replay.insert(serial, watch.spec.clone(), position);
+                replay.insert(serial, &watch.spec, position);
             }
         }
         self.replay = Some(replay);
         Ok(())
+    }
+
+    /// Sends what watches get of a page. Gives the watches, with their positions, that did not get it: while pages take
+    /// too much memory, one is not kept for a client that reads slowly.
+    async fn send_page(&mut self, mut page: Page) -> Result<Vec<(i64, u64)>, Stop> {
+        let shared = self.attachment.shared.clone();
+        let revision = page.next - 1;
+        while let Some(mut output) = page.outputs.pop() {
+            let mut watches = std::mem::take(&mut output.watches).into_iter();
+            let mut shared_by: Option<(i64, Entries)> = None;
+            while let Some((position, serial)) = watches.next() {
+                // It may have been cancelled meanwhile.
+                if !self.watches.contains_key(&serial) {
+                    continue;
+                }
+                let entries = match shared_by.take() {
+                    Some((same, entries)) if same == position => entries,
+                    _ => page.entries(&output, position),
+                };
+                shared_by = Some((position, entries.clone()));
+                if entries.is_empty() {
+                    continue;
+                }
+                let mut sent = pin!(self.send_events(serial, entries, revision));
+                tokio::select! {
+                    biased;
+                    sent = &mut sent => sent?,
+                    () = shared.pages.full() => {
+                        let rest = page.outputs.drain(..).flat_map(|output| output.watches);
+                        let rest = watches.chain(rest).collect();
+                        drop((page, output, shared_by));
+                        sent.await?;
+                        return Ok(rest);
+                    }
+                }
+            }
+        }
+        Ok(Vec::new())
     }
 }
 
@@ -661,17 +709,8 @@ impl Watch {
     }
 }
 
-fn push(entries: &mut Entries, selection: &Selection, segment: &super::events::Segment, from: i64) {
-    if segment.first() >= from {
-        entries.push(selection.bytes(segment), selection.events());
-    } else {
-        let (bytes, events) = selection.bytes_from(segment, from);
-        entries.push(bytes, events);
-    }
-}
-
 /// The page that is being read.
-async fn finished(job: &mut Option<JoinHandle<(Replay, Result<Page, Error>)>>) -> (Replay, Result<Page, Error>) {
+async fn finished(job: &mut Option<JoinHandle<Read>>) -> Read {
     let Some(running) = job else { return std::future::pending().await };
     let page = running.await.unwrap_or_else(|error| {
         (Replay::default(), Err(Error::Unavailable(format!("the log could not be read: {error}"))))

@@ -10,7 +10,7 @@ use kubewharf_brain::committer::{WriteRequest, WriteResponse};
 use kubewharf_brain::mvcc::{KeyRange, RangeEnd, RangeQuery, SnapshotRows, range};
 use kubewharf_brain::{Error, Store, StoreOptions};
 use kubewharf_engine::memory::{Fault, Faulty, Memory};
-use kubewharf_engine::{Cause, Engine};
+use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot};
 use kubewharf_etcd_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kubewharf_etcd_api::etcdserverpb::request_op::Request;
 use kubewharf_etcd_api::etcdserverpb::{Compare, PutRequest, RequestOp, TxnRequest};
@@ -138,6 +138,122 @@ async fn one_refused_write_takes_no_other_with_it() {
     assert_eq!(contents(&store).len(), 4);
     assert_eq!(store.revisions().newest, 5);
     store.close();
+}
+
+/// Queues writes at once, behind a slow one, so that they share a batch; gives their outcomes.
+async fn together(
+    store: &Arc<Store>,
+    writes: impl IntoIterator<Item = WriteRequest>,
+) -> Vec<Result<WriteResponse, Error>> {
+    let slow = tokio::spawn({
+        let store = store.clone();
+        async move { store.write(create("slow", ""), 1).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    let answers: Vec<_> = writes
+        .into_iter()
+        .map(|write| {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            store.submit(write, 1, Box::new(move |result| drop(sender.send(result))));
+            receiver
+        })
+        .collect();
+    slow.await.unwrap().unwrap();
+    let mut outcomes = Vec::new();
+    for answer in answers {
+        outcomes.push(answer.await.unwrap());
+    }
+    outcomes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_rests_on_what_may_not_have_happened_is_not_given() {
+    let engine = Arc::new(Faulty::new(Memory::new()));
+    let store = open(engine.clone());
+    store.write(WriteRequest::LeaseGrant { id: 7, ttl_seconds: 60 }, 1).await.unwrap();
+    engine.script([Fault::Delay(std::time::Duration::from_millis(50)), Fault::Die(Cause::Io("simulated".to_owned()))]);
+    let leased = |lease| WriteRequest::Put(PutRequest { lease, ..put("key".to_owned(), String::new()) });
+    let revoke = WriteRequest::LeaseRevoke { id: 7, only_expired: false };
+    let outcomes = together(&store, [revoke, leased(7)]).await;
+    assert!(matches!(outcomes[0], Err(Error::OutcomeUnknown(_))), "{:?}", outcomes[0]);
+    // Nothing was put, but whether there is no lease is not known.
+    assert!(matches!(outcomes[1], Err(Error::Unavailable(_))), "{:?}", outcomes[1]);
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_in_the_engine_stops_the_store_and_answers_everyone() {
+    let engine = Arc::new(Faulty::new(Memory::new()));
+    let store = open(engine.clone());
+    engine.script([Fault::Delay(std::time::Duration::from_millis(50)), Fault::Panic]);
+    for outcome in together(&store, [create("a", ""), create("b", "")]).await {
+        assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
+    }
+    assert!(store.failed().await.contains("the engine panicked"));
+    assert!(matches!(store.write(create("later", ""), 1).await, Err(Error::Unavailable(_))));
+    store.close();
+}
+
+/// An engine whose batches are small.
+struct Tight(Memory);
+
+impl Engine for Tight {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        self.0.snapshot()
+    }
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
+        self.limits().check(batch).map_err(CommitError::NotApplied)?;
+        self.0.commit(batch)
+    }
+    fn limits(&self) -> Limits {
+        Limits { batch_operations_max: 40, ..self.0.limits() }
+    }
+    fn size(&self) -> Result<Size, EngineError> {
+        self.0.size()
+    }
+    fn backup(&self, target: &std::path::Path) -> Result<(), EngineError> {
+        self.0.backup(target)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_with_more_keys_than_a_batch_takes_ends_in_parts_and_never_lives_with_some_of_them() {
+    let engine = Arc::new(Tight(Memory::new()));
+    let store = open(engine.clone());
+    store.write(WriteRequest::LeaseGrant { id: 7, ttl_seconds: 1000 }, 1).await.unwrap();
+    let leased =
+        |number: usize| WriteRequest::Put(PutRequest { lease: 7, ..put(format!("leased{number:02}"), String::new()) });
+    for number in 0..25 {
+        store.write(leased(number), 1).await.unwrap();
+    }
+    store.write(create("other", ""), 1).await.unwrap();
+    let revoke = |only_expired| WriteRequest::LeaseRevoke { id: 7, only_expired };
+    let part = |outcome| match outcome {
+        Ok(WriteResponse::LeaseRevoke { is_complete, .. }) => is_complete,
+        other => panic!("unexpected {other:?}"),
+    };
+    assert!(part(store.write(revoke(true), 1).await), "it has not expired");
+    assert_eq!(contents(&store).len(), 26);
+    assert!(!part(store.write(revoke(false), 1).await));
+    assert_eq!(contents(&store).len(), 16);
+    assert!(matches!(store.write(leased(99), 1).await, Err(Error::LeaseNotFound)), "it takes no keys any more");
+    // Also in the next process.
+    let next = open(engine);
+    let lease = next.published().leases().time_to_live(7).unwrap();
+    assert_eq!((lease.remaining_seconds, lease.granted_seconds), (0, 1000));
+    assert!(matches!(next.write(leased(99), 1).await, Err(Error::LeaseNotFound)));
+    let granted = next.write(WriteRequest::LeaseGrant { id: 7, ttl_seconds: 60 }, 1).await;
+    assert!(matches!(granted, Err(Error::LeaseExists)), "{granted:?}");
+    assert!(!part(next.write(revoke(true), 1).await));
+    assert!(part(next.write(revoke(true), 1).await));
+    assert_eq!(contents(&next).into_keys().collect::<Vec<_>>(), ["other"]);
+    assert_eq!(next.revisions().newest, 1 + 26 + 3);
+    assert!(matches!(next.write(revoke(true), 1).await, Err(Error::LeaseNotFound)));
+    store.close();
+    next.close();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

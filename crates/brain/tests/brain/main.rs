@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test, and says where")]
 
 mod committer;
+mod damage;
+mod lists;
 mod product;

@@ -21,7 +21,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 /// A served store.
-struct Served {
+pub(crate) struct Served {
     clients: SocketAddr,
     metrics: SocketAddr,
     shutdown: Shutdown,
@@ -30,7 +30,7 @@ struct Served {
 }
 
 impl Served {
-    async fn start(config: Config) -> Self {
+    pub(crate) async fn start(config: Config) -> Self {
         let config = Config {
             listen_client_urls: vec!["http://127.0.0.1:0".parse().unwrap()],
             listen_metrics_urls: vec!["http://127.0.0.1:0".parse().unwrap()],
@@ -44,7 +44,7 @@ impl Served {
         Self { clients, metrics, shutdown, ended, channel }
     }
 
-    async fn in_memory() -> Self {
+    pub(crate) async fn in_memory() -> Self {
         Self::start(Config { engine: EngineKind::Memory, ..Config::default() }).await
     }
 
@@ -54,13 +54,13 @@ impl Served {
     }
 
     /// Stops it as SIGTERM does.
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.channel);
         self.shutdown.request();
         self.ended.await.unwrap().unwrap();
     }
 
-    fn kv(&self) -> KvClient<Channel> {
+    pub(crate) fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone())
     }
 
@@ -68,7 +68,7 @@ impl Served {
         LeaseClient::new(self.channel.clone())
     }
 
-    fn maintenance(&self) -> MaintenanceClient<Channel> {
+    pub(crate) fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel.clone())
     }
 
@@ -378,6 +378,21 @@ async fn the_log_is_served_in_pages_and_waits_for_more() {
     let gone = served.get("/kubebrain/v1/log?from=2").await;
     assert_eq!((gone.status, gone.body.as_str()), (410, "revision 2 is compacted: the log begins at revision 3\n"));
     served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_the_log_does_not_hold_up_the_end() {
+    let drain_timeout = Duration::from_secs(300);
+    let served = Served::start(Config { engine: EngineKind::Memory, drain_timeout, ..Config::default() }).await;
+    let address = served.clients;
+    let follower = tokio::spawn(async move { http(address, "GET", "/kubebrain/v1/log?from=2&wait=60").await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!follower.is_finished());
+    let begun = Instant::now();
+    served.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let answer = follower.await.unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{}", answer.head);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,13 +16,13 @@ use super::record::{PART_NUMBER_BYTES, WHOLE_TRAILER_BYTES};
 use super::room::Room;
 use super::snapshot::read_head;
 use super::{Lmdb, cause, is_no_space, open};
-use crate::{Batch, Cause, CommitError, Operation};
+use crate::{Batch, Cause, CommitError, Operation, Reserve};
 
 /// What a row takes beyond its key and value: LMDB's header and offset, the number of the part, the trailer.
 const ROW_OVERHEAD_BYTES: usize = 10 + PART_NUMBER_BYTES + WHOLE_TRAILER_BYTES;
 
-/// From here on it pays to look how many pages a batch can touch at most.
-const LARGE_BATCH_BYTES: u64 = 4 << 20;
+/// A batch that rewrites more than this, each of its operations on a page of its own, is worth a look at how many pages these are.
+const LARGE_BATCH_BYTES: u64 = 32 << 20;
 
 /// What only the thread that commits uses.
 pub(super) struct Writer {
@@ -77,50 +77,57 @@ pub(super) fn commit(engine: &Lmdb, batch: &Batch) -> Result<(), CommitError> {
     }
 }
 
-/// Refuses a batch that would use the room kept back, unless it makes room.
+/// Refuses a batch that would go further into the room kept back than it may.
 fn make_room(engine: &Lmdb, txn: &RwTxn<'_>, room: &mut Room, batch: &Batch) -> Result<(), CommitError> {
     let page = engine.page_bytes;
-    let read_in_use = || {
-        let in_use = engine.databases.in_use_bytes(txn, page);
-        in_use.map_err(|e| before_commit(engine, &e, "read the file's statistics"))
+    let failed = |e| before_commit(engine, &e, "read the file's statistics");
+    let batch_bytes = batch_bytes_max(engine, txn, batch).map_err(failed)?;
+    let kept = match batch.reserve {
+        Reserve::Untouched => engine.reserve_bytes,
+        Reserve::ToFloor => engine.reserve_bytes / 2,
+        Reserve::Whole => 0,
     };
-    let mut payload = 0;
-    let mut deletes = 0;
-    for operation in &batch.operations {
-        match operation {
-            Operation::Put { .. } => payload += (operation.payload_bytes() + ROW_OVERHEAD_BYTES) as u64,
-            Operation::Delete { .. } => deletes += 1,
-        }
-    }
-    // Pages that are rewritten: an operation's leaf and some above it, which it shares with its neighbours. A large batch can't rewrite
-    // more than there are.
-    let mut rewritten = batch.operations.len() as u64 * 3 * page;
-    if rewritten > LARGE_BATCH_BYTES {
-        rewritten = rewritten.min(read_in_use()?);
-    }
-    // New pages may be half full. The last few are for LMDB's own lists.
-    let batch_bytes = rewritten + 2 * payload + 64 * page;
-    let want = batch_bytes + engine.reserve_bytes;
     let file_end = (engine.env.info().last_page_number as u64 + 1) * page;
-    let is_map_short = file_end + want > engine.map_bytes;
-    let refused = room.ensure((file_end + want).min(engine.map_bytes)).err();
-    if refused.is_none() && !is_map_short || batch.makes_room || deletes * 2 >= batch.operations.len() {
+    // All of the reserve is taken from the disk, whoever may use it.
+    let refused = room.ensure((file_end + batch_bytes + engine.reserve_bytes).min(engine.map_bytes)).err();
+    let is_map_short = file_end + batch_bytes + kept > engine.map_bytes;
+    if refused.is_none() && !is_map_short || batch.reserve == Reserve::Whole {
         return Ok(());
     }
     // No room behind the last page: it must be among the free pages.
-    let in_use = read_in_use()?;
-    let holds = if is_map_short { engine.map_bytes } else { room.allocated_bytes() };
-    if in_use + want <= holds {
+    let in_use = engine.databases.in_use_bytes(txn, page).map_err(failed)?;
+    let holds = if refused.is_some() { room.allocated_bytes() } else { engine.map_bytes };
+    if in_use + batch_bytes + kept <= holds {
         return Ok(());
     }
     Err(CommitError::NotApplied(match refused {
         Some(e) if !is_no_space(&e) => Cause::Io(format!("can't allocate room for the data file: {e}")),
-        Some(e) => Cause::NoSpace(format!("{in_use} bytes in use, and the data file can't grow: {e}")),
-        None => Cause::NoSpace(format!(
-            "{in_use} bytes in use of {}, {} are kept back",
-            engine.map_bytes, engine.reserve_bytes
-        )),
+        Some(e) => {
+            Cause::NoSpace(format!("{in_use} bytes in use, {kept} are kept back, the data file can't grow: {e}"))
+        }
+        None => Cause::NoSpace(format!("{in_use} bytes in use of {}, {kept} are kept back", engine.map_bytes)),
     }))
+}
+
+/// The most room that a batch can take.
+fn batch_bytes_max(engine: &Lmdb, txn: &RwTxn<'_>, batch: &Batch) -> heed::Result<u64> {
+    let page = engine.page_bytes;
+    let rewritten_bytes = |exactly| -> heed::Result<u64> {
+        let mut pages = 0;
+        for operations in batch.operations.chunk_by(|a, b| a.table() == b.table()) {
+            pages += engine.databases.rows(operations[0].table()).rewritten_pages(txn, operations, exactly)?;
+        }
+        Ok(pages * page)
+    };
+    let mut rewritten = rewritten_bytes(false)?;
+    if rewritten > LARGE_BATCH_BYTES {
+        rewritten = rewritten_bytes(true)?;
+    }
+    let is_put = |operation: &&Operation| matches!(operation, Operation::Put { .. });
+    let puts = batch.operations.iter().filter(is_put);
+    let payload: usize = puts.map(|operation| operation.payload_bytes() + ROW_OVERHEAD_BYTES).sum();
+    // New pages may be half full. The last few are for LMDB's own lists.
+    Ok(rewritten + 2 * payload as u64 + 64 * page)
 }
 
 /// The error of a batch whose transaction was not committed.

@@ -37,15 +37,15 @@ use rows::Rows;
 use snapshot::ReaderPool;
 use warm::Warmer;
 
-/// Version of the layout of the file, stored in it and compared when it is opened.
-const FORMAT_VERSION: u32 = 1;
+/// Version of the layout of the file and of the rows in it, stored in it and compared when it is opened.
+const FORMAT_VERSION: u32 = 2;
 
-/// Longest value. etcd's default for a whole request is 1.5 MiB.
-const VALUE_BYTES_MAX: usize = 32 << 20;
-/// Largest batch. Bounds the memory of a commit; LMDB's own bound is 512 MiB of changed pages.
-const BATCH_BYTES_MAX: usize = 128 << 20;
-/// Most operations of a batch: a deletion of 100,000 keys writes twice as many rows.
-const BATCH_OPERATIONS_MAX: usize = 1 << 18;
+/// Longest value, in bytes. etcd's default for a whole request is 1.5 MiB.
+pub const VALUE_BYTES_MAX: usize = 32 << 20;
+/// Largest batch, in bytes of its rows. Bounds the memory of a commit; LMDB itself writes changed pages out from 512 MiB on.
+const BATCH_BYTES_MAX: usize = 256 << 20;
+/// Most operations of a batch: a deletion of 100,000 keys writes up to four times as many rows.
+const BATCH_OPERATIONS_MAX: usize = 1 << 19;
 
 /// How to open a data directory.
 #[derive(Clone, Debug)]
@@ -57,8 +57,7 @@ pub struct Options {
     pub map_size_bytes: u64,
     /// Snapshots that can be open at once.
     pub readers_max: u32,
-    /// Room that only batches with at least as many deletes as puts may use, and those that say that they make room, so that a full
-    /// store can still be emptied.
+    /// Room kept back, so that a full store can still be emptied: see [`Reserve`](crate::Reserve). Half of it is the floor.
     pub reserve_bytes: u64,
 }
 

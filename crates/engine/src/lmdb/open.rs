@@ -38,7 +38,8 @@ const MAP_BYTES_MIN: u64 = 64 << 20;
 
 pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
     let Options { path, map_size_bytes, readers_max, reserve_bytes } = options;
-    make_directory(&path)?;
+    file::make_directory(&path)
+        .map_err(|e| Cause::Io(format!("can't make the data directory {}: {e}", path.display())))?;
     let lock = DirectoryLock::acquire(&path)?;
     if !path.join(DATA_FILE).exists() {
         create(&path, map_size_bytes, readers_max)?;
@@ -77,18 +78,6 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
         _warmer: warmer,
         _lock: lock,
     })
-}
-
-fn make_directory(path: &Path) -> Result<(), Cause> {
-    let failed = |e: io::Error| Cause::Io(format!("can't make the data directory {}: {e}", path.display()));
-    if path.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(path).map_err(failed)?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => file::sync_directory(parent).map_err(failed),
-        _ => Ok(()),
-    }
 }
 
 fn open_environment(path: &Path, map_size_bytes: u64, readers_max: u32) -> Result<Env<WithoutTls>, Cause> {

@@ -103,6 +103,11 @@ impl Cut {
         rest.chunks(self.page_value_bytes)
     }
 
+    /// Bytes of an LMDB page.
+    pub(super) fn page_bytes(self) -> usize {
+        self.page_value_bytes + PAGE_HEADER_BYTES
+    }
+
     fn first_piece_bytes(self) -> usize {
         self.page_value_bytes - SPLIT_TRAILER_BYTES
     }
@@ -188,14 +193,12 @@ fn checksum(table: u8, form: u8, key: &[u8], value: &[u8]) -> u32 {
 /// What a row that fails its checksum is reported as.
 #[cold]
 pub(super) fn corrupt(table: &str, key: &[u8]) -> Cause {
-    const SHOWN_BYTES_MAX: usize = 32;
-    let mut shown = String::new();
-    for byte in key.iter().take(SHOWN_BYTES_MAX) {
-        shown.push_str(&format!("{byte:02x}"));
-    }
+    // Kubernetes' keys are shorter: whoever removes the row needs all of it.
+    const SHOWN_BYTES_MAX: usize = 512;
+    let shown = key[..key.len().min(SHOWN_BYTES_MAX)].escape_ascii();
     let more = if key.len() > SHOWN_BYTES_MAX { "…" } else { "" };
     Cause::Corrupt(format!(
-        "the row of table {table} with key 0x{shown}{more} ({} bytes) fails its checksum",
+        "the row of table {table} with key \"{shown}{more}\" ({} bytes) fails its checksum",
         key.len()
     ))
 }
@@ -303,7 +306,9 @@ mod tests {
 
     #[test]
     fn a_long_key_is_shortened_in_the_message() {
-        let Cause::Corrupt(text) = corrupt("current", &[0xab; 40]) else { panic!("another cause") };
-        assert!(text.contains(&format!("0x{}… (40 bytes)", "ab".repeat(32))), "{text}");
+        let Cause::Corrupt(text) = corrupt("current", &[0xab; 600]) else { panic!("another cause") };
+        assert!(text.contains(&format!("{}…\" (600 bytes)", "\\xab".repeat(512))), "{text}");
+        let Cause::Corrupt(text) = corrupt("current", b"/registry/pods/a") else { panic!("another cause") };
+        assert!(text.contains("\"/registry/pods/a\" (16 bytes)"), "{text}");
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! LMDB learns of a full disk while it writes a batch's pages, and tells a write that was cut short because of it apart from a failing
 //! disk neither by its error (both are `EIO`) nor otherwise. So the file is allocated ahead of LMDB: a full disk shows before a
-//! batch begins, and the pages kept back let batches that mostly delete go on.
+//! batch begins, and the pages kept back let deletions and compaction go on.
 //!
-//! Invariant: never writes or shortens the file; allocation only adds room behind its end or fills holes in it.
+//! Invariant: never writes the file, and never shortens it below the length at which it was found; allocation only adds room behind its
+//! end or fills holes in it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -79,6 +80,7 @@ impl Room {
         if end <= start {
             return Ok(());
         }
+        let found_bytes = self.file.metadata()?.len();
         let error = loop {
             // SAFETY: a system call on a descriptor that `self` owns, with no pointers.
             #[allow(unsafe_code)]
@@ -96,6 +98,8 @@ impl Room {
             self.is_supported = false;
             return Ok(());
         }
+        // Some file systems keep what they had allocated until the disk was full, and nobody could use it.
+        self.file.set_len(found_bytes)?;
         Err(error)
     }
 }

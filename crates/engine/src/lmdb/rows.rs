@@ -1,5 +1,6 @@
 //! A table's rows in its LMDB database, whole rows to the outside, parts of one page inside.
 
+use std::borrow::Cow;
 use std::ops::{Bound, ControlFlow};
 
 use heed::types::Bytes;
@@ -7,7 +8,7 @@ use heed::{Database, MdbError, PutFlags, RoTxn, RwTxn};
 
 use super::cause;
 use super::record::{Cut, First, Form, PartKey, corrupt, split_part_key};
-use crate::{Cause, Direction, Table, Visitor};
+use crate::{Cause, DamageVisitor, Direction, Operation, Table, Visitor};
 
 /// One table.
 #[derive(Clone, Copy)]
@@ -30,7 +31,7 @@ impl Rows {
         let part_key = PartKey::first(key);
         match self.database.get(txn, part_key.bytes()).map_err(|e| cause(&e, "read a row"))? {
             Some(stored) => {
-                self.show(txn, key, stored, visit)?;
+                visit(&self.value(txn, key, stored)?);
                 Ok(true)
             }
             None => Ok(false),
@@ -40,9 +41,33 @@ impl Rows {
     pub(super) fn scan(
         &self,
         txn: &RoTxn<'_>,
-        (start, end): (Bound<&[u8]>, Bound<&[u8]>),
+        range: (Bound<&[u8]>, Bound<&[u8]>),
         direction: Direction,
         visit: &mut Visitor<'_>,
+    ) -> Result<(), Cause> {
+        self.walk(txn, range, direction, |key, value| Ok(visit(key, &value?)))
+    }
+
+    pub(super) fn scan_past_damage(
+        &self,
+        txn: &RoTxn<'_>,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        visit: &mut DamageVisitor<'_>,
+    ) -> Result<(), Cause> {
+        self.walk(txn, range, Direction::Forward, |key, value| match value {
+            Ok(value) => Ok(visit(key, Some(&value))),
+            Err(Cause::Corrupt(_)) => Ok(visit(key, None)),
+            Err(other) => Err(other),
+        })
+    }
+
+    /// Visits the rows with their values, or with why they have none.
+    fn walk(
+        &self,
+        txn: &RoTxn<'_>,
+        (start, end): (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        mut visit: impl FnMut(&[u8], Result<Cow<'_, [u8]>, Cause>) -> Result<ControlFlow<()>, Cause>,
     ) -> Result<(), Cause> {
         let failed = |e| cause(&e, "read a range");
         let (start, end) = (start.map(PartKey::first), end.map(PartKey::first));
@@ -53,9 +78,7 @@ impl Rows {
             if part != 0 {
                 return Ok(ControlFlow::Continue(()));
             }
-            let mut flow = ControlFlow::Continue(());
-            self.show(txn, key, stored, |value| flow = visit(key, value))?;
-            Ok(flow)
+            visit(key, self.value(txn, key, stored))
         };
         match direction {
             Direction::Forward => {
@@ -76,23 +99,15 @@ impl Rows {
         Ok(())
     }
 
-    /// Calls `visit` with the value whose first part is `stored`, if it is sound.
+    /// The value whose first part is `stored`, if it is sound.
     #[inline]
-    fn show(&self, txn: &RoTxn<'_>, key: &[u8], stored: &[u8], visit: impl FnOnce(&[u8])) -> Result<(), Cause> {
+    fn value<'r>(&self, txn: &RoTxn<'_>, key: &[u8], stored: &'r [u8]) -> Result<Cow<'r, [u8]>, Cause> {
         let first = First::decode(stored).ok_or_else(|| corrupt(self.table.name(), key))?;
-        let joined;
         let value = match first.form {
-            Form::Whole => first.piece,
-            Form::Split { value_bytes } => {
-                joined = self.join(txn, key, first.piece, value_bytes)?;
-                &joined[..]
-            }
+            Form::Whole => Cow::Borrowed(first.piece),
+            Form::Split { value_bytes } => Cow::Owned(self.join(txn, key, first.piece, value_bytes)?),
         };
-        if !first.is_sound(self.table.number(), key, value) {
-            return Err(corrupt(self.table.name(), key));
-        }
-        visit(value);
-        Ok(())
+        if first.is_sound(self.table.number(), key, &value) { Ok(value) } else { Err(corrupt(self.table.name(), key)) }
     }
 
     /// Puts a value together from its parts.
@@ -156,6 +171,37 @@ impl Rows {
             Err(heed::Error::Mdb(MdbError::KeyExist)) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Pages of this table that the operations rewrite at most: the leaves of their rows and what is above those. `exactly` counts the
+    /// leaves, which takes a look at each row and a transaction that has changed nothing yet; else every operation may have one of its
+    /// own.
+    pub(super) fn rewritten_pages(
+        &self,
+        txn: &RoTxn<'_>,
+        operations: &[Operation],
+        exactly: bool,
+    ) -> heed::Result<u64> {
+        let stat = self.database.stat(txn)?;
+        let mut leaves = (operations.len() as u64).min(stat.leaf_pages as u64);
+        if exactly {
+            // The last leaf, where rows come in behind all others.
+            let mut counted = 1;
+            let mut last = None;
+            for operation in operations {
+                let key = PartKey::first(operation.key());
+                let Some((found, _)) = self.database.get_greater_than_or_equal_to(txn, key.bytes())? else { break };
+                // A key lies on its leaf, whose place in memory tells leaves apart.
+                let leaf = Some(found.as_ptr().addr() / self.cut.page_bytes());
+                if leaf != last {
+                    // A new row may come in on the leaf before that of the row behind its place.
+                    counted += if found == key.bytes() { 1 } else { 2 };
+                }
+                last = leaf;
+            }
+            leaves = leaves.min(counted);
+        }
+        Ok(leaves + leaves.min(stat.branch_pages as u64) + u64::from(stat.depth))
     }
 
     fn further_parts(&self, txn: &RwTxn<'_>, first_key: &[u8]) -> heed::Result<u16> {

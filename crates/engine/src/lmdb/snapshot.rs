@@ -12,7 +12,7 @@ use heed::{Env, RoTxn, WithoutTls};
 use parking_lot::Mutex;
 
 use super::{Databases, Lmdb, cause, open, record};
-use crate::{Cause, Direction, EngineError, Head, Snapshot, Table, Visitor};
+use crate::{Cause, DamageVisitor, Direction, EngineError, Head, Snapshot, Table, Visitor};
 
 /// Idle transactions kept; more concurrent readers than this begin their own.
 const IDLE_MAX: usize = 64;
@@ -105,6 +105,15 @@ impl Snapshot for View<'_> {
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
         Ok(self.engine.databases.rows(table).scan(self.txn(), range, direction, visit)?)
+    }
+
+    fn scan_past_damage(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        visit: &mut DamageVisitor<'_>,
+    ) -> Result<(), EngineError> {
+        Ok(self.engine.databases.rows(table).scan_past_damage(self.txn(), range, visit)?)
     }
 
     fn head(&self) -> Result<Head, EngineError> {

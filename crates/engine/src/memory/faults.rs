@@ -37,6 +37,8 @@ pub enum Fault {
     Delay(Duration),
     /// Applied if the fence matches, but the caller's process can't go on: `Fatal`.
     Die(Cause),
+    /// The engine's code panics instead of answering; not applied.
+    Panic,
 }
 
 /// What became of a postponed or duplicated request.
@@ -99,7 +101,7 @@ impl<E: Engine> Faulty<E> {
         Self { inner, plan: Mutex::new(plan) }
     }
 
-    /// Random faults in `percent` of the commits; the same seed draws the same faults. Never [`Fault::Die`].
+    /// Random faults in `percent` of the commits; the same seed draws the same faults. Never [`Fault::Die`] or [`Fault::Panic`].
     pub fn seeded(inner: E, seed: u64, percent: u8) -> Self {
         let faulty = Self::new(inner);
         // A state of zero would stay zero.
@@ -205,6 +207,7 @@ impl<E: Engine> Engine for Faulty<E> {
                 let _ = self.inner.commit(batch);
                 Err(CommitError::Fatal(cause))
             }
+            Fault::Panic => panic!("simulated: the engine panics"),
         }
     }
 

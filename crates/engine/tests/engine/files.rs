@@ -1,15 +1,17 @@
 //! LMDB's files: what is refused, what is noticed, what is limited.
 
+use std::ffi::OsString;
 use std::fs;
 use std::ops::{Bound, ControlFlow};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use heed::types::Bytes;
 use heed::{Database, EnvOpenOptions};
 use kubewharf_engine::conformance::{Store, apply, delete, get, head, next_batch, put, rows};
 use kubewharf_engine::lmdb::{Lmdb, Options};
-use kubewharf_engine::{Batch, Cause, CommitError, Direction, Engine, EngineError, Snapshot, Table};
+use kubewharf_engine::{Batch, Cause, CommitError, Direction, Engine, EngineError, Reserve, Snapshot, Table};
 
+use crate::child;
 use crate::stores::LmdbStore;
 
 fn open(path: &Path) -> Result<Lmdb, EngineError> {
@@ -54,10 +56,9 @@ fn a_damaged_row_is_noticed_and_named() {
         assert!(replace(directory.path(), from.as_bytes(), to.as_bytes()) > 0);
 
         let engine = open(directory.path()).unwrap();
-        let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
         let assert_named = |error: EngineError| match error {
             EngineError::Failed(Cause::Corrupt(text)) => {
-                assert!(text.contains("table current") && text.contains(&hex), "{text}");
+                assert!(text.contains("table current") && text.contains(&format!("{key:?}")), "{text}");
             }
             other => panic!("{other}"),
         };
@@ -70,6 +71,18 @@ fn a_damaged_row_is_noticed_and_named() {
             assert_eq!(seen, before);
             assert_named(outcome.unwrap_err());
         }
+        // What must go on behind damage learns where it is.
+        let mut damaged = Vec::new();
+        let mut seen = 0;
+        let outcome =
+            snapshot.scan_past_damage(Table::Current, (Bound::Unbounded, Bound::Unbounded), &mut |key, value| {
+                match value {
+                    Some(_) => seen += 1,
+                    None => damaged.push(key.to_vec()),
+                }
+                ControlFlow::Continue(())
+            });
+        assert_eq!((outcome, seen, damaged), (Ok(()), 9, vec![key.as_bytes().to_vec()]));
         drop(snapshot);
         // The others can be read, and the damaged one replaced.
         assert_eq!(get(&engine, Table::Current, b"key-3"), Some(b"original value 3".to_vec()));
@@ -115,7 +128,7 @@ fn another_format_is_refused_by_number() {
     let before = fs::read(directory.path().join("data.mdb")).unwrap();
     match open(directory.path()).err().unwrap() {
         EngineError::Format { path, found, supported } => {
-            assert_eq!((found, supported), (99, 1));
+            assert_eq!((found, supported), (99, 2));
             assert_eq!(path, directory.path().display().to_string());
         }
         other => panic!("{other}"),
@@ -147,6 +160,26 @@ fn a_creation_that_was_cut_short_is_begun_again() {
     let engine = open(directory.path()).unwrap();
     assert_eq!((head(&engine).epoch, head(&engine).seq, head(&engine).revision), (1, 1, 1));
     assert!(!directory.path().join("new").exists());
+}
+
+/// Also where somebody else has made the directory and died before its name was durable.
+#[test]
+fn the_names_of_the_data_directory_and_of_what_is_above_it_are_durable() {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("a/b/data");
+    for expected in [&["", "a", "a/b"][..], &["a/b"]] {
+        let log = scratch.path().join("trace");
+        let mut line: Vec<OsString> = ["strace", "-f", "-qq", "-y", "-e", "trace=fsync"].map(OsString::from).into();
+        line.extend(["-o".into(), log.clone().into(), "--".into()]);
+        line.extend(child::command_line());
+        let output = child::command(&line, "commit 1", &data).output().expect("strace, which this test needs, runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let calls = fs::read_to_string(&log).unwrap();
+        for directory in expected {
+            let path = scratch.path().join(directory).components().collect::<PathBuf>();
+            assert!(calls.contains(&format!("<{}>)", path.display())), "{directory} is not synced: {calls}");
+        }
+    }
 }
 
 #[test]
@@ -184,16 +217,28 @@ fn a_full_map_refuses_growth_and_lets_deletes_through() {
     assert_eq!(size.capacity_bytes, Some((4 << 20) - (512 << 10)), "an eighth at most is kept back");
     assert_eq!(rows(&engine, Table::Log).len(), written as usize);
 
-    // What makes room says so: its own rows do not show it.
-    let tombstones = next_batch(&engine, (0_u32..20).map(|n| put(Table::Current, n.to_be_bytes(), &value)).collect());
-    assert!(matches!(engine.commit(&tombstones), Err(CommitError::NotApplied(Cause::NoSpace(_)))));
-    assert_eq!(engine.commit(&Batch { makes_room: true, ..tombstones }), Ok(()));
+    // Deletions write rows too, and end at the floor.
+    let rows_until_refused = |reserve| {
+        let mut rows = 0_u32;
+        loop {
+            let batch = next_batch(&engine, vec![put(Table::Current, head(&engine).seq.to_be_bytes(), &value)]);
+            match engine.commit(&Batch { reserve, ..batch }) {
+                Ok(()) => rows += 1,
+                Err(CommitError::NotApplied(Cause::NoSpace(_))) => return rows,
+                Err(other) => panic!("{other}"),
+            }
+            assert!(rows < 200, "there is no end at {reserve:?}");
+        }
+    };
+    rows_until_refused(Reserve::Untouched);
+    assert!(rows_until_refused(Reserve::ToFloor) > 20);
+    assert_eq!(rows_until_refused(Reserve::Untouched), 0);
 
-    // Small deletes, each with a row of its own as a tombstone has, all the way down.
+    // Compaction goes on there, in small steps, all the way down.
     for first in (0..written).step_by(4) {
         let mut batch = vec![put(Table::Meta, "compacted", first.to_be_bytes())];
         batch.extend((first..first + 4).map(|n| delete(Table::Log, n.to_be_bytes())));
-        apply(&engine, batch);
+        assert_eq!(engine.commit(&Batch { reserve: Reserve::Whole, ..next_batch(&engine, batch) }), Ok(()));
     }
     // And the room is there again.
     for first in (0..written / 2).step_by(10) {
@@ -224,6 +269,27 @@ fn old_snapshots_do_not_stop_writes_and_too_many_are_refused() {
     engine.commit(&batch).unwrap();
     held.pop();
     assert_eq!(head(&engine), batch.next);
+}
+
+#[test]
+fn a_large_batch_of_neighbours_takes_no_more_room_than_it_can_use() {
+    const KEYS: u32 = 6000;
+    let directory = tempfile::tempdir().unwrap();
+    let engine = Lmdb::open(Options { reserve_bytes: 1 << 20, ..Options::new(directory.path()) }).unwrap();
+    // Most of the store is elsewhere: 16,000 rows of a page each on both sides of small ones.
+    for first in (0_u32..16_000).step_by(1000) {
+        let key = |n: u32| [&[u8::from(n >= 8000) * 2][..], &n.to_be_bytes()].concat();
+        apply(&engine, (first..first + 1000).map(|n| put(Table::Current, key(n), [1; 3000])).collect());
+    }
+    let key = |n: u32| [&[1][..], &n.to_be_bytes()].concat();
+    apply(&engine, (0..KEYS).map(|n| put(Table::Current, key(n), [1; 100])).collect());
+    let before = engine.size().unwrap();
+    assert!(before.in_use_bytes > 60 << 20, "{before:?}");
+    let deletion = (0..KEYS).map(|n| put(Table::Current, key(n), [2; 20]));
+    apply(&engine, deletion.chain((0..KEYS).map(|n| put(Table::Log, n.to_be_bytes(), [2; 200]))).collect());
+    let after = engine.size().unwrap();
+    // A quarter of the size at most, by which the file grows when it must.
+    assert!(after.allocated_bytes <= before.allocated_bytes + (24 << 20), "{after:?} after {before:?}");
 }
 
 #[test]

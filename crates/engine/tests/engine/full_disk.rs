@@ -7,7 +7,7 @@ use std::process::Command;
 
 use kubewharf_engine::conformance::{apply, delete, get, head, next_batch, put, rows};
 use kubewharf_engine::lmdb::{Lmdb, Options};
-use kubewharf_engine::{Cause, CommitError, Engine, Table};
+use kubewharf_engine::{Batch, Cause, CommitError, Engine, Operation, Reserve, Table};
 
 use crate::child;
 
@@ -15,6 +15,11 @@ const RESERVE_BYTES: u64 = 1 << 20;
 
 fn open(directory: &Path) -> Lmdb {
     Lmdb::open(Options { reserve_bytes: RESERVE_BYTES, ..Options::new(directory) }).unwrap()
+}
+
+/// Removes rows, by way of all the room there is.
+fn trim(engine: &Lmdb, operations: Vec<Operation>) {
+    engine.commit(&Batch { reserve: Reserve::Whole, ..next_batch(engine, operations) }).unwrap();
 }
 
 /// Commits rows until there is no room for more; returns how many there are.
@@ -49,7 +54,7 @@ pub(crate) fn fill(directory: &Path) {
     for first in (0..written).step_by(10) {
         let mut batch = vec![put(Table::Meta, "compacted", first.to_be_bytes())];
         batch.extend((first..first + 10).map(|n| delete(Table::Log, n.to_be_bytes())));
-        apply(&engine, batch);
+        trim(&engine, batch);
     }
     assert_eq!(rows(&engine, Table::Log).len(), 0);
     let again = write_until_full(&engine, &value);
@@ -72,7 +77,7 @@ pub(crate) fn fill_with_pages_pinned(directory: &Path) {
     let snapshot = engine.snapshot().unwrap();
     for first in (0..written).step_by(50) {
         let batch = (first..(first + 50).min(written)).map(|n| delete(Table::Log, n.to_be_bytes())).collect();
-        apply(&engine, batch);
+        trim(&engine, batch);
     }
     let mut kept = 0_u32;
     let refusal = loop {

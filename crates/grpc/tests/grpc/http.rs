@@ -61,6 +61,17 @@ async fn an_http1_body_over_the_limit_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_http1_body_that_does_not_come_is_not_waited_for() {
+    let mut options = ServerOptions::default();
+    options.handshake_timeout = Duration::from_millis(300);
+    let server = TestServer::with(options, None).await;
+    let answer = exchange(&server, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 11\r\n\r\nabc").await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    eventually("the connection is gone", || server.stats.connections_open() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_http2_requests_are_answered_between_grpc_calls() {
     let server = TestServer::start().await;
     let mut raw = RawClient::connect(&server).await;
@@ -98,6 +109,19 @@ async fn a_request_that_arrives_in_small_pieces_is_put_together() {
     let pieces: Vec<&[u8]> = message.chunks(3).collect();
     let (_, body, status) = soon(raw.call(RawClient::request("Echo"), &pieces)).await;
     assert_eq!((body, status.unwrap().0.as_str()), (message, "0"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_larger_than_the_window_may_come_in_the_smallest_pieces() {
+    let server = TestServer::start().await;
+    let mut raw = RawClient::connect(&server).await;
+    let message = framed(&vec![7; 3 << 19]);
+    let (response, mut body) = raw.send.send_request(RawClient::request("Echo").body(()).unwrap(), false).unwrap();
+    for piece in message.chunks(512) {
+        body.send_data(Bytes::copy_from_slice(piece), false).unwrap();
+    }
+    body.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(soon(response).await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -171,6 +171,47 @@ async fn calls_that_are_opened_and_reset_in_a_loop_do_not_pile_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_sent_requests_take_a_bounded_amount_of_memory_and_one_can_always_end() {
+    let mut options = ServerOptions::default();
+    options.connection_request_bytes_max = 1 << 20;
+    let server = TestServer::with(options, None).await;
+    let mut raw = RawClient::connect(&server).await;
+    let message = framed(&vec![7; 200_000]);
+    let plain = || http::Request::post("http://x/form");
+    for request in [|| RawClient::request("Echo"), || RawClient::request("Bidi"), plain] {
+        let mut open = Vec::new();
+        for _ in 0..20 {
+            raw.send = raw.send.clone().ready().await.unwrap();
+            let (response, mut body) = raw.send.send_request(request().body(()).unwrap(), false).unwrap();
+            body.send_data(Bytes::copy_from_slice(&message[..100_000]), false).unwrap();
+            open.push((tokio::spawn(response), body));
+        }
+        // What came too late is refused, and what was there first can end.
+        eventually("most are refused", || open.iter().filter(|(response, _)| response.is_finished()).count() >= 10)
+            .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let (mut refused, mut ended) = (0, 0);
+        for (response, mut body) in open {
+            if !response.is_finished() {
+                body.send_data(Bytes::copy_from_slice(&message[100_000..]), true).unwrap();
+            }
+            let response = soon(response).await.unwrap().unwrap();
+            let status = response.headers().get("grpc-status").map(|status| status.to_str().unwrap().to_owned());
+            match (response.status().as_u16(), status.as_deref()) {
+                (200, None) => ended += 1,
+                (200, Some("8")) | (503, None) => refused += 1,
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        assert!(ended >= 4 && refused >= 10, "{ended} ended, {refused} were refused");
+    }
+    // A lone one may be larger than the limit.
+    let large = framed(&vec![7; 2 << 20]);
+    let (_, body, _) = soon(raw.call(RawClient::request("Echo"), &[&large])).await;
+    assert_eq!(body.len(), large.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replies_go_on_when_calls_had_to_wait_for_handlers() {
     let mut options = ServerOptions::default();
     options.calls_per_connection_max = 8;

@@ -23,12 +23,25 @@ pub(super) struct Component {
     begun: Instant,
 }
 
+/// How a process is ended when this program was killed and can't end it in order.
+#[derive(Clone, Copy)]
+pub(super) enum Orphaned {
+    /// It is asked to.
+    Stops,
+    /// At once: it keeps nothing, and would wait for others that are gone.
+    Dies,
+}
+
 /// Has the kernel end the process when the thread that starts it ends: the main thread, so even a killed program leaves nothing behind.
-fn end_with_this_thread(command: &mut Command) {
+fn end_with_this_thread(command: &mut Command, orphaned: Orphaned) {
+    let signal = match orphaned {
+        Orphaned::Stops => libc::SIGTERM,
+        Orphaned::Dies => libc::SIGKILL,
+    };
     // SAFETY: between fork and exec this makes one system call, which allocates nothing and takes no lock.
     #[allow(unsafe_code)]
     unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
+        command.pre_exec(move || match libc::prctl(libc::PR_SET_PDEATHSIG, signal) {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         });
@@ -43,7 +56,13 @@ pub(super) enum State {
 
 impl Component {
     /// Starts a process that writes to `logs/NAME.log`, anew.
-    pub(super) fn start(name: &'static str, program: &Path, arguments: &[String], logs: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        name: &'static str,
+        program: &Path,
+        arguments: &[String],
+        logs: &Path,
+        orphaned: Orphaned,
+    ) -> anyhow::Result<Self> {
         let path = logs.join(format!("{name}.log"));
         let mut log = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
         writeln!(log, "{} {}", program.display(), arguments.join(" ")).with_context(|| path.display().to_string())?;
@@ -57,7 +76,11 @@ impl Component {
             // Ctrl-C is for this program, which stops the others in order.
             .process_group(0)
             .kill_on_drop(true);
-        end_with_this_thread(&mut command);
+        // The store takes them for its settings, and a configuration file would make it ignore its flags.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"ETCD_")) {
+            command.env_remove(name);
+        }
+        end_with_this_thread(&mut command, orphaned);
         let child = command.spawn().with_context(|| format!("can't start {}", program.display()))?;
         Ok(Self { name, child, log: path, begun: Instant::now() })
     }

@@ -6,6 +6,7 @@
 //! Invariant: whatever ends this command ends its processes, the last started first.
 
 mod component;
+mod lock;
 mod pki;
 
 use std::net::TcpListener;
@@ -13,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use kubewharf_foundation::Shutdown;
 use kubewharf_testkit::tools::{Tool, Tools};
 
-use component::{Component, State};
+use component::{Component, Orphaned, State};
+use lock::FolderLock;
 use pki::Pki;
 
 /// How long a component may take to get ready.
@@ -71,10 +73,13 @@ async fn up(options: &Options, tools: &Tools) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.data_dir)
         .with_context(|| format!("can't make the folder {} (--data-dir)", options.data_dir.display()))?;
     let folder = options.data_dir.canonicalize().context("can't find the folder of the cluster")?;
+    let _lock = FolderLock::acquire(&folder)?;
     let mut components = Vec::new();
     let result = tokio::select! {
         result = live(options, tools, &folder, &mut components) => result,
-        () = shutdown.requested() => Ok(()),
+        () = shutdown.requested() => {
+            if options.check { Err(anyhow!("interrupted before the check was through")) } else { Ok(()) }
+        }
     };
     for component in components.iter_mut().rev() {
         component.stop(&shutdown).await;
@@ -124,12 +129,12 @@ async fn start_store(folder: &Path, logs: &Path, pki: &Pki, components: &mut Vec
         format!("--advertise-client-urls={url}"),
         format!("--cert-file={}", pki.store.certificate.display()),
         format!("--key-file={}", pki.store.key.display()),
-        format!("--trusted-ca-file={}", pki.authority.display()),
+        format!("--trusted-ca-file={}", pki.store_authority.display()),
         "--client-cert-auth".to_owned(),
         // kube-apiserver compacts every five minutes by itself.
         "--log-format=console".to_owned(),
     ];
-    let store = Component::start("kubebrain", &own, &arguments, logs)?;
+    let store = Component::start("kubebrain", &own, &arguments, logs, Orphaned::Stops)?;
     components.push(store);
     let store = components.last_mut().expect("just pushed");
     store
@@ -149,7 +154,7 @@ async fn start_apiserver(
 ) -> anyhow::Result<()> {
     let arguments = [
         format!("--etcd-servers={store}"),
-        format!("--etcd-cafile={}", pki.authority.display()),
+        format!("--etcd-cafile={}", pki.store_authority.display()),
         format!("--etcd-certfile={}", pki.store_client.certificate.display()),
         format!("--etcd-keyfile={}", pki.store_client.key.display()),
         "--bind-address=127.0.0.1".to_owned(),
@@ -168,7 +173,8 @@ async fn start_apiserver(
         "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),
     ];
-    let component = Component::start("kube-apiserver", tools.path(Tool::KubeApiserver), &arguments, logs)?;
+    let program = tools.path(Tool::KubeApiserver);
+    let component = Component::start("kube-apiserver", program, &arguments, logs, Orphaned::Dies)?;
     components.push(component);
     let apiserver = components.last_mut().expect("just pushed");
     let kubectl = Kubectl { program: tools.path(Tool::Kubectl), kubeconfig };
@@ -199,7 +205,7 @@ async fn start_controllers(
         "--v=2".to_owned(),
     ];
     let program = tools.path(Tool::KubeControllerManager);
-    components.push(Component::start("kube-controller-manager", program, &arguments, logs)?);
+    components.push(Component::start("kube-controller-manager", program, &arguments, logs, Orphaned::Dies)?);
     let controllers = components.last_mut().expect("just pushed");
     controllers.wait_until_ready(READY_WITHIN, async |log: &Path| log_contains(log, "Controller starting")).await
 }

@@ -1,4 +1,8 @@
 //! Certificates and keys of the control plane, made at the first start and kept.
+//!
+//! There are two authorities: the cluster's, which anyone who may approve certificate requests can have sign a client's
+//! certificate, and the store's, which signs two certificates, once, and whose key is not kept. So no user of the
+//! cluster can reach past kube-apiserver's authorization into the store.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -12,6 +16,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
+/// Names of servers on this machine.
+const LOCAL: [&str; 2] = ["127.0.0.1", "localhost"];
+
 /// A certificate (or public key) and its key, as files.
 #[derive(Clone, Debug)]
 pub(super) struct Pair {
@@ -21,9 +28,11 @@ pub(super) struct Pair {
 
 /// Everything that the components need.
 pub(super) struct Pki {
-    /// The certificate of the authority that signs all others.
+    /// The certificate of the cluster's authority.
     pub(super) authority: PathBuf,
     pub(super) authority_key: PathBuf,
+    /// The certificate of the authority of the store and its clients.
+    pub(super) store_authority: PathBuf,
     pub(super) store: Pair,
     pub(super) store_client: Pair,
     pub(super) apiserver: Pair,
@@ -51,6 +60,7 @@ impl Pki {
         let pki = Self {
             authority: folder.join("ca.crt"),
             authority_key: folder.join("ca.key"),
+            store_authority: folder.join("kubebrain-ca.crt"),
             store: pair("kubebrain"),
             store_client: pair("kubebrain-client"),
             apiserver: pair("kube-apiserver"),
@@ -58,30 +68,29 @@ impl Pki {
             controllers: pair("kube-controller-manager"),
             tokens: Pair { certificate: folder.join("tokens.pub"), key: folder.join("tokens.key") },
         };
-        // Written last, so that a folder that was left half-made is made again.
+        // Each authority is written last, so that what was left half-made is made again.
+        fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+        if !pki.store_authority.exists() {
+            pki.make_stores().context("can't make the store's certificates")?;
+        }
         if !pki.authority.exists() {
-            fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
-            pki.make(service_address).context("can't make certificates")?;
+            pki.make_clusters(service_address).context("can't make certificates")?;
         }
         Ok(pki)
     }
 
-    fn make(&self, service_address: &str) -> anyhow::Result<()> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "kubewharf up");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages =
-            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate()?;
-        let certificate = params.self_signed(&key)?.pem();
-        write_secret(&self.authority_key, &key.serialize_pem())?;
-        let issuer = Issuer::new(params, key);
-
-        let local = ["127.0.0.1", "localhost"];
-        sign(&issuer, &self.store, "kubebrain", &Purpose::Server(&local))?;
+    fn make_stores(&self) -> anyhow::Result<()> {
+        let (issuer, certificate, _) = authority("kubewharf up: the store")?;
+        sign(&issuer, &self.store, "kubebrain", &Purpose::Server(&LOCAL))?;
         sign(&issuer, &self.store_client, "kube-apiserver", &Purpose::Client("kubebrain-clients"))?;
+        write(&self.store_authority, &certificate)
+    }
+
+    fn make_clusters(&self, service_address: &str) -> anyhow::Result<()> {
+        let (issuer, certificate, key) = authority("kubewharf up")?;
+        write_secret(&self.authority_key, &key)?;
         let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", service_address];
-        sign(&issuer, &self.apiserver, "kube-apiserver", &Purpose::Server(&[&local[..], &service[..]].concat()))?;
+        sign(&issuer, &self.apiserver, "kube-apiserver", &Purpose::Server(&[&LOCAL[..], &service[..]].concat()))?;
         sign(&issuer, &self.admin, "admin", &Purpose::Client("system:masters"))?;
         sign(&issuer, &self.controllers, "system:kube-controller-manager", &Purpose::Client("kubewharf"))?;
         let tokens = KeyPair::generate()?;
@@ -112,6 +121,17 @@ impl Pki {
         );
         write_secret(path, &text)
     }
+}
+
+/// A new authority, its certificate, and its key.
+fn authority(name: &str) -> anyhow::Result<(Issuer<'static, KeyPair>, String, String)> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    let key = KeyPair::generate()?;
+    let (certificate, key_text) = (params.self_signed(&key)?.pem(), key.serialize_pem());
+    Ok((Issuer::new(params, key), certificate, key_text))
 }
 
 fn sign(issuer: &Issuer<'_, KeyPair>, pair: &Pair, name: &str, purpose: &Purpose<'_>) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use kubewharf_engine::Table;
 
 use super::*;
 use crate::committer::Trim;
+use crate::limits::WATCH_PAGES_BYTES_MAX;
 use crate::mvcc::Position;
 
 fn created(watch_id: i64, revision: i64) -> WatchResponse {
@@ -103,15 +104,15 @@ async fn a_start_in_the_past_gets_history_and_one_in_the_future_waits() {
         for _ in 11..=14 {
             put(&store, "k", b"v").await;
         }
-        let future = |responses: &[WatchResponse]| -> Vec<_> {
-            responses.iter().filter(|response| response.watch_id == 1).flat_map(events).collect()
+        let of = |watch_id: i64, responses: &[WatchResponse]| -> Vec<_> {
+            responses.iter().filter(|response| response.watch_id == watch_id).flat_map(events).collect()
         };
-        client.until(|responses| future(responses).len() == 2).await;
-        assert_eq!(future(&client.inbox.received.lock()), [("k".to_owned(), 13), ("k".to_owned(), 14)]);
+        client.until(|responses| of(1, responses).len() == 2).await;
+        assert_eq!(of(1, &client.inbox.received.lock()), [("k".to_owned(), 13), ("k".to_owned(), 14)]);
         // A store begins at revision 1, which has no change.
-        let first = client.received();
         client.create(WatchCreateRequest { start_revision: 1, ..range("k0", "") });
-        assert_eq!(events(&client.nth(first + 1).await), [("k0".to_owned(), 2)]);
+        client.until(|responses| of(2, responses).len() == 1).await;
+        assert_eq!(of(2, &client.inbox.received.lock()), [("k0".to_owned(), 2)]);
         client.end().await;
         store.close();
     }
@@ -367,6 +368,51 @@ async fn progress_is_reported_only_when_all_watches_have_everything() {
     put(&store, "other", b"v").await;
     client.ask_for_progress();
     assert_eq!(client.nth(number + 2).await, progress(32));
+    client.end().await;
+    store.close();
+}
+
+#[tokio::test]
+async fn a_page_that_a_slow_client_keeps_from_others_is_given_up_and_read_again() {
+    const WATCHES: usize = 10;
+    let store = store(0);
+    let client = Client::open(&store, options());
+    for _ in 0..WATCHES {
+        client.create(range("k", ""));
+    }
+    client.nth(WATCHES - 1).await;
+    client.stop_reading_after(0);
+    for _ in 0..20 {
+        put(&store, "k", &[7; 100]).await;
+    }
+    // The first watch had its event when the client stopped; the others fall behind, and a few get their page.
+    client.stop_reading_after(4);
+    client.nth(WATCHES + 3).await;
+    let pages = &store.published().hub().shared().pages;
+    let wait_for = async |bytes: std::ops::Range<usize>| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !bytes.contains(&pages.held()) && std::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(bytes.contains(&pages.held()), "{} bytes are held", pages.held());
+    };
+    wait_for(1..WATCH_PAGES_BYTES_MAX).await;
+    let others = pages.hold(WATCH_PAGES_BYTES_MAX);
+    wait_for(WATCH_PAGES_BYTES_MAX..WATCH_PAGES_BYTES_MAX + 1).await;
+    client.ask_for_progress();
+    client.read_on();
+    // What the client was about to get comes, and nothing else while there is no memory.
+    client.is_silent(WATCHES + 5).await;
+    drop(others);
+    let progress = WatchResponse { created: false, ..created(-1, 21) };
+    client.until(|responses| responses.last() == Some(&progress)).await;
+    let received = client.inbox.received.lock().clone();
+    let expected: Vec<_> = (2..=21).map(|revision| ("k".to_owned(), revision)).collect();
+    for id in 0..WATCHES as i64 {
+        let of_watch: Vec<_> = received.iter().filter(|response| response.watch_id == id).flat_map(events).collect();
+        assert_eq!(of_watch, expected, "watch {id}");
+    }
+    client.is_silent(client.received()).await;
     client.end().await;
     store.close();
 }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::limits::WATCH_PAGES_BYTES_MAX;
 use crate::mvcc::KeyRange;
 
 const KEYS: [&str; 6] = ["a", "aa", "ab", "b", "ba", "c"];
@@ -35,12 +36,29 @@ struct Wanted {
 #[derive(Clone, Debug)]
 enum Step {
     Transaction(Vec<Operation>),
-    Create { client: usize, wanted: Wanted },
-    Cancel { client: usize, watch: Index },
+    Create {
+        client: usize,
+        wanted: Wanted,
+    },
+    Cancel {
+        client: usize,
+        watch: Index,
+    },
     Compact(Index),
-    Progress { client: usize },
-    StopReading { client: usize, after: usize },
-    ReadOn { client: usize },
+    Progress {
+        client: usize,
+    },
+    StopReading {
+        client: usize,
+        after: usize,
+    },
+    ReadOn {
+        client: usize,
+    },
+    /// Others' pages of history take all memory for them, or no more.
+    Pages {
+        take_all: bool,
+    },
     Pause,
 }
 
@@ -81,6 +99,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => client().prop_map(|client| Step::Progress { client }),
         2 => (client(), 0..3usize).prop_map(|(client, after)| Step::StopReading { client, after }),
         2 => client().prop_map(|client| Step::ReadOn { client }),
+        1 => any::<bool>().prop_map(|take_all| Step::Pages { take_all }),
         2 => Just(Step::Pause),
     ]
 }
@@ -262,6 +281,7 @@ async fn run(ring_bytes: usize, steps: Vec<Step>) -> Result<(), TestCaseError> {
         (0..CLIENTS).map(|_| Client::open(&store, StreamOptions { fragment_bytes: 300, ..options() })).collect();
     let mut promises: Vec<Promise> = Vec::new();
     let mut writes = Vec::new();
+    let mut others = None;
     for step in steps {
         match step {
             Step::Transaction(operations) => {
@@ -321,12 +341,17 @@ async fn run(ring_bytes: usize, steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Progress { client } => clients[client].ask_for_progress(),
             Step::StopReading { client, after } => clients[client].stop_reading_after(after),
             Step::ReadOn { client } => clients[client].read_on(),
+            Step::Pages { take_all } => {
+                let pages = &store.published().hub().shared().pages;
+                others = take_all.then(|| pages.hold(WATCH_PAGES_BYTES_MAX));
+            }
             Step::Pause => {
                 settle(&mut writes).await;
                 tokio::time::sleep(Duration::from_micros(300)).await;
             }
         }
     }
+    drop(others);
     settle(&mut writes).await;
     prop_assert_eq!(store.published().newest(), model.newest());
     for (number, client) in clients.into_iter().enumerate() {

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use super::super::replay::Replay;
+use super::super::spec::Spec;
 use super::*;
 
 const MANY: usize = 10_000;
@@ -76,6 +78,40 @@ async fn ten_thousand_watches_that_come_back_read_the_log_together() {
     assert!(of.iter().all(|revisions| revisions.len() == 2 && revisions[0] < revisions[1]));
     client.end().await;
     store.close();
+}
+
+#[tokio::test]
+async fn a_page_of_history_is_there_once_for_ten_thousand_watches_of_any_ranges() {
+    // From the log, and from the ring.
+    for ring_bytes in [0, 1 << 20] {
+        let store = store(ring_bytes);
+        for number in 0..50 {
+            put(&store, &format!("k{number:02}"), &[7; 1000]).await;
+        }
+        let mut replay = Replay::default();
+        let spec = |end: String| Arc::new(Spec::from_request(&range("k", &end)).unwrap());
+        for serial in 0..MANY as u64 {
+            replay.insert(serial, &spec("l".to_owned()), 2);
+            replay.insert(MANY as u64 + serial, &spec(format!("l{serial}")), 2);
+        }
+        let page = replay.read(&store, store.published().hub().shared(), 51).unwrap();
+        // A copy for each would take hundreds of megabytes.
+        assert!(page.weight() < 4 << 20, "{} bytes", page.weight());
+        assert_eq!(store.published().hub().shared().pages.held(), page.weight());
+        assert_eq!(page.outputs.len(), MANY + 1);
+        let mut addresses = std::collections::HashSet::new();
+        for output in &page.outputs {
+            for (position, _) in &output.watches {
+                let entries = page.entries(output, *position);
+                assert_eq!(entries.events() as i64, page.next - 2);
+                addresses.insert(entries.whole(&HEADER, 1).pieces[1].as_ptr());
+            }
+        }
+        assert_eq!(addresses.len(), 1, "all send the same bytes");
+        drop(page);
+        assert_eq!(store.published().hub().shared().pages.held(), 0);
+        store.close();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
