@@ -128,7 +128,7 @@ fn another_format_is_refused_by_number() {
     let before = fs::read(directory.path().join("data.mdb")).unwrap();
     match open(directory.path()).err().unwrap() {
         EngineError::Format { path, found, supported } => {
-            assert_eq!((found, supported), (99, 2));
+            assert_eq!((found, supported), (99, 3));
             assert_eq!(path, directory.path().display().to_string());
         }
         other => panic!("{other}"),
