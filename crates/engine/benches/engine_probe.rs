@@ -167,7 +167,7 @@ fn cpu() -> Duration {
     let times = tasks.filter_map(|task| {
         // A thread may end meanwhile.
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse().ok()
+        text.split_whitespace().next()?.parse::<u64>().ok()
     });
     Duration::from_nanos(times.sum())
 }
