@@ -143,7 +143,7 @@ fn key(number: u64) -> Bytes {
     Bytes::from(format!("{key:x<KEY_BYTES$}"))
 }
 
-/// CPU time of this thread and wall time.
+/// CPU time of this process and wall time.
 struct Clock {
     wall: Instant,
     cpu: Duration,
@@ -161,9 +161,13 @@ impl Clock {
     }
 }
 
-/// The main thread's time on a processor, in user and system mode.
+/// The time of all threads on a processor, in user and system mode.
 fn cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/self/schedstat").expect("Linux tells the time on a processor");
-    let nanoseconds = text.split_whitespace().next().and_then(|n| n.parse().ok()).expect("begins with nanoseconds");
-    Duration::from_nanos(nanoseconds)
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux lists the threads");
+    let times = tasks.filter_map(|task| {
+        // A thread may end meanwhile.
+        let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(times.sum())
 }

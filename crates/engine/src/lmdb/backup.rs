@@ -1,22 +1,49 @@
-//! A copy of the file while it is in use.
+//! A copy of the store while it is in use.
 //!
-//! The copy reads one snapshot from beginning to end, and until it is done LMDB can't reuse the pages of that snapshot.
+//! What has been committed is merged, and LMDB's file is copied, which then is all of the store. The copy reads one snapshot from
+//! beginning to end, and until it is done LMDB can't reuse the pages of that snapshot.
 
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
-use heed::{CompactionOption, Env, WithoutTls};
+use heed::CompactionOption;
 
-use super::cause;
-use crate::{Cause, file};
+use super::{Core, cause, merge};
+use crate::{Cause, CommitError, file};
 
-/// Writes a compacted copy of the newest committed state. It opens as the `data.mdb` of a data directory.
-pub(super) fn backup(env: &Env<WithoutTls>, target: &Path) -> Result<(), Cause> {
+/// How often a copy is asked whether it has begun.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Writes a compacted copy. It opens as the `data.mdb` of a data directory.
+pub(super) fn backup(core: &Core, target: &Path) -> Result<(), Cause> {
     let copied = file::create_whole(target, |file| {
-        env.copy_to_file(file, CompactionOption::Enabled).map_err(|error| match error {
-            heed::Error::Io(error) => error,
-            other => io::Error::other(other),
+        // Until the copy has its snapshot, no step of a merge may leave rows that are whole only together with the journal.
+        let merger = merge::flush(core).map_err(|error| match error {
+            CommitError::NotApplied(cause) | CommitError::Unknown(cause) | CommitError::Fatal(cause) => {
+                io::Error::other(cause)
+            }
+            CommitError::Fenced(_) => unreachable!("a merge compares no head"),
+        })?;
+        let watched = file.try_clone()?;
+        thread::scope(|scope| {
+            let copy = scope.spawn(|| core.env.copy_to_file(file, CompactionOption::Enabled));
+            // LMDB takes the snapshot before it writes the first byte.
+            while !copy.is_finished() && watched.metadata()?.len() == 0 {
+                thread::sleep(LOOK_INTERVAL);
+            }
+            drop(merger);
+            match copy.join() {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(heed::Error::Io(error))) => Err(error),
+                Ok(Err(other)) => Err(io::Error::other(other)),
+                Err(_) => Err(io::Error::other("the copying thread panicked")),
+            }
         })
     });
-    copied.map_err(|error| cause(&heed::Error::Io(error), &format!("back up to {}", target.display())))
+    copied.map_err(|error| match error.downcast::<Cause>() {
+        Ok(cause) => cause,
+        Err(error) => cause(&heed::Error::Io(error), &format!("back up to {}", target.display())),
+    })
 }

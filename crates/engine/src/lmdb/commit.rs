@@ -1,6 +1,10 @@
-//! Committing: one LMDB write transaction a batch, and what each failure of it means.
+//! Committing: a record in the journal and rows in the delta, or, where that does not do, one LMDB write transaction.
 //!
-//! Invariant: `NotApplied` is reported only where LMDB can't have written the page that names the batch's root.
+//! A batch goes to LMDB directly, behind everything that was committed before it, if it is large, or if room is so short that a later merge
+//! could fail for want of it. So what is in the journal can be merged, and a store that is nearly full behaves as LMDB does: what
+//! fits is durable in it, what does not is refused, and deletions and compaction go on.
+//!
+//! Invariant: `NotApplied` is reported only where neither a record nor LMDB's root page can have been written.
 //!
 //! What LMDB does in `mdb_txn_commit`, in order, and what a failure of each step leaves:
 //! 1. saves its list of free pages: needs pages, may fail with `MDB_MAP_FULL`; nothing has been written;
@@ -9,155 +13,269 @@
 //! 3. `fdatasync`: after a failure the system may have dropped pages while calling them clean. The batch is not applied, but what the disk
 //!    holds is in doubt, so the process must end;
 //! 4. writes the root page and syncs it: after a failure it may be on the disk or not. LMDB refuses everything from then on.
+//!
+//! A record is written and synced in two steps of which the same is to be said as of 2 and 3.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use heed::{MdbError, RwTxn};
+use parking_lot::MutexGuard;
 
+use super::delta::{INDEX_BYTES, Layers};
+use super::journal::{AppendError, Journal, Record};
+use super::merge::{self, STEP_ROWS};
 use super::record::{PART_NUMBER_BYTES, WHOLE_TRAILER_BYTES};
-use super::room::Room;
-use super::snapshot::read_head;
-use super::{Lmdb, cause, is_no_space, open};
-use crate::{Batch, Cause, CommitError, Operation, Reserve};
+use super::{Core, FileStat, cause, is_no_space, open};
+use crate::{Batch, Cause, CommitError, Operation, Reserve, Table};
 
 /// What a row takes beyond its key and value: LMDB's header and offset, the number of the part, the trailer.
-const ROW_OVERHEAD_BYTES: usize = 10 + PART_NUMBER_BYTES + WHOLE_TRAILER_BYTES;
+const ROW_OVERHEAD_BYTES: u64 = 10 + (PART_NUMBER_BYTES + WHOLE_TRAILER_BYTES) as u64;
 
 /// A batch that rewrites more than this, each of its operations on a page of its own, is worth a look at how many pages these are.
 const LARGE_BATCH_BYTES: u64 = 32 << 20;
 
+/// A batch that takes more than this part of a delta goes to LMDB directly.
+const DELTA_PART_MAX: u64 = 4;
+
+/// The longest pause of a commit while the merge is behind. Pauses grow from nothing, at half of a delta, to this, so that commits are
+/// slowed down early instead of being held up at the end.
+const PAUSE_MAX: Duration = Duration::from_millis(4);
+
 /// What only the thread that commits uses.
 pub(super) struct Writer {
-    room: Room,
+    pub(super) journal: Journal,
+    /// When the active delta got its first batch.
+    pub(super) active_since: Option<Instant>,
     /// The stored form of a row, reused from row to row.
     scratch: Vec<u8>,
 }
 
 impl Writer {
-    pub(super) fn new(room: Room) -> Self {
-        Self { room, scratch: Vec::new() }
+    pub(super) fn new(journal: Journal) -> Self {
+        Self { journal, active_since: None, scratch: Vec::new() }
     }
 }
 
-impl Lmdb {
-    fn fatal(&self, cause: Cause) -> CommitError {
+impl Core {
+    pub(super) fn fatal(&self, cause: Cause) -> CommitError {
         // The first reason stays; later ones follow from it.
         let _ = self.poison.set(cause.to_string());
         CommitError::Fatal(cause)
     }
 }
 
-pub(super) fn commit(engine: &Lmdb, batch: &Batch) -> Result<(), CommitError> {
-    engine.limits.check(batch).map_err(CommitError::NotApplied)?;
-    let mut writer = engine.writer.lock();
-    engine.check_poison().map_err(CommitError::Fatal)?;
-
-    // Until the commit, a failure leaves nothing behind: the transaction is dropped, and with it its pages.
-    let mut txn = engine.env.write_txn().map_err(|e| before_commit(engine, &e, "begin a batch"))?;
-    let head = read_head(&engine.databases, &txn).map_err(|cause| engine.fatal(cause))?;
+pub(super) fn commit(core: &Core, batch: &Batch) -> Result<(), CommitError> {
+    core.limits.check(batch).map_err(CommitError::NotApplied)?;
+    let mut writer = core.writer.lock();
+    core.check_poison().map_err(CommitError::Fatal)?;
+    let head = core.readers.layers().head;
     if head != batch.expected {
         return Err(CommitError::Fenced(head));
     }
-    make_room(engine, &txn, &mut writer.room, batch)?;
+    if journal(core, &mut writer, batch)? { Ok(()) } else { directly(core, writer, batch) }
+}
+
+/// Writes the batch to the journal and applies it to the active delta; `false`, and nothing happens, if it has to go to LMDB.
+fn journal(core: &Core, writer: &mut Writer, batch: &Batch) -> Result<bool, CommitError> {
+    let memory_bytes = Record::bytes_of(batch) as u64 + batch.operations.len() as u64 * INDEX_BYTES;
+    if memory_bytes > core.delta_bytes / DELTA_PART_MAX {
+        return Ok(false);
+    }
+    let mut layers = core.readers.layers();
+    if layers.active.memory_bytes() + memory_bytes > core.delta_bytes {
+        if layers.frozen.is_some() {
+            merge::run(core, &mut core.merger_now(), true)?;
+        }
+        merge::freeze(core, writer);
+        layers = core.readers.layers();
+    } else if layers.frozen.is_some() {
+        thread::sleep(pause(layers.active.memory_bytes(), core.delta_bytes));
+    }
+    if !has_room(core, &layers, batch) {
+        return Ok(false);
+    }
+    let record = match writer.journal.append(batch) {
+        Ok(record) => record,
+        Err(AppendError::NoSpace) => return Ok(false),
+        Err(AppendError::Failed(cause)) => return Err(core.fatal(cause)),
+    };
+    core.journal_bytes.store(writer.journal.bytes(), Ordering::Relaxed);
+    let mut active = layers.active.clone();
+    drop(layers);
+    active.apply(record);
+    core.readers.publish(batch.next, active);
+    writer.active_since.get_or_insert_with(Instant::now);
+    Ok(true)
+}
+
+/// How long a commit waits for the sake of the merge, with so much in the active delta.
+fn pause(active_bytes: u64, delta_bytes: u64) -> Duration {
+    let behind = active_bytes.saturating_sub(delta_bytes / 2);
+    PAUSE_MAX.mul_f64(behind as f64 / (delta_bytes / 2).max(1) as f64)
+}
+
+/// Whether all that is in the layers, and the batch, can be merged with the room that there is, and what is to be kept back is.
+fn has_room(core: &Core, layers: &Layers, batch: &Batch) -> bool {
+    let stat = *core.stat.lock();
+    let mut rows = [0; Table::ALL.len()];
     for operation in &batch.operations {
-        let rows = engine.databases.rows(operation.table());
+        rows[usize::from(operation.table().number())] += 1;
+    }
+    let mut pages = 0;
+    for table in Table::ALL {
+        let number = usize::from(table.number());
+        rows[number] += layers.rows(table);
+        pages += stat.pages[number].rewritten(rows[number].min(STEP_ROWS));
+    }
+    let row_bytes = layers.put_bytes() + put_bytes(batch) + rows.iter().sum::<u64>() * ROW_OVERHEAD_BYTES;
+    // The pages that a step gives back are free in the next but one.
+    let need_bytes = 3 * pages * core.page_bytes + new_bytes(row_bytes, core.page_bytes);
+    check_room(core, &stat, need_bytes, batch.reserve).is_ok()
+}
+
+/// Writes the batch to LMDB, behind all that was committed before it.
+fn directly(core: &Core, mut writer: MutexGuard<'_, Writer>, batch: &Batch) -> Result<(), CommitError> {
+    let mut merger = core.merger_now();
+    merge::run(core, &mut merger, true)?;
+    if !core.readers.layers().active.is_empty() {
+        merge::freeze(core, &mut writer);
+        merge::run(core, &mut merger, true)?;
+    }
+
+    // Until the commit, a failure leaves nothing behind: the transaction is dropped, and with it its pages.
+    let mut txn = core.env.write_txn().map_err(|e| before_commit(core, &e, "begin a batch"))?;
+    make_room(core, &txn, batch)?;
+    for operation in &batch.operations {
+        let rows = core.databases.rows(operation.table());
         match operation {
             Operation::Put { key, value, .. } => rows.put(&mut txn, key, value, &mut writer.scratch),
             Operation::Delete { key, .. } => rows.delete(&mut txn, key),
         }
-        .map_err(|e| before_commit(engine, &e, "apply a batch"))?;
+        .map_err(|e| before_commit(core, &e, "apply a batch"))?;
     }
-    open::put_engine_row(engine.databases.engine, &mut txn, open::HEAD_KEY, &batch.next.encode())
-        .map_err(|e| before_commit(engine, &e, "write the head"))?;
+    open::put_engine_row(core.databases.engine, &mut txn, open::HEAD_KEY, &batch.next.encode())
+        .map_err(|e| before_commit(core, &e, "write the head"))?;
+    end(core, txn, |layers| layers.head = batch.next)
+}
+
+/// Commits the transaction, and lets readers see it.
+pub(super) fn end(
+    core: &Core,
+    txn: RwTxn<'_>,
+    change: impl FnOnce(&mut Layers),
+) -> Result<(), CommitError> {
+    let stat = core.read_stat(&txn).map_err(|e| before_commit(core, &e, "read the file's statistics"))?;
     let id = txn.id();
     match txn.commit() {
         Ok(()) => {
-            engine.readers.advance(id);
+            *core.stat.lock() = FileStat { end_bytes: core.end_bytes(), ..stat };
+            core.readers.advance(id, change);
             Ok(())
         }
-        Err(error) => Err(failed_commit(engine, &mut writer.room, id, &error)),
+        Err(error) => Err(failed_commit(core, id, &error)),
     }
 }
 
 /// Refuses a batch that would go further into the room kept back than it may.
-fn make_room(engine: &Lmdb, txn: &RwTxn<'_>, room: &mut Room, batch: &Batch) -> Result<(), CommitError> {
-    let page = engine.page_bytes;
-    let failed = |e| before_commit(engine, &e, "read the file's statistics");
-    let batch_bytes = batch_bytes_max(engine, txn, batch).map_err(failed)?;
-    let kept = match batch.reserve {
-        Reserve::Untouched => engine.reserve_bytes,
-        Reserve::ToFloor => engine.reserve_bytes / 2,
+fn make_room(core: &Core, txn: &RwTxn<'_>, batch: &Batch) -> Result<(), CommitError> {
+    let failed = |e| before_commit(core, &e, "read the file's statistics");
+    let need_bytes = batch_bytes_max(core, txn, batch).map_err(failed)?;
+    let stat = core.read_stat(txn).map_err(failed)?;
+    match check_room(core, &stat, need_bytes, batch.reserve) {
+        Err(cause) if batch.reserve != Reserve::Whole => Err(CommitError::NotApplied(cause)),
+        _ => Ok(()),
+    }
+}
+
+/// Takes room for so many bytes, and tells whether it is there, what may be used of the reserve included.
+fn check_room(core: &Core, stat: &FileStat, need_bytes: u64, reserve: Reserve) -> Result<(), Cause> {
+    let kept = match reserve {
+        Reserve::Untouched => core.reserve_bytes,
+        Reserve::ToFloor => core.reserve_bytes / 2,
         Reserve::Whole => 0,
     };
-    let file_end = (engine.env.info().last_page_number as u64 + 1) * page;
+    let mut room = core.room.lock();
     // All of the reserve is taken from the disk, whoever may use it.
-    let refused = room.ensure((file_end + batch_bytes + engine.reserve_bytes).min(engine.map_bytes)).err();
-    let is_map_short = file_end + batch_bytes + kept > engine.map_bytes;
-    if refused.is_none() && !is_map_short || batch.reserve == Reserve::Whole {
+    let refused = room.ensure((stat.end_bytes + need_bytes + core.reserve_bytes).min(core.map_bytes)).err();
+    let is_map_short = stat.end_bytes + need_bytes + kept > core.map_bytes;
+    if refused.is_none() && !is_map_short {
         return Ok(());
     }
     // No room behind the last page: it must be among the free pages.
-    let in_use = engine.databases.in_use_bytes(txn, page).map_err(failed)?;
-    let holds = if refused.is_some() { room.allocated_bytes() } else { engine.map_bytes };
-    if in_use + batch_bytes + kept <= holds {
+    let in_use = stat.in_use_bytes;
+    let holds = if refused.is_some() { room.allocated_bytes() } else { core.map_bytes };
+    if in_use + need_bytes + kept <= holds {
         return Ok(());
     }
-    Err(CommitError::NotApplied(match refused {
+    Err(match refused {
         Some(e) if !is_no_space(&e) => Cause::Io(format!("can't allocate room for the data file: {e}")),
         Some(e) => {
             Cause::NoSpace(format!("{in_use} bytes in use, {kept} are kept back, the data file can't grow: {e}"))
         }
-        None => Cause::NoSpace(format!("{in_use} bytes in use of {}, {kept} are kept back", engine.map_bytes)),
-    }))
+        None => Cause::NoSpace(format!("{in_use} bytes in use of {}, {kept} are kept back", core.map_bytes)),
+    })
 }
 
 /// The most room that a batch can take.
-fn batch_bytes_max(engine: &Lmdb, txn: &RwTxn<'_>, batch: &Batch) -> heed::Result<u64> {
-    let page = engine.page_bytes;
+fn batch_bytes_max(core: &Core, txn: &RwTxn<'_>, batch: &Batch) -> heed::Result<u64> {
     let rewritten_bytes = |exactly| -> heed::Result<u64> {
         let mut pages = 0;
         for operations in batch.operations.chunk_by(|a, b| a.table() == b.table()) {
-            pages += engine.databases.rows(operations[0].table()).rewritten_pages(txn, operations, exactly)?;
+            pages += core.databases.rows(operations[0].table()).rewritten_pages(txn, operations, exactly)?;
         }
-        Ok(pages * page)
+        Ok(pages * core.page_bytes)
     };
     let mut rewritten = rewritten_bytes(false)?;
     if rewritten > LARGE_BATCH_BYTES {
         rewritten = rewritten_bytes(true)?;
     }
     let is_put = |operation: &&Operation| matches!(operation, Operation::Put { .. });
-    let puts = batch.operations.iter().filter(is_put);
-    let payload: usize = puts.map(|operation| operation.payload_bytes() + ROW_OVERHEAD_BYTES).sum();
+    let puts = batch.operations.iter().filter(is_put).count() as u64;
+    Ok(rewritten + new_bytes(put_bytes(batch) + puts * ROW_OVERHEAD_BYTES, core.page_bytes))
+}
+
+/// The most that rows of so many bytes take on new pages.
+fn new_bytes(row_bytes: u64, page_bytes: u64) -> u64 {
     // New pages may be half full. The last few are for LMDB's own lists.
-    Ok(rewritten + 2 * payload as u64 + 64 * page)
+    2 * row_bytes + 64 * page_bytes
+}
+
+fn put_bytes(batch: &Batch) -> u64 {
+    let puts = batch.operations.iter().filter(|operation| matches!(operation, Operation::Put { .. }));
+    puts.map(|operation| operation.payload_bytes() as u64).sum()
 }
 
 /// The error of a batch whose transaction was not committed.
-fn before_commit(engine: &Lmdb, error: &heed::Error, doing: &str) -> CommitError {
+pub(super) fn before_commit(core: &Core, error: &heed::Error, doing: &str) -> CommitError {
     match cause(error, doing) {
         // The tree itself can't be walked or LMDB has given up: nothing further can be trusted.
-        cause @ (Cause::Corrupt(_) | Cause::Poisoned(_)) => engine.fatal(cause),
+        cause @ (Cause::Corrupt(_) | Cause::Poisoned(_)) => core.fatal(cause),
         cause => CommitError::NotApplied(cause),
     }
 }
 
 /// The error of a batch for which `mdb_txn_commit` failed; see the module's table of its steps.
-fn failed_commit(engine: &Lmdb, room: &mut Room, id: usize, error: &heed::Error) -> CommitError {
+fn failed_commit(core: &Core, id: usize, error: &heed::Error) -> CommitError {
     let reported = cause(error, "commit a batch");
     match error {
         heed::Error::Mdb(MdbError::MapFull | MdbError::TxnFull) => return CommitError::NotApplied(reported),
         heed::Error::Io(_) => {}
         heed::Error::Mdb(_) | heed::Error::Encoding(_) | heed::Error::Decoding(_) | heed::Error::EnvAlreadyOpened => {
-            return engine.fatal(reported);
+            return core.fatal(reported);
         }
     }
     // A failed root page makes LMDB refuse every later transaction; that it begins this one anew shows that step 4 was never
     // reached.
-    match engine.env.write_txn() {
+    match core.env.write_txn() {
         Ok(txn) if txn.id() == id => {}
-        _ => return engine.fatal(reported),
+        _ => return core.fatal(reported),
     }
+    let mut room = core.room.lock();
     // A failed sync shows on this descriptor too.
     if let Err(e) = room.verify_written() {
-        return engine.fatal(Cause::Io(format!("written data did not reach the disk: {e} ({error})")));
+        return core.fatal(Cause::Io(format!("written data did not reach the disk: {e} ({error})")));
     }
     match reported {
         Cause::NoSpace(_) => CommitError::NotApplied(reported),
@@ -165,7 +283,7 @@ fn failed_commit(engine: &Lmdb, room: &mut Room, id: usize, error: &heed::Error)
         Cause::Io(text) if is_eio(error) && room.is_disk_full() => {
             CommitError::NotApplied(Cause::NoSpace(format!("the disk is full: {text}")))
         }
-        other => engine.fatal(other),
+        other => core.fatal(other),
     }
 }
 

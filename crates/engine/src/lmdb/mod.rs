@@ -1,19 +1,26 @@
-//! The embedded default engine: LMDB, one file, copy-on-write pages, no log to replay.
+//! The embedded default engine: a journal for what was committed last, LMDB for all the rest.
 //!
-//! Job: keep each [`Table`] as one named database of an LMDB environment and turn [`Engine::commit`] into one LMDB write transaction
-//! that is on the disk when it returns.
+//! Job: keep each [`Table`] as one named database of an LMDB environment. [`Engine::commit`] writes the batch to the end of a journal,
+//! which is one write and one sync, and lays its rows over LMDB in memory, as the delta. A thread merges them into LMDB in large sorted
+//! pieces, so that a page of LMDB is written once for many batches.
 //!
 //! Invariants:
-//! - The head is compared inside the write transaction that replaces it.
+//! - The head is compared under the lock under which the batch is made durable.
 //! - LMDB's syncing is never weakened: data pages are written, then `fdatasync`, then the page that names the new root through a
-//!   descriptor opened `O_DSYNC`. (Leaving the last sync out, `MDB_NOMETASYNC`, keeps the file sound but may lose acknowledged batches.)
-//! - One process, by a lock file, and one writer, by a mutex, use the file. A failure whose outcome this process can't prove
+//!   descriptor opened `O_DSYNC`. The journal's record of a batch is on the disk before the batch is acknowledged, and stays until LMDB has
+//!   its rows.
+//! - One process, by a lock file, and one writer, by a mutex, use the files. A failure whose outcome this process can't prove
 //!   poisons the engine, because after it memory and disk may differ.
-//! - Every row carries a checksum over its table, key and value, verified whenever the row is read. LMDB's own pages have none.
+//! - Every row in LMDB carries a checksum over its table, key and value, verified whenever the row is read, and every record of
+//!   the journal one over all of it, verified when it is read. LMDB's own pages have none.
+//! - Memory is bounded: two deltas at most, each of at most [`Options::delta_bytes`].
 
 mod backup;
 mod commit;
+mod delta;
+mod journal;
 mod lock;
+mod merge;
 mod open;
 mod record;
 mod room;
@@ -24,7 +31,8 @@ mod warm;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use heed::types::Bytes;
 use heed::{Database, Env, MdbError, WithoutTls};
@@ -33,12 +41,14 @@ use parking_lot::Mutex;
 use crate::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, Table};
 use commit::Writer;
 use lock::DirectoryLock;
-use rows::Rows;
-use snapshot::ReaderPool;
+use merge::{MergeThread, Merger, Signals};
+use room::Room;
+use rows::{Pages, Rows};
+use snapshot::Readers;
 use warm::Warmer;
 
-/// Version of the layout of the file and of the rows in it, stored in it and compared when it is opened.
-const FORMAT_VERSION: u32 = 2;
+/// Version of the layout of the files and of the rows in them, stored in LMDB's and compared when it is opened.
+const FORMAT_VERSION: u32 = 3;
 
 /// Longest value, in bytes. etcd's default for a whole request is 1.5 MiB.
 pub const VALUE_BYTES_MAX: usize = 32 << 20;
@@ -59,20 +69,45 @@ pub struct Options {
     pub readers_max: u32,
     /// Room kept back, so that a full store can still be emptied: see [`Reserve`](crate::Reserve). Half of it is the floor.
     pub reserve_bytes: u64,
+    /// Memory of a delta, and so about the size of a segment of the journal, of which there are two. Larger deltas write fewer pages for
+    /// the same batches, and take longer to replay after a crash.
+    pub delta_bytes: u64,
 }
 
+/// See [`Options::delta_bytes`].
+pub const DELTA_BYTES: u64 = 32 << 20;
+
 impl Options {
-    /// The defaults: 1 TiB of address space, 4096 readers, 16 MiB kept back.
+    /// The defaults: 1 TiB of address space, 4096 readers, 16 MiB kept back, deltas of [`DELTA_BYTES`].
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), map_size_bytes: 1 << 40, readers_max: 4096, reserve_bytes: 16 << 20 }
+        Self {
+            path: path.into(),
+            map_size_bytes: 1 << 40,
+            readers_max: 4096,
+            reserve_bytes: 16 << 20,
+            delta_bytes: DELTA_BYTES,
+        }
     }
 }
 
-/// The engine. Dropping it closes the file and releases the data directory.
+/// The engine. Dropping it merges what the journal holds, closes the files and releases the data directory.
 pub struct Lmdb {
+    // Fields drop in this order: first the threads that use the core.
+    _merge: MergeThread,
+    _warmer: Warmer,
+    core: Arc<Core>,
+}
+
+/// What the threads of the engine share.
+struct Core {
     // Fields drop in this order: idle readers before the environment that they read, the lock last.
-    readers: ReaderPool,
+    readers: Readers,
+    /// Locked before `merger` where both are.
     writer: Mutex<Writer>,
+    merger: Mutex<Merger>,
+    signals: Signals,
+    room: Mutex<Room>,
+    stat: Mutex<FileStat>,
     databases: Databases,
     env: Env<WithoutTls>,
     limits: Limits,
@@ -80,11 +115,25 @@ pub struct Lmdb {
     page_bytes: u64,
     map_bytes: u64,
     reserve_bytes: u64,
+    delta_bytes: u64,
+    /// What the journal's records begin with.
+    journal_mark: u64,
+    /// What the journal takes on the disk.
+    journal_bytes: AtomicU64,
     path: PathBuf,
     /// LMDB's file, only to ask for its size.
     file: File,
-    _warmer: Warmer,
     _lock: DirectoryLock,
+}
+
+/// LMDB's file as its newest commit left it.
+#[derive(Clone, Copy, Debug, Default)]
+struct FileStat {
+    pages: [Pages; Table::ALL.len()],
+    /// Bytes of the pages that hold rows and their index; free pages and the list of them not counted.
+    in_use_bytes: u64,
+    /// The end of the last page.
+    end_bytes: u64,
 }
 
 /// The environment's databases.
@@ -99,30 +148,32 @@ impl Databases {
     fn rows(&self, table: Table) -> &Rows {
         &self.tables[usize::from(table.number())]
     }
-
-    /// Bytes of the pages that hold rows and their index; free pages and the list of them not counted.
-    fn in_use_bytes(&self, txn: &heed::RoTxn<'_>, page_bytes: u64) -> heed::Result<u64> {
-        // Two pages that name the roots, one that lists the databases.
-        let mut pages = 3;
-        for database in self.tables.iter().map(Rows::database).chain([self.engine]) {
-            let stat = database.stat(txn)?;
-            pages += stat.leaf_pages + stat.branch_pages + stat.overflow_pages;
-        }
-        Ok(pages as u64 * page_bytes)
-    }
 }
 
-impl Lmdb {
-    /// Opens the data directory, making it if need be, and leaves a new head: one epoch later in a store that existed.
-    pub fn open(options: Options) -> Result<Self, EngineError> {
-        open::open(options)
+impl Core {
+    /// The file's figures as of a transaction.
+    fn read_stat(&self, txn: &heed::RoTxn<'_>) -> heed::Result<FileStat> {
+        let mut stat = FileStat { end_bytes: self.end_bytes(), ..FileStat::default() };
+        // Two pages that name the roots, one that lists the databases, one of the engine's own rows.
+        let mut pages = 4;
+        for (rows, of_table) in self.databases.tables.iter().zip(&mut stat.pages) {
+            *of_table = rows.pages(txn)?;
+            pages += of_table.leaves + of_table.branches + of_table.overflow;
+        }
+        stat.in_use_bytes = pages * self.page_bytes;
+        Ok(stat)
     }
 
-    /// Bytes that the file takes on the disk.
+    /// The end of the file's last page.
+    fn end_bytes(&self) -> u64 {
+        (self.env.info().last_page_number as u64 + 1) * self.page_bytes
+    }
+
+    /// Bytes that the files take on the disk.
     fn disk_bytes(&self) -> Result<u64, Cause> {
         const BLOCK_BYTES: u64 = 512;
         match self.file.metadata() {
-            Ok(metadata) => Ok(metadata.blocks() * BLOCK_BYTES),
+            Ok(metadata) => Ok(metadata.blocks() * BLOCK_BYTES + self.journal_bytes.load(Ordering::Relaxed)),
             Err(e) => Err(Cause::Io(format!("can't read the size of {}: {e}", self.path.display()))),
         }
     }
@@ -135,41 +186,45 @@ impl Lmdb {
     }
 }
 
+impl Lmdb {
+    /// Opens the data directory, making it if need be, and leaves a new head: one epoch later in a store that existed.
+    pub fn open(options: Options) -> Result<Self, EngineError> {
+        open::open(options)
+    }
+}
+
 impl Engine for Lmdb {
     fn name(&self) -> &'static str {
         "lmdb"
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
-        self.check_poison()?;
-        Ok(Box::new(self.readers.view(self)?))
+        self.core.check_poison()?;
+        Ok(Box::new(self.core.readers.view(&self.core)?))
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
-        commit::commit(self, batch)
+        commit::commit(&self.core, batch)
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        self.core.limits
     }
 
+    /// Rows that are not merged yet are counted as new ones, and what they replace or remove as in use.
     fn size(&self) -> Result<Size, EngineError> {
-        self.check_poison()?;
-        let view = self.readers.view(self)?;
-        let in_use_bytes = self
-            .databases
-            .in_use_bytes(view.txn(), self.page_bytes)
-            .map_err(|e| cause(&e, "read the file's statistics"))?;
+        self.core.check_poison()?;
+        let unmerged_bytes = self.core.readers.layers().put_bytes();
         Ok(Size {
-            allocated_bytes: self.disk_bytes()?,
-            in_use_bytes,
-            capacity_bytes: Some(self.map_bytes - self.reserve_bytes),
+            allocated_bytes: self.core.disk_bytes()?,
+            in_use_bytes: self.core.stat.lock().in_use_bytes + unmerged_bytes,
+            capacity_bytes: Some(self.core.map_bytes - self.core.reserve_bytes),
         })
     }
 
     fn backup(&self, target: &Path) -> Result<(), EngineError> {
-        self.check_poison()?;
-        Ok(backup::backup(&self.env, target)?)
+        self.core.check_poison()?;
+        Ok(backup::backup(&self.core, target)?)
     }
 }
 

@@ -8,25 +8,33 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
 use parking_lot::Mutex;
 
-use super::commit::Writer;
+use super::commit::{self, Writer};
+use super::delta::{Delta, Frozen, Layers};
+use super::journal::{Journal, Recovered};
 use super::lock::DirectoryLock;
+use super::merge::{self, MergeThread, Merger, Signals};
 use super::record::{self, PART_NUMBER_BYTES};
 use super::room::Room;
 use super::rows::Rows;
-use super::snapshot::{ReaderPool, read_head};
+use super::snapshot::{Readers, read_head};
 use super::warm::Warmer;
-use super::{BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Databases, FORMAT_VERSION, Lmdb, Options, VALUE_BYTES_MAX, cause};
-use crate::{Cause, EngineError, Head, Limits, Table, file};
+use super::{
+    BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Core, Databases, FORMAT_VERSION, FileStat, Lmdb, Options, VALUE_BYTES_MAX,
+    cause,
+};
+use crate::{Cause, CommitError, EngineError, Head, Limits, Table, file};
 
 pub(super) const HEAD_KEY: &[u8] = b"head";
 /// Never moves, and its row's form never changes: every version must be able to read it.
 const FORMAT_KEY: &[u8] = b"format";
+const POSITION_KEY: &[u8] = b"journal";
 /// Where a new data file is made, in the data directory.
 const NURSERY: &str = "new";
 const ENGINE_DATABASE: &str = "engine";
@@ -36,8 +44,11 @@ const DATA_FILE: &str = "data.mdb";
 /// Below this a smaller map is no longer tried.
 const MAP_BYTES_MIN: u64 = 64 << 20;
 
+/// The largest delta: places in its records are numbers of 32 bits.
+const DELTA_BYTES_MAX: u64 = 1 << 30;
+
 pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
-    let Options { path, map_size_bytes, readers_max, reserve_bytes } = options;
+    let Options { path, map_size_bytes, readers_max, reserve_bytes, delta_bytes } = options;
     file::make_directory(&path)
         .map_err(|e| Cause::Io(format!("can't make the data directory {}: {e}", path.display())))?;
     let lock = DirectoryLock::acquire(&path)?;
@@ -47,7 +58,10 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
     let env = open_environment(&path, map_size_bytes, readers_max)?;
     env.clear_stale_readers().map_err(|e| cause(&e, "clear stale readers"))?;
 
-    let (databases, newest) = settle(&env, &path)?;
+    let Found { databases, head, position } = look(&env, &path)?;
+    let mut journal = Journal::open(&path, position.mark)?;
+    let recovered = journal.recover(position.first, position.through, head)?;
+
     let page_bytes = u64::from(env.stat().page_size);
     let map_bytes = env.info().map_size as u64;
     let limits = Limits {
@@ -59,12 +73,15 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
     let failed = |e: io::Error| Cause::Io(format!("can't open the data file of {}: {e}", path.display()));
     let room = Room::open(&path.join(DATA_FILE)).map_err(failed)?;
     let open_data_file = || File::open(path.join(DATA_FILE)).map_err(failed);
-    let used_bytes = (env.info().last_page_number as u64 + 1) * page_bytes;
-    let file = open_data_file()?;
-    let warmer = Warmer::start(open_data_file()?, used_bytes);
-    Ok(Lmdb {
-        readers: ReaderPool::new(newest),
-        writer: Mutex::new(Writer::new(room)),
+    let (file, to_warm) = (open_data_file()?, open_data_file()?);
+    let core = Core {
+        readers: Readers::new(layers(recovered, head), env.info().last_txn_id),
+        journal_bytes: AtomicU64::new(journal.bytes()),
+        merger: Mutex::new(Merger::new(position.first)),
+        writer: Mutex::new(Writer::new(journal)),
+        signals: Signals::default(),
+        room: Mutex::new(room),
+        stat: Mutex::new(FileStat::default()),
         databases,
         env,
         limits,
@@ -73,11 +90,29 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
         map_bytes,
         // A small map keeps a small part back.
         reserve_bytes: reserve_bytes.min(map_bytes / 8),
+        delta_bytes: delta_bytes.min(DELTA_BYTES_MAX),
+        journal_mark: position.mark,
         path,
         file,
-        _warmer: warmer,
         _lock: lock,
-    })
+    };
+    settle(&core)?;
+    let warmer = Warmer::start(to_warm, core.end_bytes());
+    let core = Arc::new(core);
+    Ok(Lmdb { _merge: MergeThread::start(core.clone())?, _warmer: warmer, core })
+}
+
+/// What the journal had, to be merged.
+fn layers(recovered: Recovered, head: Head) -> Layers {
+    let mut delta = Delta::new();
+    let mut newest = head;
+    for record in recovered.records {
+        newest = record.next();
+        delta.apply(record);
+    }
+    let next_record = recovered.next_record;
+    let frozen = (!delta.is_empty()).then_some(Frozen { delta, head: newest, next_record });
+    Layers { head: newest, active: Delta::new(), frozen }
 }
 
 fn open_environment(path: &Path, map_size_bytes: u64, readers_max: u32) -> Result<Env<WithoutTls>, Cause> {
@@ -140,16 +175,27 @@ fn write_first_rows(env: &Env<WithoutTls>) -> heed::Result<()> {
     }
     let engine = env.create_database(&mut txn, Some(ENGINE_DATABASE))?;
     put_engine_row(engine, &mut txn, FORMAT_KEY, &FORMAT_VERSION.to_le_bytes())?;
+    let position = Position { first: 1, through: 0, mark: RandomState::new().hash_one(0) };
+    put_engine_row(engine, &mut txn, POSITION_KEY, &position.encode())?;
     // Opening adds one to epoch and seq, also the first time.
     put_engine_row(engine, &mut txn, HEAD_KEY, &Head { revision: 1, ..Head::default() }.encode())?;
     txn.commit()
 }
 
-/// Checks the format and commits the first head of this process. Returns LMDB's id of that commit.
-fn settle(env: &Env<WithoutTls>, path: &Path) -> Result<(Databases, usize), EngineError> {
+/// What is in LMDB's file.
+struct Found {
+    databases: Databases,
+    /// The head of the newest batch in it.
+    head: Head,
+    position: Position,
+}
+
+/// Checks the format and reads where the store stands; changes nothing.
+fn look(env: &Env<WithoutTls>, path: &Path) -> Result<Found, EngineError> {
     let failed = |e: heed::Error| cause(&e, &format!("open the store in {}", path.display()));
     let not_ours = || Cause::Corrupt(format!("{} is not a store of this program", path.join(DATA_FILE).display()));
-    let mut txn = env.write_txn().map_err(failed)?;
+    // A handle of a database stays if its transaction is committed.
+    let txn = env.write_txn().map_err(failed)?;
     let open = |txn: &RwTxn<'_>, name| -> Result<Database<Bytes, Bytes>, Cause> {
         env.open_database(txn, Some(name)).map_err(failed)?.ok_or_else(not_ours)
     };
@@ -170,14 +216,66 @@ fn settle(env: &Env<WithoutTls>, path: &Path) -> Result<(Databases, usize), Engi
     let databases = Databases { tables, engine };
 
     let head = read_head(&databases, &txn)?;
+    let position = engine.get(&txn, POSITION_KEY).map_err(failed)?.ok_or_else(not_ours)?;
+    let position = Position::decode(record::decode_engine_row(POSITION_KEY, position)?).ok_or_else(not_ours)?;
+    txn.commit().map_err(failed)?;
+    Ok(Found { databases, head, position })
+}
+
+/// Merges what the journal had, and commits the first head of this process.
+fn settle(core: &Core) -> Result<(), EngineError> {
+    let failed = |error: CommitError| match error {
+        CommitError::NotApplied(cause) | CommitError::Unknown(cause) | CommitError::Fatal(cause) => cause,
+        CommitError::Fenced(_) => unreachable!("nothing compares a head"),
+    };
+    let txn = core.env.write_txn().map_err(|e| cause(&e, "open the store"))?;
+    *core.stat.lock() = core.read_stat(&txn).map_err(|e| cause(&e, "read the file's statistics"))?;
+    drop(txn);
+    merge::run(core, &mut core.merger.lock(), true).map_err(failed)?;
+
+    let head = core.readers.layers().head;
     let seq = head.seq + 1;
     // A hash with keys from the system's random source: an incarnation that no other process has.
     let incarnation = u128::from(RandomState::new().hash_one(seq)) << 64;
     let next = Head { epoch: head.epoch + 1, seq, revision: head.revision, batch_id: incarnation | u128::from(seq) };
-    put_engine_row(engine, &mut txn, HEAD_KEY, &next.encode()).map_err(failed)?;
-    let newest = txn.id();
-    txn.commit().map_err(failed)?;
-    Ok((databases, newest))
+    let mut txn = core.env.write_txn().map_err(|e| cause(&e, "open the store"))?;
+    put_engine_row(core.databases.engine, &mut txn, HEAD_KEY, &next.encode())
+        .map_err(|e| cause(&e, "write the head"))?;
+    Ok(commit::end(core, txn, |layers| layers.head = next).map_err(failed)?)
+}
+
+/// Where LMDB stands in the journal.
+#[derive(Clone, Copy, Debug)]
+struct Position {
+    /// The first record that it has not passed.
+    first: u64,
+    /// The last record of which it may hold rows.
+    through: u64,
+    /// What the journal's records begin with.
+    mark: u64,
+}
+
+impl Position {
+    fn encode(self) -> [u8; 24] {
+        let mut row = [0; 24];
+        row[..8].copy_from_slice(&self.first.to_le_bytes());
+        row[8..16].copy_from_slice(&self.through.to_le_bytes());
+        row[16..].copy_from_slice(&self.mark.to_le_bytes());
+        row
+    }
+
+    fn decode(row: &[u8]) -> Option<Self> {
+        let row: &[u8; 24] = row.try_into().ok()?;
+        let [first, through, mark] =
+            [0, 8, 16].map(|at| row[at..at + 8].try_into().map_or(0, u64::from_le_bytes));
+        Some(Self { first, through, mark })
+    }
+}
+
+/// Writes that LMDB has passed all records before `first`, and may hold rows of those up to `through`.
+pub(super) fn put_position(core: &Core, txn: &mut RwTxn<'_>, first: u64, through: u64) -> heed::Result<()> {
+    let position = Position { first, through, mark: core.journal_mark };
+    put_engine_row(core.databases.engine, txn, POSITION_KEY, &position.encode())
 }
 
 /// Writes one of the engine's own rows.

@@ -8,7 +8,7 @@ use heed::{Database, MdbError, PutFlags, RoTxn, RwTxn};
 
 use super::cause;
 use super::record::{Cut, First, Form, PartKey, corrupt, split_part_key};
-use crate::{Cause, DamageVisitor, Direction, Operation, Table, Visitor};
+use crate::{Cause, DamageVisitor, Direction, Operation, Table};
 
 /// One table.
 #[derive(Clone, Copy)]
@@ -23,10 +23,6 @@ impl Rows {
         Self { table, database, cut: Cut::new(page_bytes) }
     }
 
-    pub(super) fn database(&self) -> Database<Bytes, Bytes> {
-        self.database
-    }
-
     pub(super) fn get(&self, txn: &RoTxn<'_>, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, Cause> {
         let part_key = PartKey::first(key);
         match self.database.get(txn, part_key.bytes()).map_err(|e| cause(&e, "read a row"))? {
@@ -38,47 +34,24 @@ impl Rows {
         }
     }
 
-    pub(super) fn scan(
+    /// Visits the rows between the bounds, not looking at their values.
+    pub(super) fn walk<'t>(
         &self,
-        txn: &RoTxn<'_>,
-        range: (Bound<&[u8]>, Bound<&[u8]>),
-        direction: Direction,
-        visit: &mut Visitor<'_>,
-    ) -> Result<(), Cause> {
-        self.walk(txn, range, direction, |key, value| Ok(visit(key, &value?)))
-    }
-
-    pub(super) fn scan_past_damage(
-        &self,
-        txn: &RoTxn<'_>,
-        range: (Bound<&[u8]>, Bound<&[u8]>),
-        visit: &mut DamageVisitor<'_>,
-    ) -> Result<(), Cause> {
-        self.walk(txn, range, Direction::Forward, |key, value| match value {
-            Ok(value) => Ok(visit(key, Some(&value))),
-            Err(Cause::Corrupt(_)) => Ok(visit(key, None)),
-            Err(other) => Err(other),
-        })
-    }
-
-    /// Visits the rows with their values, or with why they have none.
-    fn walk(
-        &self,
-        txn: &RoTxn<'_>,
+        txn: &'t RoTxn<'_>,
         (start, end): (Bound<&[u8]>, Bound<&[u8]>),
         direction: Direction,
-        mut visit: impl FnMut(&[u8], Result<Cow<'_, [u8]>, Cause>) -> Result<ControlFlow<()>, Cause>,
+        mut visit: impl FnMut(Row<'t, '_>) -> Result<ControlFlow<()>, Cause>,
     ) -> Result<(), Cause> {
         let failed = |e| cause(&e, "read a range");
         let (start, end) = (start.map(PartKey::first), end.map(PartKey::first));
         let range = (start.as_ref().map(PartKey::bytes), end.as_ref().map(PartKey::bytes));
-        let mut each = |row: heed::Result<(&[u8], &[u8])>| -> Result<ControlFlow<()>, Cause> {
+        let mut each = |row: heed::Result<(&'t [u8], &'t [u8])>| -> Result<ControlFlow<()>, Cause> {
             let (part_key, stored) = row.map_err(failed)?;
             let (key, part) = split_part_key(part_key).ok_or_else(|| corrupt(self.table.name(), part_key))?;
             if part != 0 {
                 return Ok(ControlFlow::Continue(()));
             }
-            visit(key, self.value(txn, key, stored))
+            visit(Row { rows: self, txn, key, stored })
         };
         match direction {
             Direction::Forward => {
@@ -173,6 +146,13 @@ impl Rows {
         }
     }
 
+    /// How many pages the table has.
+    pub(super) fn pages(&self, txn: &RoTxn<'_>) -> heed::Result<Pages> {
+        let stat = self.database.stat(txn)?;
+        let (leaves, branches) = (stat.leaf_pages as u64, stat.branch_pages as u64);
+        Ok(Pages { leaves, branches, overflow: stat.overflow_pages as u64, depth: u64::from(stat.depth) })
+    }
+
     /// Pages of this table that the operations rewrite at most: the leaves of their rows and what is above those. `exactly` counts the
     /// leaves, which takes a look at each row and a transaction that has changed nothing yet; else every operation may have one of its
     /// own.
@@ -182,8 +162,8 @@ impl Rows {
         operations: &[Operation],
         exactly: bool,
     ) -> heed::Result<u64> {
-        let stat = self.database.stat(txn)?;
-        let mut leaves = (operations.len() as u64).min(stat.leaf_pages as u64);
+        let pages = self.pages(txn)?;
+        let mut leaves = pages.leaves.min(operations.len() as u64);
         if exactly {
             // The last leaf, where rows come in behind all others.
             let mut counted = 1;
@@ -201,10 +181,55 @@ impl Rows {
             }
             leaves = leaves.min(counted);
         }
-        Ok(leaves + leaves.min(stat.branch_pages as u64) + u64::from(stat.depth))
+        Ok(pages.rewritten(leaves))
     }
 
     fn further_parts(&self, txn: &RwTxn<'_>, first_key: &[u8]) -> heed::Result<u16> {
         Ok(self.database.get(txn, first_key)?.map_or(0, |first| self.cut.further_parts(first)))
+    }
+}
+
+/// The pages of a table.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pages {
+    pub(super) leaves: u64,
+    pub(super) branches: u64,
+    pub(super) overflow: u64,
+    depth: u64,
+}
+
+impl Pages {
+    /// How many are rewritten at most when rows on so many leaves change.
+    pub(super) fn rewritten(&self, leaves: u64) -> u64 {
+        let leaves = leaves.min(self.leaves);
+        leaves + leaves.min(self.branches) + self.depth
+    }
+}
+
+/// A row as it is stored, not looked at yet.
+pub(super) struct Row<'t, 'r> {
+    rows: &'r Rows,
+    txn: &'t RoTxn<'t>,
+    key: &'t [u8],
+    stored: &'t [u8],
+}
+
+impl Row<'_, '_> {
+    pub(super) fn key(&self) -> &[u8] {
+        self.key
+    }
+
+    /// Visits the row if it is sound; if not, that is an error, or is shown.
+    #[inline]
+    pub(super) fn show(
+        &self,
+        is_damage_shown: bool,
+        visit: &mut DamageVisitor<'_>,
+    ) -> Result<ControlFlow<()>, Cause> {
+        match self.rows.value(self.txn, self.key, self.stored) {
+            Ok(value) => Ok(visit(self.key, Some(&value))),
+            Err(Cause::Corrupt(_)) if is_damage_shown => Ok(visit(self.key, None)),
+            Err(cause) => Err(cause),
+        }
     }
 }

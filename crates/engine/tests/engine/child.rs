@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::{crash, full_disk};
+use crate::{crash, full_disk, journal};
 
 const JOB: &str = "ENGINE_TEST_JOB";
 const DIRECTORY: &str = "ENGINE_TEST_DIRECTORY";
@@ -31,7 +31,8 @@ fn job() {
     let Ok(job) = env::var(JOB) else { return };
     let directory = PathBuf::from(env::var_os(DIRECTORY).unwrap());
     match job.split_once(' ').unwrap_or((&job, "")) {
-        ("commit", batches) => crash::commit(&directory, batches.parse().unwrap_or(u64::MAX)),
+        ("commit", arguments) => crash::commit(&directory, arguments),
+        ("steps", "") => journal::commit_for_steps(&directory),
         ("fill", "") => full_disk::fill(&directory),
         ("fill", "pinned") => full_disk::fill_with_pages_pinned(&directory),
         _ => panic!("no such job: {job}"),

@@ -48,14 +48,43 @@ pub(crate) fn check_numbered(engine: &dyn Engine) -> BTreeSet<u64> {
     numbers
 }
 
-/// A small file, of which many copies are made.
-pub(crate) fn options(directory: &Path) -> Options {
-    Options { reserve_bytes: 64 << 10, ..Options::new(directory) }
+/// How much of the batches gathers in memory before it is merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delta {
+    /// Nothing: each batch goes to LMDB.
+    None,
+    /// A few batches, and the largest go to LMDB.
+    Small,
+    /// All that a test writes.
+    Large,
 }
 
-/// The job: commits numbered batches and writes a line after each outcome.
-pub(crate) fn commit(directory: &Path, batches: u64) {
-    let engine = Lmdb::open(options(directory)).unwrap();
+impl Delta {
+    pub(crate) const ALL: [Self; 3] = [Self::None, Self::Small, Self::Large];
+
+    /// A small file, of which many copies are made.
+    pub(crate) fn options(self, directory: &Path) -> Options {
+        let delta_bytes = match self {
+            Self::None => 0,
+            Self::Small => 64 << 10,
+            Self::Large => 32 << 20,
+        };
+        Options { reserve_bytes: 64 << 10, delta_bytes, ..Options::new(directory) }
+    }
+
+    pub(crate) fn job(self, batches: u64) -> String {
+        format!("commit {batches} {self:?}")
+    }
+}
+
+/// The job: commits numbered batches and writes a line after each outcome. The arguments say how many, and the delta.
+pub(crate) fn commit(directory: &Path, arguments: &str) {
+    let mut arguments = arguments.split(' ');
+    let batches = arguments.next().and_then(|batches| batches.parse().ok()).unwrap_or(u64::MAX);
+    let delta = arguments.next().map_or(Delta::Large, |name| {
+        Delta::ALL.into_iter().find(|delta| format!("{delta:?}") == name).expect("the name of one")
+    });
+    let engine = Lmdb::open(delta.options(directory)).unwrap();
     println!("opened");
     for _ in 0..batches {
         let batch = numbered_batch(&engine);
@@ -75,14 +104,16 @@ pub(crate) fn commit(directory: &Path, batches: u64) {
 
 #[test]
 fn kill_9_loses_nothing_acknowledged() {
-    const ROUNDS: u64 = 15;
+    const ROUNDS: u64 = 24;
     let directory = tempfile::tempdir().unwrap();
     let mut acknowledged = BTreeSet::new();
     let mut epochs = 0;
     for round in 0..ROUNDS {
-        let mut writer = Running::start("commit", directory.path());
+        let delta = Delta::ALL[(round / 2 % 3) as usize];
+        let mut writer = Running::start(&delta.job(u64::MAX), directory.path());
         let seq = |line: String| line.parse::<u64>().unwrap();
-        for _ in 0..=round % 5 {
+        // Enough for some merges.
+        for _ in 0..=round * 7 % 25 {
             acknowledged.insert(seq(writer.next("acknowledged ").unwrap()));
         }
         // Lands anywhere in a commit.
@@ -106,7 +137,7 @@ fn kill_9_loses_nothing_acknowledged() {
 #[test]
 fn a_second_process_is_refused_and_told_the_holder() {
     let directory = tempfile::tempdir().unwrap();
-    let mut holder = Running::start("commit", directory.path());
+    let mut holder = Running::start(&Delta::Large.job(u64::MAX), directory.path());
     holder.next("acknowledged ").unwrap();
     match Lmdb::open(Options::new(directory.path())) {
         Err(EngineError::Locked { path, holder: named }) => {

@@ -14,17 +14,24 @@ use kubewharf_engine::Engine;
 use kubewharf_engine::lmdb::Lmdb;
 
 use crate::child;
-use crate::crash::{check_numbered, numbered_batch, options};
+use crate::crash::{Delta, check_numbered, numbered_batch};
+
+/// The files of a store.
+const FILES: [&str; 3] = ["data.mdb", "journal-0", "journal-1"];
+const DATA_FILE: usize = 0;
+
+/// The content of each of [`FILES`].
+type Contents = [Vec<u8>; FILES.len()];
 
 /// What a process did that a disk or its user could see.
 #[derive(Clone, Debug)]
 enum Event {
-    /// A write to the data file; `is_synced` if its descriptor makes every write durable before it returns.
-    Write { offset: usize, content: Vec<u8>, is_synced: bool },
-    /// Room was added to the data file up to here.
-    Extend { end: usize },
-    /// The data file was synced.
-    Sync,
+    /// A write to a file; `is_synced` if its descriptor makes every write durable before it returns.
+    Write { file: usize, offset: usize, content: Vec<u8>, is_synced: bool },
+    /// Room was added to a file up to here.
+    Extend { file: usize, end: usize },
+    /// A file was synced.
+    Sync { file: usize },
     /// The user was told of batch `seq`.
     Acknowledge { seq: u64 },
 }
@@ -32,7 +39,7 @@ enum Event {
 /// A traced run: what happened, and what the process wrote.
 struct Trace {
     events: Vec<Event>,
-    /// For each event that is a `pwrite64`, its position among all such calls of the process, from 1.
+    /// For each event that is a `pwrite64`, its position among all such calls of its thread, from 1.
     pwrites: HashMap<usize, usize>,
     /// The same for `fdatasync`.
     syncs: HashMap<usize, usize>,
@@ -43,7 +50,7 @@ const CALLS: &str = "trace=openat,open,creat,close,dup,dup2,dup3,fcntl,lseek,wri
                      sync_file_range,msync,mmap,truncate,ftruncate,fallocate,sendfile,copy_file_range,splice,io_uring_setup";
 
 /// Commits batches in a process of its own under strace, which may also put failures into its calls.
-fn trace(directory: &Path, batches: u64, inject: Option<&str>) -> Trace {
+fn trace(directory: &Path, delta: Delta, batches: u64, inject: Option<&str>) -> Trace {
     let log = directory.join("trace");
     let mut line: Vec<OsString> =
         ["strace", "-f", "-qq", "-xx", "-s", "10000000", "-e", CALLS].map(OsString::from).into();
@@ -52,24 +59,24 @@ fn trace(directory: &Path, batches: u64, inject: Option<&str>) -> Trace {
     }
     line.extend(["-o".into(), log.clone().into(), "--".into()]);
     line.extend(child::command_line());
-    let output = child::command(&line, &format!("commit {batches}"), &directory.join("data")).output();
+    let output = child::command(&line, &delta.job(batches), &directory.join("data")).output();
     let output = output
         .unwrap_or_else(|e| panic!("strace, which this test needs, can't be run ({e}): install the package strace"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}{errors}");
-    let parsed = parse(&fs::read_to_string(&log).unwrap(), &directory.join("data/data.mdb"));
+    let parsed = parse(&fs::read_to_string(&log).unwrap(), &directory.join("data"));
     fs::remove_file(log).unwrap();
     Trace { output: text, ..parsed }
 }
 
 /// Reads strace's lines: `pid call(arguments) = result`.
-fn parse(log: &str, data_file: &Path) -> Trace {
+fn parse(log: &str, data_directory: &Path) -> Trace {
     let mut trace = Trace { events: vec![], pwrites: HashMap::new(), syncs: HashMap::new(), output: String::new() };
-    // Descriptors of the data file: whether each write through it is durable, and the position.
-    let mut open: HashMap<i64, (bool, usize)> = HashMap::new();
-    let mut pwrites = 0;
-    let mut syncs = 0;
+    // Descriptors of the files: which file, whether each write through it is durable, and the position.
+    let mut open: HashMap<i64, (usize, bool, usize)> = HashMap::new();
+    let mut pwrites: HashMap<String, usize> = HashMap::new();
+    let mut syncs = pwrites.clone();
     // Calls during which another thread made one, by thread: strace tells them in two halves.
     let mut halves: HashMap<&str, &str> = HashMap::new();
     for line in log.lines() {
@@ -93,21 +100,24 @@ fn parse(log: &str, data_file: &Path) -> Trace {
         let result: i64 = result.split_whitespace().next().unwrap().parse().unwrap_or(i64::MAX);
         let is_failed = result < 0;
         let numbers: Vec<i64> = arguments.split(", ").map(|argument| argument.parse().unwrap_or(-1)).collect();
-        pwrites += usize::from(name == "pwrite64");
-        syncs += usize::from(name == "fdatasync");
+        let pwrites = pwrites.entry(thread.to_owned()).or_default();
+        *pwrites += usize::from(name == "pwrite64");
+        let syncs = syncs.entry(thread.to_owned()).or_default();
+        *syncs += usize::from(name == "fdatasync");
         match name {
             "openat" => {
                 let mut parts = arguments.split(", ");
                 let path = PathBuf::from(String::from_utf8(unescape(parts.nth(1).unwrap())).unwrap());
                 let flags = parts.next().unwrap();
-                if !is_failed && path == data_file {
-                    open.insert(result, (flags.contains("SYNC"), 0));
+                let file = FILES.iter().position(|name| path == data_directory.join(name));
+                if let Some(file) = file.filter(|_| !is_failed) {
+                    open.insert(result, (file, flags.contains("SYNC"), 0));
                 }
             }
             "close" => drop(open.remove(&numbers[0])),
             "lseek" if open.contains_key(&numbers[0]) => {
                 assert!(arguments.ends_with("SEEK_SET"), "{line}");
-                open.get_mut(&numbers[0]).unwrap().1 = result as usize;
+                open.get_mut(&numbers[0]).unwrap().2 = result as usize;
             }
             "write" if numbers[0] == 1 => {
                 let text = String::from_utf8(unescape(arguments.split(", ").nth(1).unwrap())).unwrap();
@@ -116,7 +126,7 @@ fn parse(log: &str, data_file: &Path) -> Trace {
                 }
             }
             "pwrite64" | "writev" if open.contains_key(&numbers[0]) && !is_failed => {
-                let (is_synced, position) = open.get_mut(&numbers[0]).unwrap();
+                let (file, is_synced, position) = open.get_mut(&numbers[0]).unwrap();
                 let mut content: Vec<u8> = strings(arguments).iter().flat_map(|text| unescape(text)).collect();
                 content.truncate(result as usize);
                 assert_eq!(content.len(), result as usize, "all bytes are in the trace: {name}");
@@ -124,19 +134,19 @@ fn parse(log: &str, data_file: &Path) -> Trace {
                 if name == "writev" {
                     *position += content.len();
                 } else {
-                    trace.pwrites.insert(trace.events.len(), pwrites);
+                    trace.pwrites.insert(trace.events.len(), *pwrites);
                 }
-                trace.events.push(Event::Write { offset, content, is_synced: *is_synced });
+                trace.events.push(Event::Write { file: *file, offset, content, is_synced: *is_synced });
             }
             "fdatasync" | "fsync" if open.contains_key(&numbers[0]) && !is_failed => {
                 if name == "fdatasync" {
-                    trace.syncs.insert(trace.events.len(), syncs);
+                    trace.syncs.insert(trace.events.len(), *syncs);
                 }
-                trace.events.push(Event::Sync);
+                trace.events.push(Event::Sync { file: open[&numbers[0]].0 });
             }
             "fallocate" | "ftruncate" if open.contains_key(&numbers[0]) && !is_failed => {
                 let end = if name == "fallocate" { numbers[2] + numbers[3] } else { numbers[1] };
-                trace.events.push(Event::Extend { end: end as usize });
+                trace.events.push(Event::Extend { file: open[&numbers[0]].0, end: end as usize });
             }
             "mmap" if open.contains_key(&numbers[4]) => {
                 assert!(!arguments.contains("PROT_WRITE"), "writes through a map would not be traced: {line}");
@@ -175,23 +185,30 @@ fn unescape(quoted: &str) -> Vec<u8> {
     inner.split("\\x").skip(1).map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect()
 }
 
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
 /// A disk that forgets what was not synced.
 #[derive(Clone)]
 struct Disk {
-    synced: Vec<u8>,
+    synced: Contents,
     pending: Vec<Event>,
 }
 
 impl Disk {
-    fn apply(content: &mut Vec<u8>, event: &Event) {
+    fn apply(contents: &mut Contents, event: &Event) {
         match event {
-            Event::Write { offset, content: written, .. } => {
+            Event::Write { file, offset, content: written, .. } => {
+                let content = &mut contents[*file];
                 let end = offset + written.len();
                 content.resize(content.len().max(end), 0);
                 content[*offset..end].copy_from_slice(written);
             }
-            Event::Extend { end } => content.resize(content.len().max(*end), 0),
-            Event::Sync | Event::Acknowledge { .. } => unreachable!("no change of content"),
+            Event::Extend { file, end } => {
+                let content = &mut contents[*file];
+                content.resize(content.len().max(*end), 0);
+            }
+            Event::Sync { .. } | Event::Acknowledge { .. } => unreachable!("no change of content"),
         }
     }
 
@@ -199,96 +216,136 @@ impl Disk {
         match event {
             Event::Write { is_synced: true, .. } => Self::apply(&mut self.synced, event),
             Event::Write { .. } | Event::Extend { .. } => self.pending.push(event.clone()),
-            Event::Sync => {
-                for event in self.pending.drain(..) {
-                    Self::apply(&mut self.synced, &event);
+            Event::Sync { file: synced } => {
+                let (durable, pending): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().partition(
+                    |event| matches!(event, Event::Write { file, .. } | Event::Extend { file, .. } if file == synced),
+                );
+                for event in &durable {
+                    Self::apply(&mut self.synced, event);
                 }
+                self.pending = pending;
             }
             Event::Acknowledge { .. } => {}
         }
     }
 
-    /// What is found after a loss of power, if of the changes that were not synced those survive that `survives` picks.
-    fn after_power_loss(&self, mut survives: impl FnMut() -> bool) -> Vec<u8> {
-        let mut content = self.synced.clone();
-        for event in self.pending.iter().filter(|_| survives()) {
-            Self::apply(&mut content, event);
+    /// What is found after a loss of power, if of the sectors that were not synced those survive that `survives` picks.
+    fn after_power_loss(&self, mut survives: impl FnMut() -> bool) -> Contents {
+        let mut contents = self.synced.clone();
+        for event in &self.pending {
+            let Event::Write { file, offset, content, is_synced } = event else {
+                if survives() {
+                    Self::apply(&mut contents, event);
+                }
+                continue;
+            };
+            for (number, sector) in content.chunks(SECTOR_BYTES).enumerate() {
+                if survives() {
+                    let offset = offset + number * SECTOR_BYTES;
+                    let (file, content, is_synced) = (*file, sector.to_vec(), *is_synced);
+                    Self::apply(&mut contents, &Event::Write { file, offset, content, is_synced });
+                }
+            }
         }
-        content
+        contents
     }
 }
 
 /// A store with some batches in it, closed.
-fn seasoned_store(directory: &Path) {
-    let engine = Lmdb::open(options(&directory.join("data"))).unwrap();
+fn seasoned_store(directory: &Path, delta: Delta) {
+    let engine = Lmdb::open(delta.options(&directory.join("data"))).unwrap();
     for _ in 0..20 {
         engine.commit(&numbered_batch(&engine)).unwrap();
     }
 }
 
-/// The numbers of the batches in a store whose data file has this content.
-fn open_content(content: &[u8]) -> BTreeSet<u64> {
+/// The numbers of the batches in a store whose files have these contents.
+fn open_contents(contents: &Contents) -> BTreeSet<u64> {
     let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("data.mdb"), content).unwrap();
-    check_numbered(&Lmdb::open(options(directory.path())).unwrap())
+    for (name, content) in FILES.iter().zip(contents) {
+        fs::write(directory.path().join(name), content).unwrap();
+    }
+    check_numbered(&Lmdb::open(Delta::Large.options(directory.path())).unwrap())
 }
 
 #[test]
 fn power_loss_at_any_moment_loses_nothing_acknowledged() {
-    const BATCHES: u64 = 12;
+    for (delta, batches) in [(Delta::None, 12), (Delta::Small, 30), (Delta::Large, 12)] {
+        lose_power_at_any_moment(delta, batches);
+    }
+}
+
+fn lose_power_at_any_moment(delta: Delta, batches: u64) {
     let directory = tempfile::tempdir().unwrap();
-    seasoned_store(directory.path());
-    let before = fs::read(directory.path().join("data/data.mdb")).unwrap();
-    let trace = trace(directory.path(), BATCHES, None);
+    seasoned_store(directory.path(), delta);
+    let before: Contents = FILES.map(|name| fs::read(directory.path().join("data").join(name)).unwrap());
+    let trace = trace(directory.path(), delta, batches, None);
 
     let mut disk = Disk { synced: before.clone(), pending: vec![] };
-    let mut acknowledged = open_content(&before);
+    let mut acknowledged = open_contents(&before);
     let known = acknowledged.len();
     let mut random = 1_u64;
-    let mut is_pending_lost = false;
+    let mut lost = [false; FILES.len()];
     for (position, event) in trace.events.iter().enumerate() {
         disk.see(event);
         if let Event::Acknowledge { seq } = event {
             acknowledged.insert(*seq);
-            assert!(disk.pending.iter().all(|event| matches!(event, Event::Extend { .. })), "batch {seq} is synced");
+            // What a merge has under way is not what the batch rests on.
+            let is_harmless = |event: &Event| match event {
+                Event::Extend { .. } => true,
+                Event::Write { file, .. } => delta == Delta::Small && *file == DATA_FILE,
+                Event::Sync { .. } | Event::Acknowledge { .. } => false,
+            };
+            assert!(disk.pending.iter().all(is_harmless), "{delta:?}: batch {seq} is synced");
         }
-        is_pending_lost |= !disk.pending.is_empty();
-        // All that was not synced is lost; in every third case a random half of it is.
-        let content = disk.after_power_loss(|| {
+        for event in &disk.pending {
+            if let Event::Write { file, .. } = event {
+                lost[*file] = true;
+            }
+        }
+        // All that was not synced is lost; in every second case a random half of it is.
+        let contents = disk.after_power_loss(|| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            position % 3 == 0 && random >> 63 == 0
+            position % 2 == 0 && random >> 63 == 0
         });
-        let found = open_content(&content);
-        assert!(found.is_superset(&acknowledged), "after event {position}: {:?}", acknowledged.difference(&found));
+        let found = open_contents(&contents);
+        let missing = acknowledged.difference(&found);
+        assert!(found.is_superset(&acknowledged), "{delta:?}, after event {position}: {missing:?}");
         assert!(found.len() <= acknowledged.len() + 1, "at most the batch in flight is there besides");
     }
-    assert_eq!(acknowledged.len(), known + BATCHES as usize);
-    assert!(is_pending_lost, "there was something to lose");
+    assert_eq!(acknowledged.len(), known + batches as usize);
+    let expected = match delta {
+        Delta::None => [true, false, false],
+        Delta::Small => [true; 3],
+        Delta::Large => [true, true, false],
+    };
+    assert_eq!(lost, expected, "{delta:?}: there was something to lose");
 
     // The check can fail: a disk that ignores syncs loses acknowledged batches.
     let mut lying = Disk { synced: before, pending: vec![] };
     for event in &trace.events {
         match event {
-            Event::Sync => {}
-            Event::Write { offset, content, .. } => {
-                lying.see(&Event::Write { offset: *offset, content: content.clone(), is_synced: false });
+            Event::Sync { .. } => {}
+            Event::Write { file, offset, content, .. } => {
+                let (file, offset, content) = (*file, *offset, content.clone());
+                lying.see(&Event::Write { file, offset, content, is_synced: false });
             }
             other => lying.see(other),
         }
     }
-    assert!(!open_content(&lying.after_power_loss(|| false)).is_superset(&acknowledged));
+    assert!(!open_contents(&lying.after_power_loss(|| false)).is_superset(&acknowledged));
 }
 
 /// Runs the job with a failure put into one call, and returns what it wrote.
-fn commit_with(inject: &str) -> String {
+fn commit_with(delta: Delta, batches: u64, inject: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
-    seasoned_store(directory.path());
-    let known = check_numbered(&Lmdb::open(options(&directory.path().join("data"))).unwrap());
-    let output = trace(directory.path(), 6, Some(inject)).output;
+    seasoned_store(directory.path(), delta);
+    let known = check_numbered(&Lmdb::open(delta.options(&directory.path().join("data"))).unwrap());
+    let output = trace(directory.path(), delta, batches, Some(inject)).output;
     // Whatever happened, the next process finds all that was acknowledged.
     let acknowledged = output.lines().filter_map(|line| line.strip_prefix("acknowledged ")?.parse().ok());
     let acknowledged: BTreeSet<u64> = acknowledged.chain(known).collect();
-    let found = check_numbered(&Lmdb::open(options(&directory.path().join("data"))).unwrap());
+    let found = check_numbered(&Lmdb::open(delta.options(&directory.path().join("data"))).unwrap());
     assert!(found.is_superset(&acknowledged), "{output}");
     assert!(found.len() <= acknowledged.len() + 1, "{output}");
     output
@@ -298,29 +355,55 @@ fn count(output: &str, prefix: &str) -> usize {
     output.lines().filter(|line| line.starts_with(prefix)).count()
 }
 
-#[test]
-fn a_failing_disk_stops_the_engine_and_a_full_one_does_not() {
-    // Where in the run the calls of the third batch are; all runs do the same.
+/// Where the calls of the third batch of six are; all runs do the same.
+struct Third {
+    /// The first write whose durability a later sync brings.
+    page: usize,
+    sync: usize,
+    /// The first write that is durable by itself.
+    root: Option<usize>,
+}
+
+fn third_batch(delta: Delta) -> Third {
     let directory = tempfile::tempdir().unwrap();
-    seasoned_store(directory.path());
-    drop(Lmdb::open(options(&directory.path().join("data"))).unwrap());
-    let plain = trace(directory.path(), 6, None);
+    seasoned_store(directory.path(), delta);
+    drop(Lmdb::open(delta.options(&directory.path().join("data"))).unwrap());
+    let plain = trace(directory.path(), delta, 6, None);
     assert_eq!(count(&plain.output, "acknowledged"), 6, "{}", plain.output);
     let acknowledged: Vec<_> =
         (0..plain.events.len()).filter(|at| matches!(plain.events[*at], Event::Acknowledge { .. })).collect();
-    let third = acknowledged[1]..acknowledged[2];
-    let nth = |calls: &HashMap<usize, usize>, is_synced_wanted: bool| {
-        let mut found = third.clone().filter(|at| match &plain.events[*at] {
-            Event::Write { is_synced, .. } => *is_synced == is_synced_wanted && calls.contains_key(at),
-            Event::Sync => calls.contains_key(at),
-            _ => false,
-        });
-        calls[&found.next().expect("the third batch makes such a call")]
+    let mut calls = acknowledged[1]..acknowledged[2];
+    let write = |is_synced_wanted: bool| {
+        calls.clone().find(|at| {
+            matches!(&plain.events[*at], Event::Write { is_synced, .. } if *is_synced == is_synced_wanted)
+                && plain.pwrites.contains_key(at)
+        })
     };
-    let page = nth(&plain.pwrites, false);
-    let root = nth(&plain.pwrites, true);
-    let sync = nth(&plain.syncs, false);
+    let (page, root) = (write(false), write(true));
+    let sync = calls.find(|at| matches!(&plain.events[*at], Event::Sync { .. }) && plain.syncs.contains_key(at));
+    Third {
+        page: plain.pwrites[&page.expect("the third batch writes")],
+        sync: plain.syncs[&sync.expect("the third batch syncs")],
+        root: root.map(|root| plain.pwrites[&root]),
+    }
+}
 
+fn assert_ends(delta: Delta, inject: &str) {
+    let output = commit_with(delta, 6, inject);
+    assert_eq!(count(&output, "acknowledged"), 2, "{inject}: {output}");
+    assert_eq!(count(&output, "failed the engine failed, the process must end"), 1, "{inject}: {output}");
+    assert_refuses_all(&output);
+}
+
+fn assert_refuses_all(output: &str) {
+    let then = output.lines().find_map(|line| line.strip_prefix("then ")).unwrap_or_else(|| panic!("{output}"));
+    assert_eq!(then.matches("stopped after an earlier failure").count(), 2, "reads and writes: {output}");
+}
+
+#[test]
+fn a_failing_disk_stops_the_engine_and_a_full_one_does_not() {
+    let Third { page, sync, root } = third_batch(Delta::None);
+    let root = root.expect("a batch that goes to LMDB writes its root");
     let ends = [
         format!("pwrite64:error=EIO:when={page}"),
         // A write that is cut short on a disk with room is no full disk.
@@ -331,17 +414,36 @@ fn a_failing_disk_stops_the_engine_and_a_full_one_does_not() {
         format!("pwrite64:error=ENOSPC:when={root}"),
     ];
     for inject in &ends {
-        let output = commit_with(inject);
-        assert_eq!(count(&output, "acknowledged"), 2, "{inject}: {output}");
-        assert_eq!(count(&output, "failed the engine failed, the process must end"), 1, "{inject}: {output}");
-        let then =
-            output.lines().find_map(|line| line.strip_prefix("then ")).unwrap_or_else(|| panic!("{inject}: {output}"));
-        assert_eq!(then.matches("stopped after an earlier failure").count(), 2, "reads and writes: {output}");
+        assert_ends(Delta::None, inject);
     }
     for error in ["ENOSPC", "EDQUOT", "EFBIG"] {
         let inject = format!("pwrite64:error={error}:when={page}");
-        let output = commit_with(&inject);
+        let output = commit_with(Delta::None, 6, &inject);
         assert_eq!(count(&output, "refused out of space"), 1, "{inject}: {output}");
         assert_eq!(count(&output, "acknowledged"), 5, "{inject}: {output}");
+    }
+}
+
+#[test]
+fn a_failing_journal_stops_the_engine_and_a_full_one_is_done_without() {
+    let Third { page, sync, root } = third_batch(Delta::Large);
+    assert_eq!(root, None, "a batch that goes to the journal leaves LMDB alone");
+    assert_ends(Delta::Large, &format!("pwrite64:error=EIO:when={page}"));
+    for error in ["EIO", "ENOSPC"] {
+        assert_ends(Delta::Large, &format!("fdatasync:error={error}:when={sync}"));
+    }
+    for error in ["ENOSPC", "EDQUOT", "EFBIG"] {
+        let output = commit_with(Delta::Large, 6, &format!("pwrite64:error={error}:when={page}"));
+        assert_eq!(count(&output, "acknowledged"), 6, "{error}: {output}");
+    }
+}
+
+/// The calls are those of the thread that merges, which are its own to count.
+#[test]
+fn a_failing_merge_stops_the_engine() {
+    for inject in ["fdatasync:error=EIO:when=100+", "pwrite64:error=EIO:when=300+"] {
+        let output = commit_with(Delta::Small, 400, inject);
+        assert_eq!(count(&output, "failed the engine failed, the process must end"), 1, "{inject}: {output}");
+        assert_refuses_all(&output);
     }
 }

@@ -10,6 +10,7 @@ mod durability;
 mod faults;
 mod files;
 mod full_disk;
+mod journal;
 mod model;
 mod stores;
 
@@ -19,6 +20,15 @@ use kubewharf_engine::conformance;
 fn lmdb_conforms() {
     let scratch = tempfile::tempdir().unwrap();
     conformance::run(&|| Box::new(stores::LmdbStore::new()), scratch.path());
+}
+
+/// With merges all the time, and with none, as each batch goes to LMDB.
+#[test]
+fn lmdb_conforms_with_small_deltas_and_without() {
+    for delta_bytes in [96 << 10, 0] {
+        let scratch = tempfile::tempdir().unwrap();
+        conformance::run(&|| Box::new(stores::LmdbStore::with_delta(delta_bytes)), scratch.path());
+    }
 }
 
 #[test]

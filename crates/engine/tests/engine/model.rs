@@ -81,9 +81,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn lmdb_is_an_ordered_map(changes in changes(), ranges in vec((bound(), bound()), 1..12)) {
+    fn lmdb_is_an_ordered_map(
+        changes in changes(),
+        ranges in vec((bound(), bound()), 1..12),
+        delta_bytes in prop_oneof![Just(0), Just(80_u64 << 10), Just(32 << 20)],
+    ) {
         // Both ways of putting: at the end where possible, and anywhere.
-        let store = LmdbStore::new();
+        let store = LmdbStore::with_delta(delta_bytes);
         check(&store, Table::Log, &changes, &ranges);
         check(&store, Table::Current, &changes, &ranges);
     }

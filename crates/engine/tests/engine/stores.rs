@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kubewharf_engine::Engine;
 use kubewharf_engine::conformance::Store;
-use kubewharf_engine::lmdb::{Lmdb, Options};
+use kubewharf_engine::lmdb::{DELTA_BYTES, Lmdb, Options};
 use kubewharf_engine::memory::Memory;
 use tempfile::TempDir;
 
@@ -14,15 +14,22 @@ pub(crate) struct LmdbStore {
     /// `None` only while reopening. Before the directory, so that it closes first.
     engine: Option<Lmdb>,
     pub(crate) directory: TempDir,
+    delta_bytes: u64,
 }
 
 impl LmdbStore {
     pub(crate) fn new() -> Self {
-        Self::open(tempfile::tempdir().unwrap())
+        Self::with_delta(DELTA_BYTES)
     }
 
-    fn open(directory: TempDir) -> Self {
-        Self { engine: Some(Lmdb::open(Options::new(directory.path())).unwrap()), directory }
+    /// One whose deltas are of that size.
+    pub(crate) fn with_delta(delta_bytes: u64) -> Self {
+        Self::open(tempfile::tempdir().unwrap(), delta_bytes)
+    }
+
+    fn open(directory: TempDir, delta_bytes: u64) -> Self {
+        let options = Options { delta_bytes, ..Options::new(directory.path()) };
+        Self { engine: Some(Lmdb::open(options).unwrap()), directory, delta_bytes }
     }
 
     /// Closes the engine, lets `change` at the data directory, and leaves opening to the caller.
@@ -39,14 +46,15 @@ impl Store for LmdbStore {
 
     fn reopen(&mut self) -> bool {
         self.engine = None;
-        self.engine = Some(Lmdb::open(Options::new(self.directory.path())).unwrap());
+        let options = Options { delta_bytes: self.delta_bytes, ..Options::new(self.directory.path()) };
+        self.engine = Some(Lmdb::open(options).unwrap());
         true
     }
 
     fn restore(&self, backup: &Path) -> Box<dyn Store> {
         let directory = tempfile::tempdir().unwrap();
         fs::copy(backup, directory.path().join("data.mdb")).unwrap();
-        Box::new(Self::open(directory))
+        Box::new(Self::open(directory, self.delta_bytes))
     }
 }
 

@@ -1,0 +1,220 @@
+//! Merging: the rows of the frozen delta go into LMDB, in the order of their keys, in steps.
+//!
+//! Why steps, each an LMDB transaction of its own: LMDB keeps the pages of a transaction in memory until its end, and the pages that it gives
+//! back can be used again only by later ones. A thread of its own does them, with pauses, so that the disk and the processor are free for
+//! commits most of the time.
+//!
+//! Invariant: LMDB's position in the journal moves with the last step. Until then it says up to which record there may be rows of the steps
+//! before it; with those records laid over them, the rows are whole. A merge that fails or is cut short begins anew.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::commit::{Writer, before_commit, end};
+use super::{Core, open};
+use crate::{Cause, CommitError, Direction, Table};
+
+/// Rows of a step, and bytes of their keys and values after which it ends.
+pub(super) const STEP_ROWS: u64 = 1024;
+const STEP_BYTES: u64 = 4 << 20;
+
+/// A delta is merged when its oldest batch is this old, so that a store at rest is all in LMDB.
+const AGE_MAX: Duration = Duration::from_secs(5);
+
+/// How often the thread looks at the age of the delta.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest pause between two steps.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// What only the thread that writes to LMDB uses. Locked behind the writer where both are.
+pub(super) struct Merger {
+    /// The first record that LMDB has not passed.
+    pub(super) position: u64,
+    /// The stored form of a row, reused from row to row.
+    scratch: Vec<u8>,
+}
+
+impl Merger {
+    pub(super) fn new(position: u64) -> Self {
+        Self { position, scratch: Vec::new() }
+    }
+}
+
+/// What the thread waits for.
+#[derive(Default)]
+pub(super) struct Signals {
+    state: Mutex<SignalState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct SignalState {
+    is_stopping: bool,
+    /// Threads that wait for a merge to end.
+    waiting: usize,
+    has_frozen: bool,
+}
+
+impl Signals {
+    fn change(&self, change: impl FnOnce(&mut SignalState)) {
+        change(&mut self.state.lock());
+        self.changed.notify_all();
+    }
+}
+
+impl Core {
+    /// The right to write to LMDB, as soon as a merge under way has ended, which from now on makes no pauses.
+    pub(super) fn merger_now(&self) -> MutexGuard<'_, Merger> {
+        self.signals.change(|state| state.waiting += 1);
+        let merger = self.merger.lock();
+        self.signals.state.lock().waiting -= 1;
+        merger
+    }
+
+    /// Waits between two steps, the longer the longer they take, unless somebody waits for the merge or the next delta fills up.
+    fn pause(&self, step: Duration) {
+        if self.readers.layers().active.memory_bytes() > self.delta_bytes / 2 {
+            return;
+        }
+        let mut state = self.signals.state.lock();
+        if state.waiting == 0 && !state.is_stopping {
+            self.signals.changed.wait_for(&mut state, step.min(PAUSE_MAX));
+        }
+    }
+}
+
+/// Makes the active delta the frozen one; there must be none.
+pub(super) fn freeze(core: &Core, writer: &mut Writer) {
+    core.readers.freeze(writer.journal.next_record());
+    writer.journal.turn();
+    writer.active_since = None;
+    core.signals.change(|state| state.has_frozen = true);
+}
+
+/// Merges the frozen delta, if there is one.
+pub(super) fn run(core: &Core, merger: &mut Merger, is_hurried: bool) -> Result<(), CommitError> {
+    core.check_poison().map_err(CommitError::Fatal)?;
+    let Some(frozen) = core.readers.layers().frozen.clone() else { return Ok(()) };
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    let mut changes = Table::ALL.into_iter().flat_map(|table| {
+        frozen.delta.changes(table, all, Direction::Forward).map(move |(key, value)| (table, key, value))
+    });
+    loop {
+        let begun = Instant::now();
+        let mut txn = core.env.write_txn().map_err(|e| before_commit(core, &e, "begin a merge"))?;
+        let failed = |e| before_commit(core, &e, "merge");
+        let (mut rows, mut bytes) = (0, 0);
+        let is_last = loop {
+            if rows >= STEP_ROWS || bytes >= STEP_BYTES {
+                break false;
+            }
+            let Some((table, key, value)) = changes.next() else { break true };
+            let table = core.databases.rows(table);
+            match value {
+                Some(value) => table.put(&mut txn, key, value, &mut merger.scratch),
+                None => table.delete(&mut txn, key),
+            }
+            .map_err(failed)?;
+            rows += 1;
+            bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+        };
+        let position = if is_last { frozen.next_record } else { merger.position };
+        open::put_position(core, &mut txn, position, frozen.next_record - 1).map_err(failed)?;
+        if is_last {
+            open::put_engine_row(core.databases.engine, &mut txn, open::HEAD_KEY, &frozen.head.encode())
+                .map_err(failed)?;
+        }
+        end(core, txn, |layers| {
+            if is_last {
+                layers.frozen = None;
+            }
+        })?;
+        merger.position = position;
+        if is_last {
+            core.signals.state.lock().has_frozen = false;
+            return Ok(());
+        }
+        if !is_hurried {
+            core.pause(begun.elapsed());
+        }
+    }
+}
+
+/// Merges all that has been committed until now, and leaves the right to write to LMDB with the caller.
+pub(super) fn flush(core: &Core) -> Result<MutexGuard<'_, Merger>, CommitError> {
+    let target = core.writer.lock().journal.next_record();
+    loop {
+        let mut merger = core.merger_now();
+        run(core, &mut merger, true)?;
+        if merger.position >= target {
+            return Ok(merger);
+        }
+        drop(merger);
+        freeze_if(core, |_| true);
+    }
+}
+
+/// Freezes the active delta if there is no other, it is not empty, and `is_due` says so.
+fn freeze_if(core: &Core, is_due: impl FnOnce(&Writer) -> bool) {
+    let mut writer = core.writer.lock();
+    let layers = core.readers.layers();
+    if layers.frozen.is_none() && !layers.active.is_empty() && is_due(&writer) {
+        drop(layers);
+        freeze(core, &mut writer);
+    }
+}
+
+/// The thread that merges; dropping it merges everything, or leaves it to the journal if that fails.
+pub(super) struct MergeThread {
+    core: Arc<Core>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MergeThread {
+    pub(super) fn start(core: Arc<Core>) -> Result<Self, Cause> {
+        let of_thread = core.clone();
+        let thread = thread::Builder::new().name("engine-merge".into()).spawn(move || work(&of_thread));
+        let thread = thread.map_err(|e| Cause::Unavailable(format!("can't start the thread that merges: {e}")))?;
+        Ok(Self { core, thread: Some(thread) })
+    }
+}
+
+impl Drop for MergeThread {
+    fn drop(&mut self) {
+        self.core.signals.change(|state| state.is_stopping = true);
+        if let Some(thread) = self.thread.take() {
+            // If it has panicked, the journal has what is not merged.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work(core: &Core) {
+    loop {
+        {
+            let mut state = core.signals.state.lock();
+            if !state.is_stopping && !state.has_frozen {
+                core.signals.changed.wait_for(&mut state, LOOK_INTERVAL);
+            }
+            if state.is_stopping {
+                break;
+            }
+        }
+        freeze_if(core, |writer| writer.active_since.is_some_and(|since| since.elapsed() >= AGE_MAX));
+        let outcome = run(core, &mut core.merger.lock(), false);
+        if outcome.is_err() {
+            // The journal has it. Commits meet the same cause and tell it; room may be made meanwhile.
+            let mut state = core.signals.state.lock();
+            if !state.is_stopping {
+                core.signals.changed.wait_for(&mut state, LOOK_INTERVAL);
+            }
+        }
+    }
+    // A failure leaves the rest to the journal.
+    drop(flush(core));
+}
