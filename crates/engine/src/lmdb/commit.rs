@@ -161,11 +161,7 @@ fn directly(core: &Core, mut writer: MutexGuard<'_, Writer>, batch: &Batch) -> R
 }
 
 /// Commits the transaction, and lets readers see it.
-pub(super) fn end(
-    core: &Core,
-    txn: RwTxn<'_>,
-    change: impl FnOnce(&mut Layers),
-) -> Result<(), CommitError> {
+pub(super) fn end(core: &Core, txn: RwTxn<'_>, change: impl FnOnce(&mut Layers)) -> Result<(), CommitError> {
     let stat = core.read_stat(&txn).map_err(|e| before_commit(core, &e, "read the file's statistics"))?;
     let id = txn.id();
     match txn.commit() {

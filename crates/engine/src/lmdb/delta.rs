@@ -6,6 +6,7 @@
 //! Invariant: a delta tells of each row that it names what the newest of its records says, so that laid over LMDB it shows
 //! the same whether none, some or all of its rows have been merged into it.
 
+mod filter;
 mod records;
 mod tree;
 
@@ -13,6 +14,7 @@ use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use filter::Filter;
 pub(super) use records::{Place, Records};
 use tree::{Cursor, Tree};
 
@@ -29,6 +31,7 @@ pub(super) type Change<'d> = (&'d [u8], Option<&'d [u8]>);
 #[derive(Clone)]
 pub(super) struct Delta {
     records: Arc<Records>,
+    filter: Arc<Filter>,
     tables: [Tree; Table::ALL.len()],
     records_count: u32,
     put_bytes: u64,
@@ -36,9 +39,11 @@ pub(super) struct Delta {
 }
 
 impl Delta {
-    pub(super) fn new() -> Self {
+    /// An empty one that is meant to take so many bytes.
+    pub(super) fn new(bytes_max: u64) -> Self {
         Self {
             records: Arc::new(Records::new()),
+            filter: Arc::new(Filter::new(bytes_max)),
             tables: Default::default(),
             records_count: 0,
             put_bytes: 0,
@@ -62,6 +67,7 @@ impl Delta {
         for (table, place) in rows {
             let place = Place { record: number, ..place };
             self.put_bytes += place.put_bytes();
+            self.filter.add(table, self.records.key(&place));
             match self.tables[usize::from(table.number())].set(&self.records, place) {
                 Some(replaced) => self.put_bytes -= replaced.put_bytes(),
                 None => added += 1,
@@ -87,6 +93,9 @@ impl Delta {
 
     /// What it says of a row; `None` if nothing.
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Option<&[u8]>> {
+        if !self.filter.may_contain(table, key) {
+            return None;
+        }
         let place = self.tables[usize::from(table.number())].get(&self.records, key)?;
         Some(self.records.value(place))
     }
@@ -166,7 +175,8 @@ impl Layers {
         let frozen = self.frozen.as_ref().map(|frozen| frozen.delta.changes(table, range, direction));
         let changes = LayeredChanges { newer: self.active.changes(table, range, direction), older: frozen, direction };
         let mut changes = changes;
-        let is_empty = changes.newer.peek().is_none() && changes.older.as_mut().is_none_or(|older| older.peek().is_none());
+        let is_empty =
+            changes.newer.peek().is_none() && changes.older.as_mut().is_none_or(|older| older.peek().is_none());
         (!is_empty).then_some(changes)
     }
 

@@ -12,6 +12,7 @@
 //! - Blocks that have been written once are written over: an append to a segment that has grown changes no metadata of the file system, and
 //!   its sync writes the record alone.
 
+mod arena;
 mod record;
 
 use std::fs::{File, OpenOptions};
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) use record::{BLOCK_BYTES, Record};
 
+use self::arena::Arena;
 use super::is_no_space;
 use crate::{Batch, Cause, Head, file};
 
@@ -29,6 +31,7 @@ const SEGMENTS: [&str; 2] = ["journal-0", "journal-1"];
 
 /// A segment grows by this much at a time, with zeros.
 const GROWTH_BYTES: u64 = 1 << 20;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The segments, and where the next record goes.
 pub(super) struct Journal {
@@ -39,6 +42,7 @@ pub(super) struct Journal {
     next_record: u64,
     /// What each record begins with.
     mark: u64,
+    arena: Arena,
 }
 
 struct Segment {
@@ -81,7 +85,7 @@ impl Journal {
             file::sync_directory(directory)
                 .map_err(|e| Cause::Io(format!("can't make the journal in {}: {e}", directory.display())))?;
         }
-        Ok(Self { segments, active: 0, end_bytes: 0, next_record: 0, mark })
+        Ok(Self { segments, active: 0, end_bytes: 0, next_record: 0, mark, arena: Arena::default() })
     }
 
     /// Reads the records from number `first` on, the batch of which expects `head`. `through` is the number of the last one of which LMDB
@@ -161,7 +165,7 @@ impl Journal {
 
     /// Makes the batch durable.
     pub(super) fn append(&mut self, batch: &Batch) -> Result<Record, AppendError> {
-        let record = Record::encode(self.mark, self.next_record, batch);
+        let record = Record::encode(&mut self.arena, self.mark, self.next_record, batch);
         let segment = &mut self.segments[self.active];
         let end_bytes = self.end_bytes + record.bytes().len() as u64;
         segment.grow(end_bytes)?;
@@ -186,6 +190,11 @@ impl Journal {
         self.end_bytes = 0;
     }
 
+    /// Gives memory back that a store at rest does not need.
+    pub(super) fn release_memory(&mut self) {
+        self.arena.release();
+    }
+
     /// Bytes that the segments take on the disk.
     pub(super) fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
@@ -208,8 +217,12 @@ impl Segment {
             return Ok(());
         }
         let end_bytes = end_bytes.next_multiple_of(GROWTH_BYTES);
-        let zeros = vec![0; (end_bytes - self.bytes) as usize];
-        if let Err(e) = self.file.write_all_at(&zeros, self.bytes) {
+        let mut starts = (self.bytes..end_bytes).step_by(ZEROS.len());
+        let written = starts.try_for_each(|start| {
+            let zeros = &ZEROS[..ZEROS.len().min((end_bytes - start) as usize)];
+            self.file.write_all_at(zeros, start)
+        });
+        if let Err(e) = written {
             if !is_no_space(&e) {
                 return Err(AppendError::Failed(Cause::Io(format!(
                     "can't extend the journal {}: {e}",

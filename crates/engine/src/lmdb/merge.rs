@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::commit::{Writer, before_commit, end};
+use super::delta::Delta;
 use super::{Core, open};
 use crate::{Cause, CommitError, Direction, Table};
 
@@ -90,7 +91,7 @@ impl Core {
 
 /// Makes the active delta the frozen one; there must be none.
 pub(super) fn freeze(core: &Core, writer: &mut Writer) {
-    core.readers.freeze(writer.journal.next_record());
+    core.readers.freeze(writer.journal.next_record(), Delta::new(core.delta_bytes));
     writer.journal.turn();
     writer.active_since = None;
     core.signals.change(|state| state.has_frozen = true);
@@ -160,10 +161,10 @@ pub(super) fn flush(core: &Core) -> Result<MutexGuard<'_, Merger>, CommitError> 
 }
 
 /// Freezes the active delta if there is no other, it is not empty, and `is_due` says so.
-fn freeze_if(core: &Core, is_due: impl FnOnce(&Writer) -> bool) {
+fn freeze_if(core: &Core, is_due: impl FnOnce(&mut Writer) -> bool) {
     let mut writer = core.writer.lock();
     let layers = core.readers.layers();
-    if layers.frozen.is_none() && !layers.active.is_empty() && is_due(&writer) {
+    if layers.frozen.is_none() && !layers.active.is_empty() && is_due(&mut writer) {
         drop(layers);
         freeze(core, &mut writer);
     }
@@ -205,7 +206,13 @@ fn work(core: &Core) {
                 break;
             }
         }
-        freeze_if(core, |writer| writer.active_since.is_some_and(|since| since.elapsed() >= AGE_MAX));
+        freeze_if(core, |writer| {
+            let is_due = writer.active_since.is_some_and(|since| since.elapsed() >= AGE_MAX);
+            if is_due {
+                writer.journal.release_memory();
+            }
+            is_due
+        });
         let outcome = run(core, &mut core.merger.lock(), false);
         if outcome.is_err() {
             // The journal has it. Commits meet the same cause and tell it; room may be made meanwhile.

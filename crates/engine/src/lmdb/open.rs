@@ -62,6 +62,7 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
     let mut journal = Journal::open(&path, position.mark)?;
     let recovered = journal.recover(position.first, position.through, head)?;
 
+    let delta_bytes = delta_bytes.min(DELTA_BYTES_MAX);
     let page_bytes = u64::from(env.stat().page_size);
     let map_bytes = env.info().map_size as u64;
     let limits = Limits {
@@ -75,7 +76,7 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
     let open_data_file = || File::open(path.join(DATA_FILE)).map_err(failed);
     let (file, to_warm) = (open_data_file()?, open_data_file()?);
     let core = Core {
-        readers: Readers::new(layers(recovered, head), env.info().last_txn_id),
+        readers: Readers::new(layers(recovered, head, delta_bytes), env.info().last_txn_id),
         journal_bytes: AtomicU64::new(journal.bytes()),
         merger: Mutex::new(Merger::new(position.first)),
         writer: Mutex::new(Writer::new(journal)),
@@ -90,7 +91,7 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
         map_bytes,
         // A small map keeps a small part back.
         reserve_bytes: reserve_bytes.min(map_bytes / 8),
-        delta_bytes: delta_bytes.min(DELTA_BYTES_MAX),
+        delta_bytes,
         journal_mark: position.mark,
         path,
         file,
@@ -103,8 +104,8 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
 }
 
 /// What the journal had, to be merged.
-fn layers(recovered: Recovered, head: Head) -> Layers {
-    let mut delta = Delta::new();
+fn layers(recovered: Recovered, head: Head, delta_bytes: u64) -> Layers {
+    let mut delta = Delta::new(delta_bytes);
     let mut newest = head;
     for record in recovered.records {
         newest = record.next();
@@ -112,7 +113,7 @@ fn layers(recovered: Recovered, head: Head) -> Layers {
     }
     let next_record = recovered.next_record;
     let frozen = (!delta.is_empty()).then_some(Frozen { delta, head: newest, next_record });
-    Layers { head: newest, active: Delta::new(), frozen }
+    Layers { head: newest, active: Delta::new(delta_bytes), frozen }
 }
 
 fn open_environment(path: &Path, map_size_bytes: u64, readers_max: u32) -> Result<Env<WithoutTls>, Cause> {
@@ -266,8 +267,7 @@ impl Position {
 
     fn decode(row: &[u8]) -> Option<Self> {
         let row: &[u8; 24] = row.try_into().ok()?;
-        let [first, through, mark] =
-            [0, 8, 16].map(|at| row[at..at + 8].try_into().map_or(0, u64::from_le_bytes));
+        let [first, through, mark] = [0, 8, 16].map(|at| row[at..at + 8].try_into().map_or(0, u64::from_le_bytes));
         Some(Self { first, through, mark })
     }
 }

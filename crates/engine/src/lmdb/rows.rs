@@ -221,11 +221,7 @@ impl Row<'_, '_> {
 
     /// Visits the row if it is sound; if not, that is an error, or is shown.
     #[inline]
-    pub(super) fn show(
-        &self,
-        is_damage_shown: bool,
-        visit: &mut DamageVisitor<'_>,
-    ) -> Result<ControlFlow<()>, Cause> {
+    pub(super) fn show(&self, is_damage_shown: bool, visit: &mut DamageVisitor<'_>) -> Result<ControlFlow<()>, Cause> {
         match self.rows.value(self.txn, self.key, self.stored) {
             Ok(value) => Ok(visit(self.key, Some(&value))),
             Err(Cause::Corrupt(_)) if is_damage_shown => Ok(visit(self.key, None)),

@@ -73,10 +73,10 @@ impl Readers {
         });
     }
 
-    /// Makes the active delta the frozen one. Called by the one that commits, and when there is no frozen one.
-    pub(super) fn freeze(&self, next_record: u64) {
+    /// Makes the active delta the frozen one, and `new` the active one. Called by the one that commits, and when there is no frozen one.
+    pub(super) fn freeze(&self, next_record: u64, new: Delta) {
         self.change(|layers| {
-            let delta = std::mem::replace(&mut layers.active, Delta::new());
+            let delta = std::mem::replace(&mut layers.active, new);
             layers.frozen = Some(Frozen { delta, head: layers.head, next_record });
         });
     }

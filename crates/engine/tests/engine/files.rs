@@ -172,7 +172,8 @@ fn the_names_of_the_data_directory_and_of_what_is_above_it_are_durable() {
         let mut line: Vec<OsString> = ["strace", "-f", "-qq", "-y", "-e", "trace=fsync"].map(OsString::from).into();
         line.extend(["-o".into(), log.clone().into(), "--".into()]);
         line.extend(child::command_line());
-        let output = child::command(&line, "commit 1 Large", &data).output().expect("strace, which this test needs, runs");
+        let output =
+            child::command(&line, "commit 1 Large", &data).output().expect("strace, which this test needs, runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let calls = fs::read_to_string(&log).unwrap();
         for directory in expected {

@@ -70,7 +70,8 @@ fn a_record_that_is_not_whole_is_forgotten_if_it_is_the_last_and_noticed_if_not(
         (0..whole.len()).step_by(BLOCK_BYTES).filter(|at| whole[*at..*at + 8] == whole[..8]).collect();
     assert_eq!(starts.len(), numbers.len());
     let last = *starts.last().unwrap();
-    let end = (0..whole.len()).step_by(BLOCK_BYTES).rfind(|at| whole[*at..][..BLOCK_BYTES] != [0; BLOCK_BYTES]).unwrap();
+    let end =
+        (0..whole.len()).step_by(BLOCK_BYTES).rfind(|at| whole[*at..][..BLOCK_BYTES] != [0; BLOCK_BYTES]).unwrap();
     // A block that was not written, wherever it is. What is behind the rows of a record is not looked at.
     for block in (0..=end).step_by(BLOCK_BYTES) {
         let mut content = whole.clone();

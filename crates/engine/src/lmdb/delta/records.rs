@@ -1,9 +1,11 @@
-//! The bytes of a delta's rows: the journal's records as they were written, each one allocation.
+//! The bytes of a delta's rows: the journal's records as they were written.
 //!
 //! Invariant: a record is added once, by the one writer, and neither moves nor changes as long as the delta lives, so readers need
 //! no lock.
 
 use std::sync::OnceLock;
+
+use bytes::Bytes;
 
 /// Records of the first block; each further block has twice as many.
 const FIRST_BLOCK: usize = 64;
@@ -11,7 +13,7 @@ const FIRST_BLOCK_LOG2: u32 = FIRST_BLOCK.ilog2();
 /// With this many blocks there is room for 2^32 records, and a delta never has that many.
 const BLOCKS: usize = 26;
 
-type Block = Box<[OnceLock<Box<[u8]>>]>;
+type Block = Box<[OnceLock<Bytes>]>;
 
 /// Where a row lies: which record, where in it, and how long its key and its value are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,7 +47,7 @@ impl Records {
     }
 
     /// Adds record number `number`; each number is used once.
-    pub(super) fn set(&self, number: u32, record: Box<[u8]>) {
+    pub(super) fn set(&self, number: u32, record: Bytes) {
         let (block, position) = locate(number);
         let block = self.blocks[block].get_or_init(|| (0..FIRST_BLOCK << block).map(|_| OnceLock::new()).collect());
         block[position].set(record).expect("the one writer uses each number once");
@@ -88,7 +90,7 @@ mod tests {
     #[test]
     fn records_stay_where_they_are() {
         let records = Records::new();
-        let content = |number: u32| number.to_be_bytes().into();
+        let content = |number: u32| Bytes::copy_from_slice(&number.to_be_bytes());
         for number in 0..1000 {
             records.set(number, content(number));
         }

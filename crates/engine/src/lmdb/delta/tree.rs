@@ -387,7 +387,7 @@ mod tests {
                 _ => (1 << 20) - number,
             };
             let key = key.to_be_bytes();
-            records.set(number, key.into());
+            records.set(number, bytes::Bytes::copy_from_slice(&key));
             let place = Place { record: number, offset: 0, value_bytes: 0, key_bytes: 4 };
             let replaced = rows.tree.set(&records, place).map(|place| place.record);
             assert_eq!(replaced, rows.model.insert(key.to_vec(), number));

@@ -12,7 +12,10 @@
 //!
 //! Numbers are little-endian. A record begins on a block, so that writing the next one never touches what is already promised.
 
+use bytes::{BufMut, Bytes};
+
 use super::super::delta::Place;
+use super::arena::Arena;
 use crate::{Batch, Head, Operation, Table};
 
 /// Records begin and end on multiples of this; what disks and the page cache write whole.
@@ -31,20 +34,19 @@ const ROW_HEADER_BYTES: usize = 1 + 2 + 4;
 const DELETED: u8 = 0x80;
 
 /// A record, sound and whole.
-pub(in crate::lmdb) struct Record(Box<[u8]>);
+pub(in crate::lmdb) struct Record(Bytes);
 
 impl Record {
     /// Bytes that the batch takes in the journal.
     pub(in crate::lmdb) fn bytes_of(batch: &Batch) -> usize {
-        let rows: usize =
-            batch.operations.iter().map(|operation| ROW_HEADER_BYTES + operation.payload_bytes()).sum();
+        let rows: usize = batch.operations.iter().map(|operation| ROW_HEADER_BYTES + operation.payload_bytes()).sum();
         (ROWS_AT + rows).next_multiple_of(BLOCK_BYTES)
     }
 
-    /// The record of a batch, which is not larger than 4 GiB.
-    pub(in crate::lmdb) fn encode(mark: u64, number: u64, batch: &Batch) -> Self {
+    /// The record of a batch, which is not larger than 4 GiB, in memory of the arena.
+    pub(super) fn encode(arena: &mut Arena, mark: u64, number: u64, batch: &Batch) -> Self {
         let bytes = Self::bytes_of(batch);
-        let mut record = Vec::with_capacity(bytes);
+        let record = arena.room(bytes);
         record.extend_from_slice(&mark.to_le_bytes());
         record.extend_from_slice(&[0; 8]);
         record.extend_from_slice(&number.to_le_bytes());
@@ -56,10 +58,10 @@ impl Record {
                 Operation::Delete { .. } => (DELETED, &[][..]),
             };
             let key = operation.key();
-            record.push(operation.table().number() | flag);
+            record.put_u8(operation.table().number() | flag);
             // The limits on keys and values are far below.
-            record.extend_from_slice(&(key.len() as u16).to_le_bytes());
-            record.extend_from_slice(&(value.len() as u32).to_le_bytes());
+            record.put_u16_le(key.len() as u16);
+            record.put_u32_le(value.len() as u32);
             record.extend_from_slice(key);
             record.extend_from_slice(value);
         }
@@ -68,7 +70,7 @@ impl Record {
         let sum = crc32c::crc32c(&record[CHECKED_FROM..]);
         record[SUM_AT..CHECKED_FROM].copy_from_slice(&sum.to_le_bytes());
         record.resize(bytes, 0);
-        Self(record.into_boxed_slice())
+        Self(record.split().freeze())
     }
 
     /// Reads the record that begins at the start of `bytes`; `None` if there is none, or one that is damaged or not whole.
@@ -80,7 +82,7 @@ impl Record {
         if crc32c::crc32c(checked) != word(SUM_AT) {
             return None;
         }
-        let record = Self(bytes[..end.next_multiple_of(BLOCK_BYTES).min(bytes.len())].into());
+        let record = Self(Bytes::copy_from_slice(&bytes[..end.next_multiple_of(BLOCK_BYTES).min(bytes.len())]));
         record.is_well_formed().then_some(record)
     }
 
@@ -155,7 +157,7 @@ impl Record {
     }
 
     /// All of it.
-    pub(in crate::lmdb) fn into_bytes(self) -> Box<[u8]> {
+    pub(in crate::lmdb) fn into_bytes(self) -> Bytes {
         self.0
     }
 }
