@@ -101,13 +101,24 @@ fn journal(core: &Core, writer: &mut Writer, batch: &Batch) -> Result<bool, Comm
         Err(AppendError::NoSpace) => return Ok(false),
         Err(AppendError::Failed(cause)) => return Err(core.fatal(cause)),
     };
+    let unpublished = Unpublished(core);
     core.journal_bytes.store(writer.journal.bytes(), Ordering::Relaxed);
     let mut active = layers.active.clone();
     drop(layers);
     active.apply(record);
     core.readers.publish(batch.next, active);
+    std::mem::forget(unpublished);
     writer.active_since.get_or_insert_with(Instant::now);
     Ok(true)
+}
+
+/// A batch that is in the journal and not in the delta. If it stays so, which only a panic can bring about, the next batch would not follow it.
+struct Unpublished<'c>(&'c Core);
+
+impl Drop for Unpublished<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.poison.set("a batch was written and could not be made visible".to_owned());
+    }
 }
 
 /// How long a commit waits for the sake of the merge, with so much in the active delta.
@@ -164,7 +175,11 @@ fn directly(core: &Core, mut writer: MutexGuard<'_, Writer>, batch: &Batch) -> R
 pub(super) fn end(core: &Core, txn: RwTxn<'_>, change: impl FnOnce(&mut Layers)) -> Result<(), CommitError> {
     let stat = core.read_stat(&txn).map_err(|e| before_commit(core, &e, "read the file's statistics"))?;
     let id = txn.id();
-    match txn.commit() {
+    let committed = {
+        let _file = core.file_end.lock();
+        txn.commit()
+    };
+    match committed {
         Ok(()) => {
             *core.stat.lock() = FileStat { end_bytes: core.end_bytes(), ..stat };
             core.readers.advance(id, change);

@@ -70,21 +70,18 @@ pub(super) struct Recovered {
 impl Journal {
     /// Opens the segments, making those that are missing. To be recovered before anything is written.
     pub(super) fn open(directory: &Path, mark: u64) -> Result<Self, Cause> {
-        let mut is_new = false;
-        let mut open = |name: &str| -> Result<Segment, Cause> {
+        let open = |name: &str| -> Result<Segment, Cause> {
             let path = directory.join(name);
             let failed = |e: io::Error| Cause::Io(format!("can't open the journal {}: {e}", path.display()));
-            is_new |= !path.try_exists().map_err(failed)?;
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
             let file = file.map_err(failed)?;
             let bytes = file.metadata().map_err(failed)?.len() / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
             Ok(Segment { path, file, bytes })
         };
         let segments = [open(SEGMENTS[0])?, open(SEGMENTS[1])?];
-        if is_new {
-            file::sync_directory(directory)
-                .map_err(|e| Cause::Io(format!("can't make the journal in {}: {e}", directory.display())))?;
-        }
+        // Always: who made the files, or the data file, may have been killed before their names were on the disk.
+        file::sync_directory(directory)
+            .map_err(|e| Cause::Io(format!("can't make the journal in {}: {e}", directory.display())))?;
         Ok(Self { segments, active: 0, end_bytes: 0, next_record: 0, mark, arena: Arena::default() })
     }
 
@@ -97,6 +94,7 @@ impl Journal {
         let mut segment = usize::from(Record::claimed_number(self.mark, &contents[0]) != Some(first));
         let mut at = 0;
         let mut turns = 0;
+        let mut last = None;
         loop {
             match Record::read(self.mark, &contents[segment][at..]) {
                 Some(record) if record.number() == next => {
@@ -109,6 +107,7 @@ impl Journal {
                     }
                     head = record.next();
                     next += 1;
+                    last = Some((segment, at as u64));
                     at += record.bytes().len();
                     records.push(record);
                 }
@@ -121,8 +120,19 @@ impl Journal {
             }
         }
         self.check_end(&contents, next, through)?;
+        if let (Some((segment, at)), Some(record)) = (last, records.last()) {
+            self.write_again(&self.segments[segment], at, record)?;
+        }
         self.start_at(next);
         Ok(Recovered { records, next_record: next })
+    }
+
+    /// Makes the last record durable, which may be in the system's memory alone: its writer was killed, or told of a failure, before it was
+    /// synced. Writing it anew makes it dirty again, so that a sync means something; those before it were synced before it was written.
+    fn write_again(&self, segment: &Segment, at: u64, record: &Record) -> Result<(), Cause> {
+        let failed = |e: io::Error| Cause::Io(format!("can't write the journal {}: {e}", segment.path.display()));
+        segment.file.write_all_at(record.bytes(), at).map_err(failed)?;
+        segment.file.sync_data().map_err(failed)
     }
 
     /// Checks that nothing that was acknowledged is behind the end.
@@ -130,13 +140,13 @@ impl Journal {
         for (segment, content) in self.segments.iter().zip(contents) {
             for at in (0..content.len()).step_by(BLOCK_BYTES) {
                 let claims = Record::claimed_number(self.mark, &content[at..]);
-                if claims.is_some_and(|number| number >= next)
-                    && let Some(later) = Record::read(self.mark, &content[at..])
-                {
+                // Whole or not, a record is begun only when the one before it is durable.
+                let is_behind =
+                    |number| number > next || number == next && Record::read(self.mark, &content[at..]).is_some();
+                if let Some(later) = claims.filter(|number| is_behind(*number)) {
                     return Err(Cause::Corrupt(format!(
-                        "{}: record {next} is damaged or missing, and record {} at byte {at} comes behind it",
-                        segment.path.display(),
-                        later.number()
+                        "{}: record {next} is damaged or missing, and record {later} at byte {at} comes behind it",
+                        segment.path.display()
                     )));
                 }
             }

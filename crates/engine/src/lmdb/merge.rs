@@ -58,7 +58,6 @@ struct SignalState {
     is_stopping: bool,
     /// Threads that wait for a merge to end.
     waiting: usize,
-    has_frozen: bool,
 }
 
 impl Signals {
@@ -94,7 +93,8 @@ pub(super) fn freeze(core: &Core, writer: &mut Writer) {
     core.readers.freeze(writer.journal.next_record(), Delta::new(core.delta_bytes));
     writer.journal.turn();
     writer.active_since = None;
-    core.signals.change(|state| state.has_frozen = true);
+    // Whoever is about to wait has the lock, and either sees the delta or is woken.
+    core.signals.change(|_| {});
 }
 
 /// Merges the frozen delta, if there is one.
@@ -137,7 +137,6 @@ pub(super) fn run(core: &Core, merger: &mut Merger, is_hurried: bool) -> Result<
         })?;
         merger.position = position;
         if is_last {
-            core.signals.state.lock().has_frozen = false;
             return Ok(());
         }
         if !is_hurried {
@@ -199,7 +198,7 @@ fn work(core: &Core) {
     loop {
         {
             let mut state = core.signals.state.lock();
-            if !state.is_stopping && !state.has_frozen {
+            if !state.is_stopping && core.readers.layers().frozen.is_none() {
                 core.signals.changed.wait_for(&mut state, LOOK_INTERVAL);
             }
             if state.is_stopping {

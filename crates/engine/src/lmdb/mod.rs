@@ -107,6 +107,8 @@ struct Core {
     merger: Mutex<Merger>,
     signals: Signals,
     room: Mutex<Room>,
+    /// Held while LMDB writes its file, and while the file is shortened.
+    file_end: Arc<Mutex<()>>,
     stat: Mutex<FileStat>,
     databases: Databases,
     env: Env<WithoutTls>,

@@ -72,7 +72,8 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
         batch_operations_max: BATCH_OPERATIONS_MAX,
     };
     let failed = |e: io::Error| Cause::Io(format!("can't open the data file of {}: {e}", path.display()));
-    let room = Room::open(&path.join(DATA_FILE)).map_err(failed)?;
+    let file_end = Arc::new(Mutex::new(()));
+    let room = Room::open(&path.join(DATA_FILE), env.clone(), page_bytes, file_end.clone()).map_err(failed)?;
     let open_data_file = || File::open(path.join(DATA_FILE)).map_err(failed);
     let (file, to_warm) = (open_data_file()?, open_data_file()?);
     let core = Core {
@@ -82,6 +83,7 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
         writer: Mutex::new(Writer::new(journal)),
         signals: Signals::default(),
         room: Mutex::new(room),
+        file_end,
         stat: Mutex::new(FileStat::default()),
         databases,
         env,

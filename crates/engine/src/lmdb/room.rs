@@ -4,13 +4,17 @@
 //! disk neither by its error (both are `EIO`) nor otherwise. So the file is allocated ahead of LMDB: a full disk shows before a
 //! batch begins, and the pages kept back let deletions and compaction go on.
 //!
-//! Invariant: never writes the file, and never shortens it below the length at which it was found; allocation only adds room behind its
-//! end or fills holes in it.
+//! Invariant: never writes the file, and never shortens it below a page that LMDB has committed; allocation only adds room behind its end or
+//! fills holes in it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::Arc;
+
+use heed::{Env, WithoutTls};
+use parking_lot::Mutex;
 
 use super::is_no_space;
 
@@ -21,6 +25,10 @@ const GROWTH_BYTES_MAX: u64 = 64 << 20;
 /// The engine's own descriptor on LMDB's file.
 pub(super) struct Room {
     file: File,
+    env: Env<WithoutTls>,
+    page_bytes: u64,
+    /// Held while LMDB writes the file, which another thread than the one that takes room may do.
+    file_end: Arc<Mutex<()>>,
     /// The file has room on the disk up to here.
     allocated_bytes: u64,
     /// Cleared for good where the file system can't allocate ahead.
@@ -28,10 +36,15 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(
+        path: &Path,
+        env: Env<WithoutTls>,
+        page_bytes: u64,
+        file_end: Arc<Mutex<()>>,
+    ) -> io::Result<Self> {
         // A descriptor of its own, not a copy of LMDB's: see `verify_written`.
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let mut room = Self { file, allocated_bytes: 0, is_supported: true };
+        let mut room = Self { file, env, page_bytes, file_end, allocated_bytes: 0, is_supported: true };
         // Fills the holes that LMDB leaves where it takes a page and gives it back within one batch.
         let length = room.file.metadata()?.len();
         match room.extend_to(length) {
@@ -99,7 +112,10 @@ impl Room {
             return Ok(());
         }
         // Some file systems keep what they had allocated until the disk was full, and nobody could use it.
-        self.file.set_len(found_bytes)?;
+        let _file = self.file_end.lock();
+        // LMDB may have written behind that length meanwhile.
+        let committed_bytes = (self.env.info().last_page_number as u64 + 1) * self.page_bytes;
+        self.file.set_len(found_bytes.max(committed_bytes))?;
         Err(error)
     }
 }

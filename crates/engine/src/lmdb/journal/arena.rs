@@ -11,6 +11,10 @@ use bytes::BytesMut;
 /// Bytes of a chunk; larger records get one of their own.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// Chunks that are kept: two deltas' worth and some. A reader that stays for long holds its own chunks, and those behind it are not kept for
+/// its sake.
+const CHUNKS_MAX: usize = 160;
+
 /// The chunks, in the order in which they were filled. The last one is being filled.
 #[derive(Default)]
 pub(in crate::lmdb) struct Arena {
@@ -29,6 +33,10 @@ impl Arena {
                 None => BytesMut::with_capacity(bytes.max(CHUNK_BYTES)),
             };
             self.chunks.push_back(chunk);
+            if self.chunks.len() > CHUNKS_MAX {
+                // Freed by the last who has a part of it.
+                self.chunks.pop_front();
+            }
         }
         let chunk = self.chunks.back_mut().expect("one was put there");
         // Of a batch that was not written.
