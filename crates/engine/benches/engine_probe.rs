@@ -1,6 +1,6 @@
 //! What the default engine costs: a plain program, no statistics beyond a mean.
 //!
-//! `cargo bench -p kubewharf-engine -- [keys…] [--directory D]` fills a store for each number of keys, then prints CPU and wall time of a write
+//! `cargo bench -p kubewharf-engine -- [keys…] [--directory D] [--delta-mib M]` fills a store for each number of keys, then prints CPU and wall time of a write
 //! at several batch sizes, of a get by a snapshot of its own, and of a row in a scan. A write is what a Kubernetes update is:
 //! the key's row in `Current` replaced, a row in `Log` added.
 
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kubewharf_engine::lmdb::{Lmdb, Options};
+use kubewharf_engine::lmdb::{DELTA_BYTES, Lmdb, Options};
 use kubewharf_engine::{Batch, Direction, Engine, Head, Operation, Reserve, Table};
 
 const KEY_BYTES: usize = 70;
@@ -18,12 +18,17 @@ const VALUE_BYTES: usize = 512;
 fn main() {
     let mut sizes = Vec::new();
     let mut directory = None;
+    let mut delta_bytes = DELTA_BYTES;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             // Cargo's own.
             "--bench" => {}
             "--directory" => directory = arguments.next().map(PathBuf::from),
+            "--delta-mib" => {
+                let mib: Option<u64> = arguments.next().and_then(|mib| mib.parse().ok());
+                delta_bytes = mib.expect("a number of MiB") << 20;
+            }
             number => sizes.push(number.parse().expect("an argument is a number of keys")),
         }
     }
@@ -36,7 +41,7 @@ fn main() {
             None => tempfile::tempdir(),
         };
         let scratch = scratch.expect("a scratch directory");
-        let engine = Lmdb::open(Options::new(scratch.path())).expect("opens");
+        let engine = Lmdb::open(Options { delta_bytes, ..Options::new(scratch.path()) }).expect("opens");
         Probe { engine: &engine, keys, revision: 1, random: 1 }.run();
     }
 }
@@ -59,7 +64,8 @@ impl Probe<'_> {
         clock.print("fill, 1000 a batch", self.keys);
 
         for batch_keys in [1, 16, 64, 256] {
-            let rounds = if batch_keys == 1 { 1000 } else { 400 };
+            // Enough that most of it is merged while it is measured.
+            let rounds = if batch_keys == 1 { 1000 } else { 100_000 / batch_keys };
             let clock = Clock::start();
             for _ in 0..rounds {
                 let batch: Vec<u64> = (0..batch_keys).map(|_| self.random_key()).collect();

@@ -172,12 +172,12 @@ impl Layers {
         range: (Bound<&'d [u8]>, Bound<&'d [u8]>),
         direction: Direction,
     ) -> Option<LayeredChanges<'d>> {
-        let frozen = self.frozen.as_ref().map(|frozen| frozen.delta.changes(table, range, direction));
-        let changes = LayeredChanges { newer: self.active.changes(table, range, direction), older: frozen, direction };
-        let mut changes = changes;
-        let is_empty =
-            changes.newer.peek().is_none() && changes.older.as_mut().is_none_or(|older| older.peek().is_none());
-        (!is_empty).then_some(changes)
+        let mut newer = self.active.changes(table, range, direction);
+        let mut older = self.frozen.as_ref().map(|frozen| frozen.delta.changes(table, range, direction));
+        if newer.peek().is_none() && older.as_mut().is_none_or(|older| older.peek().is_none()) {
+            return None;
+        }
+        Some(LayeredChanges { newer, older, direction })
     }
 
     /// Rows of a table that the layers name, at most.

@@ -33,8 +33,13 @@ fn job() {
     match job.split_once(' ').unwrap_or((&job, "")) {
         ("commit", arguments) => crash::commit(&directory, arguments),
         ("steps", "") => journal::commit_for_steps(&directory),
-        ("fill", "") => full_disk::fill(&directory),
-        ("fill", "pinned") => full_disk::fill_with_pages_pinned(&directory),
+        ("fill", arguments) => {
+            let has_small_delta = arguments.ends_with("small");
+            match arguments.starts_with("pinned") {
+                false => full_disk::fill(&directory, has_small_delta),
+                true => full_disk::fill_with_pages_pinned(&directory, has_small_delta),
+            }
+        }
         _ => panic!("no such job: {job}"),
     }
 }

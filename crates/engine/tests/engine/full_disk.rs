@@ -6,15 +6,18 @@ use std::path::Path;
 use std::process::Command;
 
 use kubewharf_engine::conformance::{apply, delete, get, head, next_batch, put, rows};
-use kubewharf_engine::lmdb::{Lmdb, Options};
+use kubewharf_engine::lmdb::{DELTA_BYTES, Lmdb, Options};
 use kubewharf_engine::{Batch, Cause, CommitError, Engine, Operation, Reserve, Table};
 
 use crate::child;
 
 const RESERVE_BYTES: u64 = 1 << 20;
 
-fn open(directory: &Path) -> Lmdb {
-    Lmdb::open(Options { reserve_bytes: RESERVE_BYTES, ..Options::new(directory) }).unwrap()
+/// A delta that is merged many times before the disk is full.
+const SMALL_DELTA_BYTES: u64 = 512 << 10;
+
+fn open(directory: &Path, delta_bytes: u64) -> Lmdb {
+    Lmdb::open(Options { reserve_bytes: RESERVE_BYTES, delta_bytes, ..Options::new(directory) }).unwrap()
 }
 
 /// Removes rows, by way of all the room there is.
@@ -42,10 +45,11 @@ fn write_until_full(engine: &Lmdb, value: &[u8]) -> u32 {
 }
 
 /// The job: fills the disk, empties the store with the room kept back, and fills it again.
-pub(crate) fn fill(directory: &Path) {
+pub(crate) fn fill(directory: &Path, has_small_delta: bool) {
+    let delta_bytes = if has_small_delta { SMALL_DELTA_BYTES } else { DELTA_BYTES };
     let ballast = directory.join("ballast");
     fs::write(&ballast, vec![0; 1 << 20]).unwrap();
-    let engine = open(&directory.join("data"));
+    let engine = open(&directory.join("data"), delta_bytes);
     let value = vec![7; 3000];
     let written = write_until_full(&engine, &value);
     assert!(written >= 200, "most of the disk can be used: {written}");
@@ -65,13 +69,14 @@ pub(crate) fn fill(directory: &Path) {
     let more = write_until_full(&engine, &value);
     println!("written {written}, then {again}, then {more}");
     drop(engine);
-    assert_eq!(rows(&open(&directory.join("data")), Table::Log).len() as u32, more);
+    assert_eq!(rows(&open(&directory.join("data"), delta_bytes), Table::Log).len() as u32, more);
 }
 
 /// The job: fills the disk while the free pages that the engine counts on can't be used, because a snapshot holds them. LMDB
 /// then meets the full disk itself, in the middle of writing a batch.
-pub(crate) fn fill_with_pages_pinned(directory: &Path) {
-    let engine = open(&directory.join("data"));
+pub(crate) fn fill_with_pages_pinned(directory: &Path, has_small_delta: bool) {
+    let delta_bytes = if has_small_delta { SMALL_DELTA_BYTES } else { DELTA_BYTES };
+    let engine = open(&directory.join("data"), delta_bytes);
     let value = vec![7; 3000];
     let written = write_until_full(&engine, &value);
     let snapshot = engine.snapshot().unwrap();
@@ -97,7 +102,7 @@ pub(crate) fn fill_with_pages_pinned(directory: &Path) {
         apply(&engine, (first..first + 10).map(|n| put(Table::Log, n.to_be_bytes(), &value)).collect());
     }
     drop(engine);
-    assert_eq!(rows(&open(&directory.join("data")), Table::Log).len() as u32, half.max(kept));
+    assert_eq!(rows(&open(&directory.join("data"), delta_bytes), Table::Log).len() as u32, half.max(kept));
 }
 
 /// Runs a job by way of a shell that first does `prepare` with `$DIRECTORY`.
@@ -111,6 +116,8 @@ fn run(shell: &[&str], prepare: &str, job: &str, directory: &Path) -> Result<Str
     let text = String::from_utf8_lossy(&text).into_owned();
     if output.status.success() { Ok(text) } else { Err(text) }
 }
+
+const JOBS: [&str; 4] = ["fill", "fill small", "fill pinned", "fill pinned small"];
 
 const MOUNT: &str = "set -e; mount -t tmpfs -o size=8m none \"$DIRECTORY\"";
 
@@ -131,10 +138,10 @@ fn private_mounts() -> Option<&'static [&'static str]> {
 fn a_full_file_system_refuses_growth_and_recovers() {
     // Where nobody may mount, the limit on the size of files below has to do.
     let Some(shell) = private_mounts() else { return };
-    for job in ["fill", "fill pinned"] {
+    for job in JOBS {
         let directory = tempfile::tempdir().unwrap();
         let output = run(shell, MOUNT, job, directory.path()).unwrap_or_else(|text| panic!("{job}: {text}"));
-        let needed = if job == "fill" { "written" } else { "refused" };
+        let needed = if job.contains("pinned") { "refused" } else { "written" };
         assert!(output.contains(needed), "{output}");
         print!("{output}");
     }
@@ -144,10 +151,10 @@ fn a_full_file_system_refuses_growth_and_recovers() {
 fn a_limit_on_the_size_of_files_refuses_growth_and_recovers() {
     // In units of 512 or, in some shells, 1024 bytes. The signal that goes with the limit is ignored, which the job inherits.
     let limit = "trap '' XFSZ; ulimit -f 7000";
-    for job in ["fill", "fill pinned"] {
+    for job in JOBS {
         let directory = tempfile::tempdir().unwrap();
         let output = run(&["sh"], limit, job, directory.path()).unwrap_or_else(|text| panic!("{job}: {text}"));
-        let needed = if job == "fill" { "written" } else { "refused" };
+        let needed = if job.contains("pinned") { "refused" } else { "written" };
         assert!(output.contains(needed), "{output}");
     }
 }
