@@ -1,7 +1,7 @@
 //! Keeps requests in flight and counts what they cost.
 //!
 //! Invariant: what a workload costs the server includes what the server puts off: its processor time is read again
-//! some time after the last answer ([`SETTLE`]).
+//! some time after the last answer (`SETTLE`).
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::server::Server;
 use crate::client::Connection;
 use crate::histogram::Histogram;
-use crate::usage::cpu_time;
+use crate::usage::{AnonymousPeak, cpu_time};
 
 /// Longer than etcd puts off its writes to its database, which is 100 ms.
 const SETTLE: Duration = Duration::from_millis(250);
@@ -39,6 +39,8 @@ pub struct Measured {
     pub p99_us: f64,
     /// The longest latency.
     pub max_us: f64,
+    /// The most anonymous memory that the server was seen to have meanwhile.
+    pub anonymous_peak_bytes: u64,
 }
 
 impl Measured {
@@ -63,6 +65,7 @@ pub struct Meter<'a> {
     server: &'a Server,
     server_cpu: Duration,
     client_cpu: Duration,
+    memory: AnonymousPeak,
     begun: Instant,
 }
 
@@ -73,7 +76,7 @@ impl<'a> Meter<'a> {
     /// When the server has ended.
     pub fn start(server: &'a Server) -> Result<Self> {
         let (server_cpu, client_cpu) = (server.cpu_time()?, cpu_time(std::process::id())?);
-        Ok(Self { server, server_cpu, client_cpu, begun: Instant::now() })
+        Ok(Self { server, server_cpu, client_cpu, memory: AnonymousPeak::of(server.id()), begun: Instant::now() })
     }
 
     /// Ends it; all answers have come.
@@ -94,6 +97,7 @@ impl<'a> Meter<'a> {
             p50_us: us(latency.quantile(0.5)),
             p99_us: us(latency.quantile(0.99)),
             max_us: us(latency.max()),
+            anonymous_peak_bytes: self.memory.bytes(),
         })
     }
 }

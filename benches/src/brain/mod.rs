@@ -27,7 +27,7 @@ use anyhow::{Context as _, Result};
 use kubewharf_testkit::usage::memory;
 
 use crate::machine::{self, Machine};
-use crate::usage::{AnonymousPeak, disk_bytes};
+use crate::usage::disk_bytes;
 use options::{Options, Side};
 use results::{Footprint, Results, SideTurn};
 use server::{Program, Server};
@@ -68,7 +68,6 @@ async fn side_turn(
     let side = program.side();
     let mut server = Server::start(program, data).await?;
     progress(&format!("{side:?}, {keys} keys, round {} of {}: process {}", round + 1, options.rounds, server.id()));
-    let peak = AnonymousPeak::of(server.id());
     let mut measured = Vec::new();
     let bench = Bench::new(options, &server, keys).await?;
     let mut after_load = None;
@@ -87,16 +86,13 @@ async fn side_turn(
     drop(bench);
     let (memory_loaded, disk_after_load_bytes) = after_load.context("every turn begins with the load")?;
     let (memory_end, disk_at_end_bytes) = (memory(server.id())?, disk_bytes(&server.data())?);
-    let anonymous_peak_bytes = peak.bytes();
-    // It must not look at a process that is being killed.
-    drop(peak);
     let restart_seconds = server.kill_and_start().await?.as_secs_f64();
     progress(&format!("  restart: {restart_seconds:.2} s"));
     let footprint = Footprint {
         anonymous_after_load_bytes: memory_loaded.anonymous,
         resident_after_load_bytes: memory_loaded.resident,
         mapped_after_load_bytes: memory_loaded.resident - memory_loaded.anonymous,
-        anonymous_peak_bytes,
+        anonymous_peak_bytes: measured.iter().map(|(_, workload)| workload.anonymous_peak_bytes).max().unwrap_or(0),
         resident_peak_bytes: memory_end.resident_max,
         disk_after_load_bytes,
         disk_at_end_bytes,

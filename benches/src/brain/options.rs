@@ -73,7 +73,7 @@ pub struct Options {
     pub events: u64,
 
     /// Longest time of one workload; one that is slower does fewer operations.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 60)]
     pub seconds_max: u64,
 
     /// Runs only these workloads.

@@ -51,7 +51,7 @@ pub fn text(results: &Results) -> String {
     let mut text = preface(results);
     for &keys in &results.options.keys {
         text += &format!("\n### {} keys\n\n", grouped(keys));
-        text += "Server CPU time, in µs for each operation, listed key or delivered event:\n\n";
+        text += "Server CPU time in µs; `client` is this program's own, with KubeBrain:\n\n";
         text += &cpu_table(results, keys).text();
         text += "\nThroughput in units a second, and latency as the client sees it, in ms:\n\n";
         text += &latency_table(results, keys).text();
@@ -119,7 +119,7 @@ fn name(side: Side) -> &'static str {
 }
 
 fn cpu_table(results: &Results, keys: u64) -> Table {
-    let mut table = Table::new(["", "a", "etcd", "KubeBrain", "ratio", "goal", "", "client"]);
+    let mut table = Table::new(["", "per", "etcd", "KubeBrain", "ratio", "goal", "", "client"]);
     for workload in results.workloads(keys) {
         let of = |side| results.of_workload(side, keys, workload, Measured::server_cpu_us);
         let ratio = goals::workload_ratio(results, keys, workload, Measured::server_cpu_us);
@@ -133,7 +133,7 @@ fn cpu_table(results: &Results, keys: u64) -> Table {
 }
 
 fn latency_table(results: &Results, keys: u64) -> Table {
-    let mut table = Table::new(["", "of a", "", "rate", "p50", "p99", "max", "p99 ratio", "goal", ""]);
+    let mut table = Table::new(["", "latency of", "", "rate", "p50", "p99", "max", "p99 ratio", "goal", ""]);
     for workload in results.workloads(keys) {
         for side in Side::ALL {
             let of = |number| results.of_workload(side, keys, workload, number);
@@ -223,11 +223,12 @@ fn grouped(value: u64) -> String {
 pub fn progress(workload: Workload, measured: &Measured) -> String {
     let (unit, rate) = (workload.unit(), grouped(measured.rate().round() as u64));
     format!(
-        "{:<30}{:>10} µs of CPU a {unit} (client {}), {rate} a second, p99 {} ms",
+        "{:<30}{:>10} µs of CPU per {unit} (client {}), {rate} a second, p99 {} ms, {} MiB",
         workload.label(),
         number(Some(measured.server_cpu_us())),
         number(Some(measured.client_cpu_us())),
         number(Some(measured.p99_us / 1e3)),
+        measured.anonymous_peak_bytes >> 20,
     )
 }
 

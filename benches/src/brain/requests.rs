@@ -9,8 +9,8 @@ use kubewharf_etcd_api::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use kubewharf_etcd_api::etcdserverpb::request_op::Request;
 use kubewharf_etcd_api::etcdserverpb::watch_request::RequestUnion;
 use kubewharf_etcd_api::etcdserverpb::{
-    Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest, RangeRequest, RequestOp,
-    TxnRequest, WatchCreateRequest, WatchRequest,
+    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest, RangeRequest,
+    RequestOp, TxnRequest, WatchCreateRequest, WatchRequest,
 };
 
 use super::keys::prefix_end;
@@ -60,6 +60,11 @@ pub fn watch(prefix: &[u8], start_revision: i64) -> Bytes {
         ..WatchCreateRequest::default()
     };
     framed(&WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) })
+}
+
+/// Compacts at a revision.
+pub fn compact(revision: i64) -> Bytes {
+    framed(&CompactionRequest { revision, ..CompactionRequest::default() })
 }
 
 /// Grants a lease of that time to live, in seconds; the server chooses its number.

@@ -132,6 +132,7 @@ pub(super) mod tests {
             p50_us: p99_us / 2.0,
             p99_us,
             max_us: p99_us * 2.0,
+            anonymous_peak_bytes: anonymous_mib << 20,
         };
         let footprint = Footprint {
             anonymous_after_load_bytes: anonymous_mib << 20,

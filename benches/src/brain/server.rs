@@ -31,7 +31,8 @@ const READY_ATTEMPTS_MAX: usize = 32;
 /// A store is idle once it takes less than this share of a core for that long.
 const IDLE_SHARE: f64 = 0.03;
 const IDLE_FOR: Duration = Duration::from_millis(500);
-const IDLE_WITHIN: Duration = Duration::from_secs(60);
+/// Removing what a compaction freed is paced on both sides, and takes minutes in a large store.
+const IDLE_WITHIN: Duration = Duration::from_secs(600);
 
 /// A program that can be measured.
 #[derive(Debug, Clone)]
@@ -62,13 +63,13 @@ impl Program {
         self.side
     }
 
-    /// What it says of its version, in one line.
+    /// What it says of its version and what it was built with, in one line.
     ///
     /// # Errors
     /// When it does not say.
     pub fn version(&self) -> Result<String> {
         let text = process::run(std::process::Command::new(&self.path).args(self.words).arg("--version"))?;
-        Ok(text.lines().next().unwrap_or_default().to_owned())
+        Ok(text.lines().filter(|line| line.contains("Version")).collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -197,6 +197,7 @@ impl Brain {
         };
         systemd::stopping();
         if let Some(why) = failed {
+            store.published().hub().close(&why);
             // Dropping the servers closes the connections: clients go on when the next process has the store.
             return Err(RunError::StoreFailed(why));
         }

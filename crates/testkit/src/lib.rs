@@ -6,6 +6,7 @@
 pub mod address;
 pub mod error;
 pub mod folder;
+pub mod go_program;
 pub mod http;
 pub mod kubernetes;
 pub mod pki;

@@ -1,6 +1,7 @@
 //! Lists: in pages at one revision, or whole.
 
 use std::cell::RefCell;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
@@ -8,13 +9,16 @@ use kubewharf_etcd_api::Method;
 
 use super::Bench;
 use crate::brain::keys::PREFIX;
-use crate::brain::measure::{Measured, Plan, Turn};
+use crate::brain::measure::{Measured, Meter, Plan, Turn, run_loop};
 use crate::brain::requests::{self, KeyValue, header_revision};
 use crate::client::Connection;
+use crate::histogram::Histogram;
 use crate::wire::Pieces;
 
 /// Bytes of replies that may be on their way at a time, about; it bounds how many lists run at once.
 const REPLY_BYTES_IN_FLIGHT: u64 = 32 << 20;
+/// Lists at a time, however small their pages: more clients than that do not list one resource at once.
+const WALKS_IN_FLIGHT_MAX: u64 = 8;
 
 /// A list that is under way.
 #[derive(Debug, Clone, Default)]
@@ -78,26 +82,30 @@ impl Walk {
 }
 
 impl Bench<'_> {
-    /// Lists all objects over and over, in pages of that size (0: whole).
+    /// Lists all objects over and over, in pages of that size (0: whole). What counts is whole walks, because the pages
+    /// of one differ: a server has to count what is left behind each. Only one that takes too long is cut short.
     pub(super) async fn list_pages(&self, limit: u64) -> Result<Measured> {
         let total = self.objects.borrow().existing();
         let page_keys = if limit == 0 { total } else { limit.min(total) };
         let page_bytes = page_keys * (self.options.key_bytes + self.options.value_bytes) as u64;
-        let in_flight = (REPLY_BYTES_IN_FLIGHT / page_bytes).clamp(1, self.options.in_flight as u64) as usize;
-        // Whole lists of a large store need two, or there would be nothing to tell a first one from the next.
-        let operations = self.options.listed_keys.div_ceil(page_keys).max(2);
+        let in_flight = (REPLY_BYTES_IN_FLIGHT / page_bytes).clamp(1, WALKS_IN_FLIGHT_MAX) as usize;
+        let operations = self.options.listed_keys.div_ceil(total);
         let plan = Plan { operations, in_flight, time_max: self.options.time_max() };
-        let walks: Vec<RefCell<Walk>> = (0..in_flight).map(|_| RefCell::new(Walk::new(total))).collect();
-        let page = async |turn: Turn<'_>| {
-            let mut walk = walks[turn.worker].take();
-            if walk.read == walk.total {
-                walk = Walk::new(total);
+        let latency = RefCell::new(Histogram::default());
+        let begun = Instant::now();
+        let walk = async |turn: Turn<'_>| {
+            let mut walk = Walk::new(total);
+            while walk.read < total && begun.elapsed() < plan.time_max {
+                let asked = Instant::now();
+                walk.page(turn.connection, PREFIX.as_bytes(), limit).await?;
+                latency.borrow_mut().record(asked.elapsed());
             }
-            let keys = walk.page(turn.connection, PREFIX.as_bytes(), limit).await?;
-            walks[turn.worker].replace(walk);
-            Ok(keys)
+            Ok(walk.read)
         };
-        Ok(self.measure(plan, page).await?.1)
+        let meter = Meter::start(self.server)?;
+        let done = run_loop(&self.connections, plan, walk).await?;
+        let pages = latency.take();
+        meter.stop(pages.total(), done.units, &pages).await
     }
 
     /// Lists a namespace as a watch cache does, and begins to watch where the list ends.

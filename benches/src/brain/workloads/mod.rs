@@ -1,5 +1,6 @@
 //! What the stores are asked to do, in the order in which it is done.
 
+mod compact;
 mod lease;
 mod list;
 mod load;
@@ -10,16 +11,20 @@ use std::cell::RefCell;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use kubewharf_etcd_api::Method;
 use serde::{Deserialize, Serialize};
 
-use super::keys::Objects;
+use super::keys::{Objects, PREFIX};
 use super::measure::{Loop, Measured, Meter, Plan, Turn, run_loop};
 use super::options::Options;
+use super::requests::{self, header_revision};
 use super::server::Server;
 use crate::client::Connection;
+use crate::wire::field;
 
-/// A workload. The order is that in which they run: the number of objects is the same for all but creates and deletes,
-/// and the largest replies come last, because they change a garbage collector's pace for all that follows.
+/// A workload. The order is that in which they run: the number of objects is the same for all but creates and deletes.
+/// Lists come after a compaction, which a cluster has every five minutes; and the largest come last, because they
+/// change a garbage collector's pace for all that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
@@ -43,6 +48,8 @@ pub enum Workload {
     LeasePut,
     /// Renews leases.
     LeaseKeepAlive,
+    /// Compacts at the newest revision, and waits until what that frees is removed.
+    Compact,
     /// Lists the resource in pages of 500.
     #[value(name = "list-500")]
     #[serde(rename = "list-500")]
@@ -57,7 +64,7 @@ pub enum Workload {
 
 impl Workload {
     /// All, in their order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Load,
         Self::Get,
         Self::Update,
@@ -68,6 +75,7 @@ impl Workload {
         Self::LeaseGrant,
         Self::LeasePut,
         Self::LeaseKeepAlive,
+        Self::Compact,
         Self::List500,
         Self::List10000,
         Self::ListWhole,
@@ -86,6 +94,7 @@ impl Workload {
             Self::LeaseGrant => "lease grant",
             Self::LeasePut => "create with lease",
             Self::LeaseKeepAlive => "lease keep-alive",
+            Self::Compact => "compaction",
             Self::List500 => "list, pages of 500",
             Self::List10000 => "list, pages of 10,000",
             Self::ListWhole => "list, whole",
@@ -97,6 +106,7 @@ impl Workload {
         match self {
             Self::Load | Self::List500 | Self::List10000 | Self::ListWhole => "key",
             Self::Watch => "event",
+            Self::Compact => "revision",
             _ => "operation",
         }
     }
@@ -108,6 +118,7 @@ impl Workload {
             Self::Watch => "write to event",
             Self::List500 | Self::List10000 => "page",
             Self::ListWhole => "list",
+            Self::Compact => "call",
             Self::ListWatch => "list to watch",
             _ => "operation",
         }
@@ -151,6 +162,7 @@ impl<'a> Bench<'a> {
             Workload::LeaseGrant => self.lease_grant().await,
             Workload::LeasePut => self.lease_put().await,
             Workload::LeaseKeepAlive => self.lease_keep_alive().await,
+            Workload::Compact => self.compact().await,
             Workload::List500 => self.list_pages(500).await,
             Workload::List10000 => self.list_pages(10_000).await,
             Workload::ListWhole => self.list_pages(0).await,
@@ -160,6 +172,12 @@ impl<'a> Bench<'a> {
 
     fn plan(&self, operations: u64) -> Plan {
         Plan { operations, in_flight: self.options.in_flight, time_max: self.options.time_max() }
+    }
+
+    /// The store's revision.
+    async fn revision(&self) -> Result<i64> {
+        let reply = self.connections[0].unary(Method::Range, requests::get(PREFIX.into())).await?;
+        header_revision(field(&reply, 1)?.context("a reply without a header")?)
     }
 
     /// Runs a loop and measures it.

@@ -17,7 +17,7 @@ use crate::brain::measure::{Measured, Meter, Plan, Turn, run_loop};
 use crate::brain::requests::{self, KeyValue, header_revision};
 use crate::client::Responses;
 use crate::histogram::Histogram;
-use crate::wire::{Fields, Value, field};
+use crate::wire::{Fields, Value};
 
 /// How long after the last write the events may take.
 const EVENTS_WITHIN: Duration = Duration::from_secs(120);
@@ -74,12 +74,6 @@ impl Bench<'_> {
         }
         ensure!(checked == watchers, "{checked} watchers got events instead of {watchers}");
         Ok(measured)
-    }
-
-    /// The store's revision.
-    async fn revision(&self) -> Result<i64> {
-        let reply = self.connections[0].unary(Method::Range, requests::get(PREFIX.into())).await?;
-        header_revision(field(&reply, 1)?.context("a reply without a header")?)
     }
 }
 

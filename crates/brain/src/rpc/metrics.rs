@@ -251,6 +251,7 @@ pub(super) fn render(server: &Server) -> String {
     let mut text = Exposition(String::with_capacity(32 << 10));
     write_server(&mut text, server);
     write_mvcc(&mut text, server);
+    write_watches(&mut text, server);
     write_leases(&mut text, server);
     server.metrics.calls.write(&mut text);
     if let Some(stats) = server.metrics.grpc.get() {
@@ -337,6 +338,23 @@ fn write_mvcc(text: &mut Exposition, server: &Server) {
         "etcd_disk_backend_commit_duration_seconds",
         "The latency distributions of commit called by backend.",
     );
+}
+
+fn write_watches(text: &mut Exposition, server: &Server) {
+    let watches = server.store.published().hub().statistics();
+    text.gauge("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams.", watches.streams);
+    text.gauge("etcd_debugging_mvcc_watcher_total", "Total number of watchers.", watches.watches);
+    text.gauge(
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "Total number of unsynced slow watchers.",
+        watches.slow_watches,
+    );
+    text.counter(
+        "etcd_debugging_mvcc_events_total",
+        "Total number of events sent by this member.",
+        watches.events_sent,
+    );
+    text.gauge("kubebrain_watch_ring_bytes", "Memory of the recent history, in bytes.", watches.ring_bytes);
 }
 
 fn write_leases(text: &mut Exposition, server: &Server) {

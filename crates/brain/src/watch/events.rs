@@ -373,3 +373,159 @@ pub(super) fn key_value<'a>(key: &'a [u8], version: &Version<'a>) -> KeyValueRef
         lease: version.lease,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kubewharf_etcd_api::etcdserverpb::WatchResponse;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mvcc::{Ladder, Previous};
+
+    /// A change: the key's and the values' sizes, and whether there is a new and an old value.
+    type Made = (u8, usize, Option<usize>, Option<usize>);
+
+    fn version(revision: i64, create_revision: i64, value: &[u8]) -> Version<'_> {
+        Version { create_revision, mod_revision: revision, version: revision - create_revision + 1, lease: 7, value }
+    }
+
+    /// Adds a transaction; gives its events as generated code has them.
+    fn add(builder: &mut EventsBuilder, revision: i64, made: &[Made]) -> Vec<mvccpb::Event> {
+        let value = vec![9; 70_000];
+        let mut events = Vec::new();
+        for (sub, (name, key_bytes, new, old)) in (0..).zip(made) {
+            let key = vec![*name; *key_bytes];
+            let before = old.map(|bytes| version(1, 1, &value[..bytes]));
+            let live = new.map(|bytes| version(revision, before.map_or(revision, |_| 1), &value[..bytes]));
+            let previous = Previous { position: Position { revision: 1, sub: 0 }, live: before };
+            let change = Change { time_ms: 0, key: &key, live, previous: Some(previous), ladder: Ladder::default() };
+            builder.change(Position { revision, sub }, &change);
+            let kv = |version: Version<'_>| mvccpb::KeyValue {
+                key: key.clone().into(),
+                create_revision: version.create_revision,
+                mod_revision: version.mod_revision,
+                version: version.version,
+                value: Bytes::copy_from_slice(version.value),
+                lease: version.lease,
+            };
+            let deleted =
+                || mvccpb::KeyValue { key: key.clone().into(), mod_revision: revision, ..mvccpb::KeyValue::default() };
+            events.push(mvccpb::Event {
+                r#type: i32::from(live.is_none()),
+                kv: Some(live.map_or_else(deleted, kv)),
+                prev_kv: before.map(kv),
+            });
+        }
+        events
+    }
+
+    fn made() -> impl Strategy<Value = Made> {
+        let bytes = || prop_oneof![0..200usize, 16_380..16_390usize, 0..60_000usize];
+        (any::<u8>(), 1..200usize, proptest::option::weighted(0.7, bytes()), proptest::option::of(bytes()))
+    }
+
+    fn decode(entries: Bytes) -> Vec<mvccpb::Event> {
+        WatchResponse::decode(entries).unwrap().events
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn segments_have_what_was_changed_and_not_taken_back_in_whole_transactions(
+            transactions in vec((vec(made(), 1..6), any::<bool>()), 1..20),
+            wanted in any::<u64>(),
+        ) {
+            let mut builder = EventsBuilder::default();
+            let mut expected = Vec::new();
+            for (made, keeps) in &transactions {
+                builder.savepoint();
+                let revision = expected.len() as i64 + 2;
+                let events = add(&mut builder, revision, made);
+                if *keeps {
+                    expected.push(events);
+                } else {
+                    builder.rollback();
+                }
+            }
+            let segments = builder.finish().map(|batch| batch.segments).unwrap_or_default();
+            let mut next = 2;
+            for segment in &segments {
+                prop_assert_eq!(segment.first(), next);
+                next = segment.last() + 1;
+                let of_segment: Vec<_> =
+                    expected[segment.first() as usize - 2..=segment.last() as usize - 2].concat();
+                prop_assert_eq!(segment.events().len(), of_segment.len());
+                let is_wanted = |number: usize| wanted >> (number % 64) & 1 == 1;
+                let mut runs = Runs::new();
+                for (number, (event, expected)) in segment.events().iter().zip(&of_segment).enumerate() {
+                    prop_assert_eq!(segment.key(event), &expected.kv.as_ref().unwrap().key[..]);
+                    prop_assert_eq!(event.is_delete, expected.r#type == 1);
+                    if is_wanted(number) {
+                        push_run(&mut runs, number as u32);
+                    }
+                }
+                for (prev_kv, runs) in [(true, runs.clone()), (false, runs), (true, one_run(segment)), (false, one_run(segment))] {
+                    let selected = |from: i64| -> Vec<mvccpb::Event> {
+                        let mut events = Vec::new();
+                        for number in runs.iter().flat_map(|run| run.clone()) {
+                            let mut event = of_segment[number as usize].clone();
+                            event.prev_kv = event.prev_kv.filter(|_| prev_kv);
+                            if event.kv.as_ref().unwrap().mod_revision >= from {
+                                events.push(event);
+                            }
+                        }
+                        events
+                    };
+                    let selection = Selection::new(runs.clone(), prev_kv);
+                    prop_assert_eq!(selection.events(), selected(0).len() as u64);
+                    prop_assert_eq!(decode(selection.bytes(segment)), selected(0));
+                    let (rest, count) = selection.bytes_from(segment, segment.last());
+                    prop_assert_eq!(count, selected(segment.last()).len() as u64);
+                    prop_assert_eq!(decode(rest), selected(segment.last()));
+                }
+            }
+            prop_assert_eq!(next, expected.len() as i64 + 2);
+        }
+    }
+
+    fn one_run(segment: &Segment) -> Runs {
+        Runs::from_elem(0..segment.events().len() as u32, 1)
+    }
+
+    #[test]
+    fn a_segment_ends_with_the_transaction_that_fills_it() {
+        let mut builder = EventsBuilder::default();
+        for revision in 2..=41 {
+            add(&mut builder, revision, &[(1, 10, Some(10_000), None), (2, 10, Some(10_000), None)]);
+        }
+        let segments = builder.finish().unwrap().segments;
+        let revisions: Vec<_> = segments.iter().map(|segment| (segment.first(), segment.last())).collect();
+        assert_eq!(segments.len(), 10);
+        assert_eq!(revisions[0], (2, 5));
+        assert!(segments.iter().all(|segment| segment.bytes.len() < WATCH_SEGMENT_BYTES + 21_000));
+        assert!(EventsBuilder::default().finish().is_none());
+    }
+
+    #[test]
+    fn neighbours_are_the_segments_own_bytes_and_a_small_part_does_not_hold_the_whole() {
+        let mut builder = EventsBuilder::default();
+        let put = |name: u8| (name, 10, Some(1000), Some(1000));
+        add(&mut builder, 2, &(0..8).map(put).collect::<Vec<_>>());
+        let segment = builder.finish().unwrap().segments.pop().unwrap();
+        let buffer = segment.bytes.as_ptr_range();
+        let is_shared = |runs: Runs, prev_kv| {
+            let selection = Selection::new(runs, prev_kv);
+            let bytes = selection.bytes(&segment);
+            let shared = buffer.contains(&bytes.as_ptr());
+            let own = selection.weight(&segment) - size_of::<(u32, Selection)>();
+            assert_eq!(own, if shared { 0 } else { bytes.len() }, "what is copied is counted");
+            shared
+        };
+        assert!(is_shared(Runs::from_elem(0..8, 1), true));
+        assert!(is_shared(Runs::from_elem(3..6, 1), true));
+        assert!(!is_shared(Runs::from_elem(3..4, 1), true));
+        assert!(!is_shared(Runs::from_elem(0..8, 1), false), "previous values lie between");
+    }
+}

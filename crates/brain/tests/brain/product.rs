@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kubewharf_brain::config::{Config, EngineKind};
+use kubewharf_brain::config::{AutoCompaction, Config, EngineKind};
 use kubewharf_brain::run::{Brain, RunError};
 use kubewharf_etcd_api::etcdserverpb::kv_client::KvClient;
 use kubewharf_etcd_api::etcdserverpb::lease_client::LeaseClient;
@@ -277,6 +277,7 @@ async fn metrics_have_etcds_names_and_count() {
         ("etcd_debugging_mvcc_current_revision", "2"),
         ("etcd_debugging_lease_granted_total", "1"),
         ("kubebrain_leases", "1"),
+        ("etcd_debugging_mvcc_watcher_total", "0"),
         ("kubebrain_commit_requests_count", "2"),
         ("etcd_disk_backend_commit_duration_seconds_count", "2"),
         ("grpc_server_started_total{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}", "1"),
@@ -428,4 +429,26 @@ async fn a_certificate_is_made_once_and_served() {
         ended.await.unwrap().unwrap();
     }
     assert_eq!(made[0], made[1], "the second start uses the first one's certificate");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_revisions_are_compacted_without_being_asked() {
+    let auto_compaction = Some(AutoCompaction::Periodic(Duration::from_millis(200)));
+    let served = Served::start(Config { engine: EngineKind::Memory, auto_compaction, ..Config::default() }).await;
+    let first = served.put("/a", 0).await;
+    served.put("/a", 0).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let past = RangeRequest { key: "/a".into(), revision: first, ..RangeRequest::default() };
+        match served.kv().range(past).await {
+            Ok(_) => assert!(Instant::now() < deadline, "nothing is compacted"),
+            Err(compacted) => {
+                assert_eq!(compacted.message(), "etcdserver: mvcc: required revision has been compacted");
+                break;
+            }
+        }
+        served.put("/a", 0).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    served.stop().await;
 }

@@ -456,3 +456,32 @@ async fn a_hole_in_the_log_ends_the_stream_instead_of_being_skipped() {
     assert!(matches!(end, End::Failed(Error::Corrupt(text)) if text.contains("revision 4")));
     store.close();
 }
+
+#[tokio::test]
+async fn marks_and_lost_history_that_are_taken_together_lose_nothing() {
+    let store = store(0);
+    let client = Client::open(&store, options());
+    client.create(range("k", ""));
+    client.nth(0).await;
+    client.stop_reading_after(0);
+    put(&store, "k", b"v").await;
+    // The stream now waits for its client, with the next change marked in its mailbox.
+    tokio::time::sleep(SILENCE).await;
+    put(&store, "k", b"v").await;
+    tokio::time::sleep(SILENCE).await;
+    // While this thread waits, nobody can match what goes through the ring.
+    for _ in 4..=9 {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let respond = Box::new(move |result| sender.send(result).unwrap());
+        store.submit(WriteRequest::Put(put_request("k", b"v")), 1, respond);
+        receiver.recv().unwrap().unwrap();
+    }
+    tokio::time::sleep(SILENCE).await;
+    client.read_on();
+    let all = |responses: &[WatchResponse]| -> Vec<_> { responses.iter().flat_map(events).collect() };
+    client.until(|responses| all(responses).len() == 8).await;
+    let expected: Vec<_> = (2..=9).map(|revision| ("k".to_owned(), revision)).collect();
+    assert_eq!(all(&client.inbox.received.lock()), expected);
+    client.end().await;
+    store.close();
+}

@@ -77,3 +77,27 @@ async fn ten_thousand_watches_that_come_back_read_the_log_together() {
     client.end().await;
     store.close();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_streams_get_what_they_watch() {
+    let store = store(1 << 20);
+    let clients: Vec<_> = (0..MANY).map(|_| Client::open(&store, options())).collect();
+    for client in &clients {
+        client.create(WatchCreateRequest { prev_kv: true, ..range("k", "l") });
+    }
+    for client in &clients {
+        client.nth(0).await;
+    }
+    for number in 2..=11 {
+        assert_eq!(put(&store, "k1", &[7; 600]).await, number);
+    }
+    let expected: Vec<_> = (2..=11).map(|revision| ("k1".to_owned(), revision)).collect();
+    for client in clients {
+        let all = |responses: &[WatchResponse]| -> Vec<_> { responses.iter().flat_map(events).collect() };
+        client.until(|responses| all(responses).len() == 10).await;
+        assert_eq!(all(&client.inbox.received.lock()), expected);
+        client.end().await;
+    }
+    assert_eq!(store.published().hub().statistics().streams, 0);
+    store.close();
+}

@@ -186,7 +186,7 @@ impl Client {
         let mut arrived = self.inbox.arrived.subscribe();
         let waits = arrived.wait_for(|_| done(&self.inbox.received.lock()));
         if tokio::time::timeout(PATIENCE, waits).await.is_err() {
-            panic!("there are only {} responses", self.received());
+            panic!("waited in vain; there are {:?}", self.inbox.received.lock());
         }
     }
 
