@@ -21,11 +21,10 @@ const ADMIN_TOKEN: &str = "admin-of-the-gateway";
 /// A cluster behind a gateway.
 pub(crate) struct Fixture {
     // In the order in which they must end.
-    pub(crate) gateway: Process,
+    pub(crate) _gateway: Process,
     pub(crate) apiservers: Vec<Apiserver>,
-    pub(crate) store: Store,
+    pub(crate) _store: Store,
     pub(crate) address: SocketAddr,
-    pub(crate) admin_address: SocketAddr,
     pub(crate) folder: Folder,
 }
 
@@ -58,7 +57,7 @@ impl Fixture {
             .start()
             .unwrap();
         gateway.wait_for_log(WITHIN, "ready to serve clients").unwrap();
-        Self { gateway, apiservers, store, address, admin_address, folder }
+        Self { _gateway: gateway, apiservers, _store: store, address, folder }
     }
 
     pub(crate) fn url(&self) -> String {

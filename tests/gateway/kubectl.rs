@@ -13,12 +13,12 @@ fn kubectl_works_as_it_does_without_a_gateway() {
     assert_eq!(kubectl.run(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).unwrap(), "admin");
     kubectl.run(&["create", "namespace", "team"]).unwrap();
     kubectl.run(&["create", "configmap", "settings", "--from-literal=answer=42", "-n", "team"]).unwrap();
-    let mut watch = kubectl
-        .start("watch", &fixture.folder, &["get", "configmaps", "-n", "team", "--watch", "-o", "name"])
-        .unwrap();
+    let mut watch =
+        kubectl.start("watch", &fixture.folder, &["get", "configmaps", "-n", "team", "--watch", "-o", "name"]).unwrap();
     watch.wait_for_log(WITHIN, "configmap/settings").unwrap();
     for number in 0..300 {
-        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("many-{number:03}")}});
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("many-{number:03}")}});
         fixture.admin().post("/api/v1/namespaces/team/configmaps", &object).unwrap().ok().unwrap();
     }
     watch.wait_for_log(WITHIN, "configmap/many-299").unwrap();

@@ -170,15 +170,13 @@ impl AnswerBody {
             },
             Poll::Pending => Poll::Pending,
         };
-        match &mut self.idle {
-            Some(idle) if polled.is_ready() => idle.timer.as_mut().reset(Instant::now() + idle.timeout),
-            Some(idle) => {
-                if idle.timer.as_mut().poll(context).is_ready() {
-                    self.record.broke("idle");
-                    return Poll::Ready(Some(Err(BodyError::Idle(idle.timeout))));
-                }
+        if let Some(idle) = &mut self.idle {
+            if polled.is_ready() {
+                idle.timer.as_mut().reset(Instant::now() + idle.timeout);
+            } else if idle.timer.as_mut().poll(context).is_ready() {
+                self.record.broke("idle");
+                return Poll::Ready(Some(Err(BodyError::Idle(idle.timeout))));
             }
-            None => {}
         }
         if let Poll::Ready(None) = polled {
             self.record.finished();

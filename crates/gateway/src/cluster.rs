@@ -22,8 +22,8 @@ use crate::config::{self, ClusterConfig, Snapshot};
 use crate::identity;
 use crate::limit::breaker::{Breaker, BreakerKey, BreakerSettings, Breakers};
 use crate::limit::{FlowLimit, Limits, Schema, SchemaSettings};
-use crate::metrics::PolicyMetrics;
 use crate::metrics::Metrics;
+use crate::metrics::PolicyMetrics;
 use crate::policy;
 use crate::reviewer::ClusterReviewer;
 use crate::upstream::{
@@ -192,13 +192,9 @@ impl Cluster {
         let timeout = authentication.review_timeout;
         let authenticator = match old {
             Some(old) => old.authenticator.update(authentication, trust.clone(), jwt.clone(), reviewer.clone()),
-            None => Authenticator::new(
-                authentication,
-                trust.clone(),
-                jwt.clone(),
-                reviewer.clone(),
-                common.clock.clone(),
-            ),
+            None => {
+                Authenticator::new(authentication, trust.clone(), jwt.clone(), reviewer.clone(), common.clock.clone())
+            }
         };
         let times = VerdictTimes::default();
         let impersonator = match old {
@@ -313,9 +309,7 @@ fn flow_limit(limit: config::Limit) -> FlowLimit {
     match limit {
         config::Limit::Exempt => FlowLimit::Exempt,
         config::Limit::MaxRequestsInflight(max) => FlowLimit::MaxRequestsInflight { max },
-        config::Limit::TokenBucket(bucket) => {
-            FlowLimit::TokenBucket { qps: bucket.per_second, burst: bucket.burst }
-        }
+        config::Limit::TokenBucket(bucket) => FlowLimit::TokenBucket { qps: bucket.per_second, burst: bucket.burst },
     }
 }
 

@@ -158,7 +158,8 @@ impl Gateway {
             default_cluster: options.default_cluster.clone(),
             accept: Some(Box::new(move |snapshot| problems(snapshot, &accepted))),
         };
-        let source = tokio::task::spawn_blocking(move || Source::open(source_options)).await.map_err(StartError::Task)??;
+        let source =
+            tokio::task::spawn_blocking(move || Source::open(source_options)).await.map_err(StartError::Task)??;
         let proxy = Arc::new(Proxy {
             clusters: ArcSwap::from_pointee(Clusters::empty()),
             metrics: common.metrics.clone(),
@@ -278,8 +279,7 @@ impl Follower {
             source
                 .follow(DNS_INTERVAL, move |addresses| {
                     if let Some(upstream) = upstream.upgrade() {
-                        let endpoints = addresses.into_iter().map(EndpointSettings::new).collect();
-                        upstream.update(upstream::UpstreamSettings { endpoints, ..upstream.settings() });
+                        upstream.set_endpoints(addresses.into_iter().map(EndpointSettings::new).collect());
                     }
                 })
                 .await

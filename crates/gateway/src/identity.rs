@@ -120,7 +120,8 @@ pub(crate) fn tells_identity(name: &HeaderName) -> bool {
     };
     match name.as_bytes().first() {
         Some(b'i' | b'x' | b'c') => {
-            PREFIXES.iter().any(|prefix| same(prefix)) || NAMES.iter().any(|known| name.len() == known.len() && same(known))
+            PREFIXES.iter().any(|prefix| same(prefix))
+                || NAMES.iter().any(|known| name.len() == known.len() && same(known))
         }
         _ => false,
     }
@@ -144,7 +145,15 @@ fn is_of_one_connection(name: &HeaderName) -> bool {
     use http::header::{HOST, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE};
     matches!(
         *name,
-        CONNECTION | TE | TRANSFER_ENCODING | UPGRADE | HOST | AUTHORIZATION | PROXY_AUTHORIZATION | PROXY_AUTHENTICATE | FORWARDED
+        CONNECTION
+            | TE
+            | TRANSFER_ENCODING
+            | UPGRADE
+            | HOST
+            | AUTHORIZATION
+            | PROXY_AUTHORIZATION
+            | PROXY_AUTHENTICATE
+            | FORWARDED
     ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
@@ -155,7 +164,9 @@ pub(crate) fn strip_response(headers: &mut HeaderMap) {
         let names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         gone.extend(names.filter_map(|name| HeaderName::from_bytes(name).ok()));
     }
-    for name in [CONNECTION, http::header::TRANSFER_ENCODING, http::header::UPGRADE, HeaderName::from_static("keep-alive")] {
+    for name in
+        [CONNECTION, http::header::TRANSFER_ENCODING, http::header::UPGRADE, HeaderName::from_static("keep-alive")]
+    {
         if headers.contains_key(&name) {
             gone.push(name);
         }

@@ -41,7 +41,9 @@ struct Latencies;
 
 impl MetricConstructor<Histogram> for Latencies {
     fn new_metric(&self) -> Histogram {
-        Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
+        Histogram::new([
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+        ])
     }
 }
 
@@ -116,7 +118,11 @@ impl Metrics {
                 "Time from a request to the end of its answer, of requests that do not last",
                 metrics.latencies.clone(),
             );
-            registry.register("registered_watchers", "Watches and other requests that last", metrics.long_running.clone());
+            registry.register(
+                "registered_watchers",
+                "Watches and other requests that last",
+                metrics.long_running.clone(),
+            );
             registry.register("apiserver_request_terminations", "Answers that ended early", metrics.broken.clone());
             registry.register("retries", "Further tries of requests", metrics.retries.clone());
         }

@@ -53,7 +53,14 @@ pub(crate) struct Client {
     pub(crate) cluster_by_sni: Option<Arc<str>>,
     pub(crate) certificate: Option<ClientCertificate>,
     /// The user who asked last and the headers for that user: mostly the next request is the same user's.
-    pub(crate) named: Mutex<Option<(Arc<User>, Mode, Arc<IdentityHeaders>)>>,
+    pub(crate) named: Mutex<Option<Named>>,
+}
+
+/// A user, and the headers that name it.
+pub(crate) struct Named {
+    user: Arc<User>,
+    mode: Mode,
+    headers: Arc<IdentityHeaders>,
 }
 
 /// Why the gateway answers by itself.
@@ -137,23 +144,21 @@ impl Client {
         let cluster = self.cluster(&clusters, parts)?;
         let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let method = parts.method.clone();
-        let info = RequestInfo::parse(method.as_str(), target.as_str())
-            .map_err(|error| match error {
-                request_info::Error::NoResource { .. } => Refused::new(Status::internal_error(error.to_string())),
-                _ => Refused::new(Status::bad_request(error.to_string())),
-            })?;
+        let info = RequestInfo::parse(method.as_str(), target.as_str()).map_err(|error| match error {
+            request_info::Error::NoResource { .. } => Refused::new(Status::internal_error(error.to_string())),
+            _ => Refused::new(Status::bad_request(error.to_string())),
+        })?;
         record.verb = known_verb(&info.verb);
-        let authenticated = cluster
-            .authenticator
-            .authenticate(self.certificate.as_ref(), &parts.headers, &info.path)
-            .await
-            .map_err(|error| {
-                let status = match error.status() {
-                    StatusCode::UNAUTHORIZED => Status::unauthorized(),
-                    _ => Status::service_unavailable("the user can't be told now").with_retry_after(1),
-                };
-                Refused::because(status, error)
-            })?;
+        let authenticated =
+            cluster.authenticator.authenticate(self.certificate.as_ref(), &parts.headers, &info.path).await.map_err(
+                |error| {
+                    let status = match error.status() {
+                        StatusCode::UNAUTHORIZED => Status::unauthorized(),
+                        _ => Status::service_unavailable("the user can't be told now").with_retry_after(1),
+                    };
+                    Refused::because(status, error)
+                },
+            )?;
         let impersonated =
             cluster.impersonator.effective_user(&authenticated.user, &parts.headers).await.map_err(|error| {
                 let status = match error.status() {
@@ -299,17 +304,16 @@ impl Client {
 
     fn name(&self, user: &Arc<User>, mode: Mode) -> Result<Arc<IdentityHeaders>, Box<Refused>> {
         let mut named = self.named.lock();
-        if let Some((last, last_mode, headers)) = &*named
-            && *last_mode == mode
-            && (Arc::ptr_eq(last, user) || last == user)
+        if let Some(last) = &*named
+            && last.mode == mode
+            && (Arc::ptr_eq(&last.user, user) || last.user == *user)
         {
-            return Ok(headers.clone());
+            return Ok(last.headers.clone());
         }
-        let headers = IdentityHeaders::new(user, mode).map_err(|error| {
-            Refused::because(Status::forbidden("the user's name can't be passed on"), error)
-        })?;
+        let headers = IdentityHeaders::new(user, mode)
+            .map_err(|error| Refused::because(Status::forbidden("the user's name can't be passed on"), error))?;
         let headers = Arc::new(headers);
-        *named = Some((user.clone(), mode, headers.clone()));
+        *named = Some(Named { user: user.clone(), mode, headers: headers.clone() });
         Ok(headers)
     }
 }
@@ -344,12 +348,20 @@ pub(crate) struct Streaming {
 }
 
 impl Streaming {
-    fn into_body(self: Box<Self>, mut record: Record) -> Body {
-        let Self { stream, request, is_watch, idle, lease, admission } = *self;
+    fn into_body(self, mut record: Record) -> Body {
+        let Self { stream, request, is_watch, idle, lease, admission } = self;
         if stream.is_end_stream() && request.is_none() {
             record.finished();
         }
-        Body::Stream(Box::new(AnswerBody { stream, request, is_watch, idle, record, _admission: admission, _lease: lease }))
+        Body::Stream(Box::new(AnswerBody {
+            stream,
+            request,
+            is_watch,
+            idle,
+            record,
+            _admission: admission,
+            _lease: lease,
+        }))
     }
 }
 
@@ -467,7 +479,11 @@ impl Admitted<'_> {
                     endpoint.report(Outcome::Deadline);
                     let why = format!("no answer from the kube-apiserver within {} ms", timeout.as_millis());
                     let refused = Refused::new(Status::gateway_timeout(&why, 1));
-                    return Tried::Failed { refused, body: upload.map(|upload| upload.into_body()), may_retry: is_safe };
+                    return Tried::Failed {
+                        refused,
+                        body: upload.map(|upload| upload.into_body()),
+                        may_retry: is_safe,
+                    };
                 }
             },
             _ => both.await,
@@ -671,7 +687,18 @@ fn random_u128() -> u128 {
 /// The verb as metrics have it: a client can't make up new ones.
 fn known_verb(verb: &str) -> &'static str {
     const VERBS: [&str; 13] = [
-        "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "proxy", "post", "put", "head",
+        "get",
+        "list",
+        "watch",
+        "create",
+        "update",
+        "patch",
+        "delete",
+        "deletecollection",
+        "proxy",
+        "post",
+        "put",
+        "head",
         "options",
     ];
     VERBS.into_iter().find(|known| *known == verb).unwrap_or("other")

@@ -126,7 +126,7 @@ impl Reviewer for ClusterReviewer {
             let reply = self.post(TOKEN_REVIEW_PATH, question.into()).await?;
             let review = TokenReview::from_json(&reply).map_err(|error| ReviewError::Unavailable(error.to_string()))?;
             let status = review.status;
-            let user = status.authenticated.then(|| User {
+            let user = status.authenticated.then_some(User {
                 name: status.user.username,
                 uid: status.user.uid,
                 groups: status.user.groups,

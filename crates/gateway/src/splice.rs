@@ -32,11 +32,7 @@ where
     }
 }
 
-async fn pump(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    moved: &AtomicU64,
-) -> io::Result<()> {
+async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, moved: &AtomicU64) -> io::Result<()> {
     let mut buffer = vec![0; SPLICE_BYTES];
     loop {
         let length = from.read(&mut buffer).await?;

@@ -24,7 +24,7 @@ enum Command {
         arguments: Vec<OsString>,
     },
     /// Serve as a layer-7 gateway in front of kube-apiservers.
-    Gateway(gateway::Command),
+    Gateway(Box<gateway::Command>),
     /// Start a whole control plane on this machine: KubeBrain, kube-apiserver, kube-controller-manager, a kubeconfig.
     Up(up::Options),
 }
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     match Command::try_parse_from(arguments) {
         Ok(Command::Brain { arguments }) => brain::run(arguments),
-        Ok(Command::Gateway(command)) => gateway::run(command),
+        Ok(Command::Gateway(command)) => gateway::run(*command),
         Ok(Command::Up(options)) => up::run(&options),
         Err(error) => {
             // Nothing to do about a closed terminal.

@@ -228,8 +228,7 @@ fn explain(request: &Explain) -> anyhow::Result<()> {
     };
     let info = RequestInfo::parse(&request.method, &request.target)?;
     let user = User { name: request.user.clone(), groups: request.group.clone(), ..User::default() };
-    let attributes =
-        Attributes { info: &info, user: &user, user_agent: &request.user_agent, client: request.client };
+    let attributes = Attributes { info: &info, user: &user, user_agent: &request.user_agent, client: request.client };
     println!("cluster {}", cluster.name);
     if info.is_resource_request {
         println!(

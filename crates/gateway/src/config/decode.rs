@@ -96,25 +96,26 @@ impl serde::de::Error for DecodeError {
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
-        let remedy = match unexpected {
-            Unexpected::Bool(_) | Unexpected::Signed(_) | Unexpected::Unsigned(_) | Unexpected::Float(_)
-                if expected.to_string().contains("string") =>
-            {
-                "put it in quotes to make it text".to_owned()
-            }
-            _ => String::new(),
+        let expected = expected_text(expected);
+        let remedy = match expected.as_str() {
+            "a text" if matches!(unexpected, Unexpected::Seq | Unexpected::Map) => "write one value",
+            "a text" => "put it in quotes to make it text",
+            "a list" => "write a list, such as [a, b], or one line with a dash for each value",
+            "a mapping" => "write its fields below it, each with a colon",
+            "true or false" => "write one of the two, without quotes",
+            _ => "write that",
         };
-        Self::new(format!("is {}, but {} is expected", kind_of(unexpected), expected_text(expected)), remedy)
+        Self::new(format!("is {}, but {expected} is expected", kind_of(unexpected)), remedy)
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
-        Self::new(format!("is {}, but {} is expected", kind_of(unexpected), expected_text(expected)), "")
+        Self::new(format!("is {}, but {} is expected", kind_of(unexpected), expected_text(expected)), "write that")
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let known: Vec<&str> = expected.iter().copied().filter(|name| !name.is_empty()).collect();
-        let nearest = nearest(variant, &known).map(|name| format!("write {name}")).unwrap_or_default();
-        Self::new(format!("{variant:?} is none of {}", known.join(", ")), nearest)
+        let nearest = nearest(variant, &known).unwrap_or("one of them");
+        Self::new(format!("{variant:?} is none of {}", known.join(", ")), format!("write {nearest}"))
     }
 }
 
@@ -232,8 +233,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     /// YAML 1.1, which kubectl reads, has more words for these.
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match &self.node.value {
-            Value::Text(text) if ["yes", "on", "y"].iter().any(|word| text.eq_ignore_ascii_case(word)) => visitor.visit_bool(true),
-            Value::Text(text) if ["no", "off", "n"].iter().any(|word| text.eq_ignore_ascii_case(word)) => visitor.visit_bool(false),
+            Value::Text(text) if ["yes", "on", "y"].iter().any(|word| text.eq_ignore_ascii_case(word)) => {
+                visitor.visit_bool(true)
+            }
+            Value::Text(text) if ["no", "off", "n"].iter().any(|word| text.eq_ignore_ascii_case(word)) => {
+                visitor.visit_bool(false)
+            }
             _ => self.deserialize_any(visitor),
         }
     }
@@ -251,12 +256,16 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         match &self.node.value {
             Value::Map(entries) => visitor.visit_map(Fields::new(entries, Some(fields), self.context)),
             // A list must not be taken for the fields in their order.
-            Value::List(_) => Err(DecodeError::new("is a list, but a mapping is expected", "")),
+            Value::List(_) => Err(serde::de::Error::invalid_type(Unexpected::Seq, &"a mapping")),
             _ => self.deserialize_any(visitor),
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, DecodeError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -270,7 +279,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Value::Text(text) => visitor.visit_enum(Variant(text)),
             _ => {
                 let known: Vec<&str> = variants.iter().copied().filter(|name| !name.is_empty()).collect();
-                Err(DecodeError::new(format!("is not one of the words {}", known.join(", ")), ""))
+                Err(DecodeError::new("is not a text", format!("write one of {}", known.join(", "))))
             }
         }
     }
@@ -305,15 +314,19 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _seed: T) -> Result<T::Value, DecodeError> {
-        Err(DecodeError::new("is a word, but a mapping is expected", ""))
+        Err(serde::de::Error::invalid_type(Unexpected::Str(self.0), &"a mapping"))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _length: usize, _visitor: V) -> Result<V::Value, DecodeError> {
-        Err(DecodeError::new("is a word, but a list is expected", ""))
+        Err(serde::de::Error::invalid_type(Unexpected::Str(self.0), &"a list"))
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, _fields: &'static [&'static str], _visitor: V) -> Result<V::Value, DecodeError> {
-        Err(DecodeError::new("is a word, but a mapping is expected", ""))
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        Err(serde::de::Error::invalid_type(Unexpected::Str(self.0), &"a mapping"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reads files, and remembers what they looked like, so that a change is seen later.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -43,7 +44,7 @@ impl Looks {
 pub(super) struct Seen {
     folder: PathBuf,
     manifests: Vec<PathBuf>,
-    looks: Vec<(PathBuf, Option<Looks>)>,
+    looks: BTreeMap<PathBuf, Option<Looks>>,
     is_settled: bool,
 }
 
@@ -67,7 +68,7 @@ impl Files {
     /// Lists the manifests of a folder, in the order of their names.
     pub(super) fn list(folder: &Path) -> io::Result<Self> {
         let manifests = manifests(folder)?;
-        let seen = Seen { folder: folder.to_owned(), manifests, looks: Vec::new(), is_settled: true };
+        let seen = Seen { folder: folder.to_owned(), manifests, looks: BTreeMap::new(), is_settled: true };
         Ok(Self { seen, now: SystemTime::now() })
     }
 
@@ -80,9 +81,7 @@ impl Files {
         // The looks are taken first: a change in between is then seen as a change.
         let looks = Looks::of(path);
         self.seen.is_settled &= looks.is_none_or(|looks| looks.is_settled(self.now));
-        if !self.seen.looks.iter().any(|(known, _)| known == path) {
-            self.seen.looks.push((path.to_owned(), looks));
-        }
+        self.seen.looks.entry(path.to_owned()).or_insert(looks);
         read_bounded(path, bytes_max)
     }
 

@@ -39,7 +39,12 @@ pub(super) fn load(folder: &Path, default_cluster: Option<&str>, previous: &Snap
     let manifests: Vec<PathBuf> = files.manifests().to_vec();
     if manifests.len() > MANIFESTS_MAX {
         let problem = format!("has {} manifests", manifests.len());
-        loader.problems.file(Severity::Error, folder, problem, format!("use {MANIFESTS_MAX} at most: join some of them"));
+        loader.problems.file(
+            Severity::Error,
+            folder,
+            problem,
+            format!("use {MANIFESTS_MAX} at most: join some of them"),
+        );
     } else {
         manifests.iter().for_each(|path| loader.manifest(path, &mut files));
     }
@@ -147,13 +152,8 @@ impl Loader {
         let line = document.line;
         let decoded = decode::<UpstreamCluster>(&mut document);
         let errors_before = self.problems.errors();
-        let mut report = Report {
-            problems: &mut self.problems,
-            file,
-            document: &document,
-            base,
-            unreadable: &decoded.unreadable,
-        };
+        let mut report =
+            Report { problems: &mut self.problems, file, document: &document, base, unreadable: &decoded.unreadable };
         report.decoded(&decoded.wrong);
         let Some(manifest) = decoded.value else { return };
         let surroundings = Surroundings { files, bytes: &mut self.bytes, now: self.now };

@@ -21,9 +21,9 @@ mod values;
 mod watcher;
 
 pub use self::cluster::{
-    AuthenticationConfig, BearerToken, ClientPem, ClientTrust, ClusterConfig, Discovery, Endpoint, Features, FileContents, FlowSchema,
-    IdentityMode, Limit, LimitStrategy, OwnRequests, PerUserLimit, Scheme, Serving, ServingPem, TokenBucket, TokenReviewConfig,
-    UpstreamClient,
+    AuthenticationConfig, BearerToken, ClientPem, ClientTrust, ClusterConfig, Discovery, Endpoint, Features,
+    FileContents, FlowSchema, IdentityMode, Limit, LimitStrategy, OwnRequests, PerUserLimit, Scheme, Serving,
+    ServingPem, TokenBucket, TokenReviewConfig, UpstreamClient,
 };
 pub use self::problem::{Problem, Severity};
 pub use self::snapshot::{Changes, Snapshot};

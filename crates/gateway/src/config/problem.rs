@@ -73,7 +73,13 @@ impl Problems {
         }
     }
 
-    pub(super) fn file(&mut self, severity: Severity, file: &Path, problem: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn file(
+        &mut self,
+        severity: Severity,
+        file: &Path,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.add(Problem {
             severity,
             file: file.to_owned(),
@@ -90,9 +96,7 @@ impl Problems {
 
     /// Errors first, then by file and line.
     pub(super) fn into_sorted(mut self) -> Vec<Problem> {
-        self.list.sort_by(|a, b| {
-            (a.severity, &a.file, a.line, &a.field).cmp(&(b.severity, &b.file, b.line, &b.field))
-        });
+        self.list.sort_by(|a, b| (a.severity, &a.file, a.line, &a.field).cmp(&(b.severity, &b.file, b.line, &b.field)));
         self.list.dedup();
         self.list
     }
@@ -162,7 +166,8 @@ impl Report<'_> {
 
     fn add(&mut self, severity: Severity, at: &At<'_>, problem: String, remedy: String) {
         let (steps, line) = self.document.locate(&at.steps());
-        let is_about_unreadable = |unreadable: &Vec<Step>| unreadable.starts_with(&steps) || steps.starts_with(unreadable);
+        let is_about_unreadable =
+            |unreadable: &Vec<Step>| unreadable.starts_with(&steps) || steps.starts_with(unreadable);
         if self.unreadable.iter().any(is_about_unreadable) {
             return;
         }

@@ -51,7 +51,12 @@ impl Snapshot {
         for cluster in clusters {
             let cluster = shared(cluster, previous);
             if let Some(other) = snapshot.clusters.get(&cluster.name) {
-                let problem = format!("{} is the name of the cluster at {}:{} too", cluster.name, other.file.display(), other.line);
+                let problem = format!(
+                    "{} is the name of the cluster at {}:{} too",
+                    cluster.name,
+                    other.file.display(),
+                    other.line
+                );
                 problems.add(conflict(&cluster, "metadata.name", problem, "give each cluster a name of its own"));
                 continue;
             }
@@ -71,8 +76,18 @@ impl Snapshot {
         };
         if let Some(other) = names.get(key) {
             if !Arc::ptr_eq(other, cluster) {
-                let problem = format!("{name} is a host name of cluster {} too, at {}:{}", other.name, other.file.display(), other.line);
-                problems.add(conflict(cluster, field, problem, "a host name belongs to one cluster: remove it from one of them"));
+                let problem = format!(
+                    "{name} is a host name of cluster {} too, at {}:{}",
+                    other.name,
+                    other.file.display(),
+                    other.line
+                );
+                problems.add(conflict(
+                    cluster,
+                    field,
+                    problem,
+                    "a host name belongs to one cluster: remove it from one of them",
+                ));
             }
             return;
         }
@@ -139,7 +154,8 @@ impl Snapshot {
         if let Some(cluster) = self.cluster_of_host(authority) {
             return Some(cluster);
         }
-        let is_address = split_port(authority).is_some_and(|(host, _)| host.is_empty() || host.parse::<IpAddr>().is_ok());
+        let is_address =
+            split_port(authority).is_some_and(|(host, _)| host.is_empty() || host.parse::<IpAddr>().is_ok());
         if is_address { self.default.as_ref() } else { None }
     }
 
@@ -200,7 +216,9 @@ fn shared(mut cluster: ClusterConfig, previous: &Snapshot) -> Arc<ClusterConfig>
         }
     }
     for schema in &mut cluster.flow_schemas {
-        if let Some(old) = old.flow_schemas.iter().find(|old| old.name == schema.name && old.fingerprint == schema.fingerprint) {
+        if let Some(old) =
+            old.flow_schemas.iter().find(|old| old.name == schema.name && old.fingerprint == schema.fingerprint)
+        {
             *schema = old.clone();
         }
     }

@@ -122,7 +122,8 @@ impl Source {
     /// When the folder can't be read, or has errors.
     pub fn open(options: SourceOptions) -> Result<Arc<Self>, LoadError> {
         let previous = Snapshot::default();
-        let Loaded { snapshot, problems, seen } = load(&options.directory, options.default_cluster.as_deref(), &previous);
+        let Loaded { snapshot, problems, seen } =
+            load(&options.directory, options.default_cluster.as_deref(), &previous);
         let snapshot = snapshot.map(Arc::new);
         let (errors, warnings) = judged(&options, snapshot.as_ref(), problems);
         let (Some(snapshot), []) = (snapshot, &errors[..]) else { return Err(LoadError { errors }) };
@@ -315,7 +316,11 @@ async fn happened(watcher: &mut Option<Watcher>) -> std::io::Result<()> {
 }
 
 /// Errors and warnings, those of [`SourceOptions::accept`] among them.
-fn judged(options: &SourceOptions, snapshot: Option<&Arc<Snapshot>>, mut problems: Vec<Problem>) -> (Vec<Problem>, Vec<Problem>) {
+fn judged(
+    options: &SourceOptions,
+    snapshot: Option<&Arc<Snapshot>>,
+    mut problems: Vec<Problem>,
+) -> (Vec<Problem>, Vec<Problem>) {
     if let (Some(snapshot), Some(accept)) = (snapshot, &options.accept) {
         problems.extend(accept(snapshot));
     }

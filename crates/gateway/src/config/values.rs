@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{Deserializer, Error, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
 
 /// Bytes in base64, as in the original's CRD. Never shown.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -86,7 +86,8 @@ impl DurationText {
                     return None;
                 }
             }
-            let unit_end = rest.find(|character: char| character.is_ascii_digit() || character == '.').unwrap_or(rest.len());
+            let unit_end =
+                rest.find(|character: char| character.is_ascii_digit() || character == '.').unwrap_or(rest.len());
             let (unit, behind) = rest.split_at(unit_end);
             let (_, unit_ns) = UNITS_NS.iter().find(|(name, _)| *name == unit)?;
             rest = behind;
@@ -186,7 +187,8 @@ impl<'de> Deserialize<'de> for Percent {
             }
 
             fn visit_u64<E: Error>(self, percent: u64) -> Result<Percent, E> {
-                let hundredths = u32::try_from(percent).ok().filter(|percent| *percent <= 100).map(|percent| percent * 100);
+                let hundredths =
+                    u32::try_from(percent).ok().filter(|percent| *percent <= 100).map(|percent| percent * 100);
                 hundredths
                     .map(|hundredths| Percent { hundredths })
                     .ok_or_else(|| E::custom(format!("{percent} is no share in percent; write a number from 0 to 100")))
@@ -351,8 +353,21 @@ mod tests {
         assert_eq!(canonical("HTTP://[2001:DB8::1]:8080"), Ok("http://[2001:db8::1]:8080".into()));
         assert!(EndpointUrl::parse("https://a:1/path").is_ok_and(|url| url.has_path));
         for text in [
-            "10.0.0.1:6443", "ftp://a", "https://", "https://a:0", "https://a:65536", "https://a:+1", "https://u@a", "https://a?b",
-            "https://2001:db8::1", "https://[::1", "https://[a]", "https://-a", "https://a b", "https://a..b", "https://a:",
+            "10.0.0.1:6443",
+            "ftp://a",
+            "https://",
+            "https://a:0",
+            "https://a:65536",
+            "https://a:+1",
+            "https://u@a",
+            "https://a?b",
+            "https://2001:db8::1",
+            "https://[::1",
+            "https://[a]",
+            "https://-a",
+            "https://a b",
+            "https://a..b",
+            "https://a:",
         ] {
             assert!(EndpointUrl::parse(text).is_err(), "{text}");
         }

@@ -59,7 +59,8 @@ impl Watcher {
 
     /// Waits until something has happened, and forgets it.
     pub(super) async fn changed(&mut self) -> io::Result<()> {
-        let mut events = [0; 16 << 10];
+        // Room for any event; more of them are read at the next call.
+        let mut events = [0; 1 << 10];
         loop {
             let mut guard = self.inotify.readable_mut().await?;
             match guard.try_io(|inotify| inotify.get_mut().read(&mut events)) {

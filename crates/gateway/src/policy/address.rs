@@ -58,7 +58,9 @@ impl Block {
         let width = if address.is_ipv4() { 32 } else { 128 };
         let prefix_bits = match bits {
             None => width,
-            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => bits.parse().ok().filter(|bits| *bits <= width)?,
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                bits.parse().ok().filter(|bits| *bits <= width)?
+            }
             Some(_) => return None,
         };
         match address.to_canonical() {

@@ -93,7 +93,8 @@ impl Weights {
     /// The shares must add up to all: [`WEIGHT_SHARES`].
     #[must_use]
     pub fn new(arms: Vec<Arm>) -> Option<Self> {
-        (arms.iter().map(|arm| u64::from(arm.share)).sum::<u64>() == u64::from(WEIGHT_SHARES)).then(|| Self { arms: arms.into() })
+        (arms.iter().map(|arm| u64::from(arm.share)).sum::<u64>() == u64::from(WEIGHT_SHARES))
+            .then(|| Self { arms: arms.into() })
     }
 
     /// The groups, in the order of the manifest.
@@ -121,9 +122,9 @@ impl Weights {
 /// A hash that no release changes: users must not move when a gateway is updated, or between two gateways.
 /// FNV-1a, with the finalizer of MurmurHash3, as FNV's low bits alone are too regular.
 fn stable_hash(text: &str) -> u64 {
-    let mut hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let mut hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)
@@ -154,7 +155,7 @@ pub struct DispatchPolicy {
     pub degradation: Option<Arc<Degradation>>,
     /// The circuit breaker.
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// Changes with anything above, or with the rules.
+    /// Changes with anything that its manifest says of it, its rules too; not with its place, nor with what its schema says.
     pub fingerprint: u128,
 }
 
@@ -256,7 +257,8 @@ mod tests {
 
     #[test]
     fn users_keep_their_arm_while_the_first_one_grows_and_shares_are_kept() {
-        let users: Vec<String> = (0..20_000).map(|number| format!("system:serviceaccount:team-{}:app-{number}", number % 7)).collect();
+        let users: Vec<String> =
+            (0..20_000).map(|number| format!("system:serviceaccount:team-{}:app-{number}", number % 7)).collect();
         let small = weights(&[500, 9_500]);
         let large = weights(&[2_000, 8_000]);
         let mut counts = [0_u32; 2];

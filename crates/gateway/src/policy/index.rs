@@ -68,7 +68,8 @@ struct Values {
 
 impl Values {
     fn new(rules: &[Rule], terms: impl Fn(&Rule) -> &Terms) -> Self {
-        let mentioned: HashSet<&str> = rules.iter().flat_map(|rule| terms(rule).mentioned()).map(|text| &**text).collect();
+        let mentioned: HashSet<&str> =
+            rules.iter().flat_map(|rule| terms(rule).mentioned()).map(|text| &**text).collect();
         let entry = |text: &str| (text.into(), bits_where(rules, |rule| terms(rule).matches(text)));
         Self {
             mentioned: mentioned.into_iter().map(entry).collect(),
@@ -197,7 +198,9 @@ impl RuleIndex {
             users: Names::new(rules, |rule| {
                 Some(rule.users.finite()?.iter().chain(&rule.accounts).map(|name| &**name).collect())
             }),
-            user_groups: Names::new(rules, |rule| Some(rule.user_groups.finite()?.iter().map(|name| &**name).collect())),
+            user_groups: Names::new(rules, |rule| {
+                Some(rule.user_groups.finite()?.iter().map(|name| &**name).collect())
+            }),
             non_resource: bits_where(rules, |rule| !matches!(rule.non_resource_urls, Terms::Nothing)),
         }
     }
@@ -223,9 +226,8 @@ impl RuleIndex {
                 continue;
             }
             candidates &= self.users.any[word] | of_user.as_mut().map_or(0, |places| places.bits(word));
-            candidates &= of_groups
-                .iter_mut()
-                .fold(self.user_groups.any[word], |bits, places| bits | places.bits(word));
+            candidates &=
+                of_groups.iter_mut().fold(self.user_groups.any[word], |bits, places| bits | places.bits(word));
             while candidates != 0 {
                 let place = word * WORD_BITS + candidates.trailing_zeros() as usize;
                 if rules[place].matches_rest(attributes) {

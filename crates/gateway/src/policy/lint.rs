@@ -19,9 +19,9 @@ pub struct Notice {
     pub remedy: String,
 }
 
-/// Looks at a rule; `semantics` is what its negative values mean.
+/// Looks at a rule; `semantics` is what its negative values mean, and `None` where the original has no such rules.
 #[must_use]
-pub fn lint(spec: &RuleSpec, semantics: Semantics) -> Vec<Notice> {
+pub fn lint(spec: &RuleSpec, semantics: Option<Semantics>) -> Vec<Notice> {
     let mut lint = Lint { notices: Vec::new(), semantics };
     let original_fields: [(&'static str, &[String], Kind); 6] = [
         ("verbs", &spec.verbs, Kind::Plain),
@@ -35,7 +35,8 @@ pub fn lint(spec: &RuleSpec, semantics: Semantics) -> Vec<Notice> {
         lint.mixture(field, values);
         lint.negation(field, values, kind);
     }
-    for (field, values) in [("namespaces", &spec.namespaces), ("userAgents", &spec.user_agents), ("cidrs", &spec.cidrs)] {
+    for (field, values) in [("namespaces", &spec.namespaces), ("userAgents", &spec.user_agents), ("cidrs", &spec.cidrs)]
+    {
         lint.mixture(field, values);
         lint.none_of_all(field, values);
     }
@@ -58,11 +59,17 @@ enum Kind {
 
 struct Lint {
     notices: Vec<Notice>,
-    semantics: Semantics,
+    semantics: Option<Semantics>,
 }
 
 impl Lint {
-    fn add(&mut self, field: &'static str, index: Option<usize>, problem: impl Into<String>, remedy: impl Into<String>) {
+    fn add(
+        &mut self,
+        field: &'static str,
+        index: Option<usize>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.notices.push(Notice { field, index, problem: problem.into(), remedy: remedy.into() });
     }
 
@@ -78,7 +85,9 @@ impl Lint {
 
     /// Where the original's code does not do what its documentation says.
     fn negation(&mut self, field: &'static str, values: &[String], kind: Kind) {
-        let Reduced::Negative(values) = reduce(values) else { return };
+        let Reduced::Negative(negative_values) = reduce(values) else { return };
+        let Some(semantics) = self.semantics else { return self.none_of_all(field, values) };
+        let values = negative_values;
         let distinct: BTreeSet<&str> = values.iter().copied().collect();
         let prefix = values.iter().find(|value| kind == Kind::Users && value.ends_with('*'));
         let of_all = values.iter().find(|value| kind == Kind::Resources && value.starts_with("*/"));
@@ -95,7 +104,7 @@ impl Lint {
         } else {
             return;
         };
-        match self.semantics {
+        match semantics {
             Semantics::Documented => {
                 let meaning = if distinct.contains(ALL) { "nothing" } else { "what is none of these" };
                 self.add(
@@ -156,12 +165,22 @@ impl Lint {
             let text = negative(value).unwrap_or(value);
             if text.ends_with("/*") {
                 let remedy = "list the subresources one by one, as pods/log; \"*/log\" is that of all resources";
-                self.add("resources", Some(index), format!("{value:?} means no subresource: there is no such wildcard"), remedy);
+                self.add(
+                    "resources",
+                    Some(index),
+                    format!("{value:?} means no subresource: there is no such wildcard"),
+                    remedy,
+                );
             } else if text.ends_with('/') {
                 self.add("resources", Some(index), format!("{value:?} has an empty subresource"), "remove the slash");
             } else if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
                 let remedy = "write the plural in lower case, as in the API's paths";
-                self.add("resources", Some(index), format!("{value:?} is no resource: those are in lower case"), remedy);
+                self.add(
+                    "resources",
+                    Some(index),
+                    format!("{value:?} is no resource: those are in lower case"),
+                    remedy,
+                );
             }
         }
     }
@@ -186,9 +205,11 @@ impl Lint {
             if account.name.is_empty() || account.namespace.is_empty() {
                 let problem = "matches nothing: a service account has both a name and a namespace";
                 self.add("serviceAccounts", Some(index), problem, "set name and namespace");
-            } else if [&account.name, &account.namespace].iter().any(|text| text.contains('*') || text.starts_with('-')) {
+            } else if [&account.name, &account.namespace].iter().any(|text| text.contains('*') || text.starts_with('-'))
+            {
                 let problem = "service accounts have neither wildcards nor negative values";
-                let remedy = "use users: \"system:serviceaccount:NAMESPACE:*\", or the group system:serviceaccounts:NAMESPACE";
+                let remedy =
+                    "use users: \"system:serviceaccount:NAMESPACE:*\", or the group system:serviceaccounts:NAMESPACE";
                 self.add("serviceAccounts", Some(index), problem, remedy);
             }
         }

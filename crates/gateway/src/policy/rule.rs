@@ -116,7 +116,8 @@ impl Rule {
 
 /// One with an empty field never matches.
 fn accounts(spec: &RuleSpec) -> Box<[Box<str>]> {
-    let complete = spec.service_accounts.iter().filter(|account| !account.name.is_empty() && !account.namespace.is_empty());
+    let complete =
+        spec.service_accounts.iter().filter(|account| !account.name.is_empty() && !account.namespace.is_empty());
     let mut names: Vec<Box<str>> = complete
         .map(|account| format!("system:serviceaccount:{}:{}", account.namespace, account.name).into_boxed_str())
         .collect();

@@ -53,10 +53,16 @@ fn assert_resources(resources: &[&str], semantics: Semantics, matching: &[&str],
     let spec = RuleSpec { resources: texts(resources), ..everything() };
     let admin = user("admin", &[]);
     for resource in matching {
-        assert!(is_match(&spec, semantics, &request("get", "", resource), &admin), "{resources:?} must match {resource}");
+        assert!(
+            is_match(&spec, semantics, &request("get", "", resource), &admin),
+            "{resources:?} must match {resource}"
+        );
     }
     for resource in others {
-        assert!(!is_match(&spec, semantics, &request("get", "", resource), &admin), "{resources:?} must not match {resource}");
+        assert!(
+            !is_match(&spec, semantics, &request("get", "", resource), &admin),
+            "{resources:?} must not match {resource}"
+        );
     }
 }
 
@@ -128,19 +134,30 @@ fn paths_match_by_prefix_and_know_no_negation() {
 
 #[test]
 fn fields_of_our_own_narrow_a_rule() {
-    let in_namespace = |namespace: &'static str| RequestInfo { namespace: namespace.into(), ..request("list", "", "pods") };
+    let in_namespace =
+        |namespace: &'static str| RequestInfo { namespace: namespace.into(), ..request("list", "", "pods") };
     let anybody = user("a", &[]);
     let matches = |spec: &RuleSpec, info: &RequestInfo<'_>| is_match(spec, Semantics::KubeGateway, info, &anybody);
     let namespaces = |values: &[&str]| RuleSpec { namespaces: texts(values), ..everything() };
     assert!(matches(&namespaces(&["team-*", "shop"]), &in_namespace("team-a")));
-    assert!(!matches(&namespaces(&["team-*", "shop"]), &in_namespace("")) && matches(&namespaces(&[""]), &in_namespace("")));
+    assert!(
+        !matches(&namespaces(&["team-*", "shop"]), &in_namespace("")) && matches(&namespaces(&[""]), &in_namespace(""))
+    );
     // These never have the old meaning.
     assert!(!matches(&namespaces(&["-kube-system", "-default"]), &in_namespace("kube-system")));
-    assert!(matches(&namespaces(&["-kube-system"]), &in_namespace("")) && matches(&namespaces(&["a"]), &path("get", "/healthz")));
+    assert!(
+        matches(&namespaces(&["-kube-system"]), &in_namespace(""))
+            && matches(&namespaces(&["a"]), &path("get", "/healthz"))
+    );
     let agents = |values: &[&str]| RuleSpec { user_agents: texts(values), ..everything() };
-    assert!(matches(&agents(&["kubectl/*"]), &in_namespace("a")) && !matches(&agents(&["-kubectl/*"]), &in_namespace("a")));
+    assert!(
+        matches(&agents(&["kubectl/*"]), &in_namespace("a")) && !matches(&agents(&["-kubectl/*"]), &in_namespace("a"))
+    );
     let clients = |values: &[&str]| RuleSpec { cidrs: texts(values), ..everything() };
-    assert!(matches(&clients(&["10.0.0.0/8"]), &in_namespace("a")) && !matches(&clients(&["-10.0.0.0/8"]), &in_namespace("a")));
+    assert!(
+        matches(&clients(&["10.0.0.0/8"]), &in_namespace("a"))
+            && !matches(&clients(&["-10.0.0.0/8"]), &in_namespace("a"))
+    );
 }
 
 fn policy(place: usize) -> DispatchPolicy {
@@ -187,7 +204,9 @@ fn the_first_policy_wins_and_the_explanation_says_why() {
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
-    assert!(serde_json::to_string(&explanation).unwrap().contains(r#""chosen":{"policy":0,"name":"policy-0","rule":1}"#));
+    assert!(
+        serde_json::to_string(&explanation).unwrap().contains(r#""chosen":{"policy":0,"name":"policy-0","rule":1}"#)
+    );
     let carol = user("carol", &[]);
     assert_eq!(policies.decide(&Attributes { user: &carol, ..attributes }).unwrap().policy.place, 1);
     assert!(Policies::default().decide(&attributes).is_none());
@@ -215,17 +234,29 @@ fn deny_rules_come_before_allow_rules() {
 #[test]
 fn lint_tells_where_documentation_and_code_of_the_original_differ() {
     let problems = |spec: RuleSpec, semantics| {
-        lint(&spec, semantics).into_iter().map(|notice| format!("{}: {}", notice.field, notice.problem)).collect::<Vec<_>>()
+        lint(&spec, Some(semantics))
+            .into_iter()
+            .map(|notice| format!("{}: {}", notice.field, notice.problem))
+            .collect::<Vec<_>>()
     };
     let base = RuleSpec { non_resource_urls: Vec::new(), ..everything() };
     assert_eq!(problems(base.clone(), Semantics::Documented), Vec::<String>::new());
     let single = RuleSpec { resources: texts(&["-pods"]), users: texts(&["-admin"]), ..base.clone() };
     assert_eq!(problems(single, Semantics::Documented), Vec::<String>::new());
     for (spec, expected) in [
-        (RuleSpec { resources: texts(&["-pods", "-nodes"]), ..base.clone() }, "resources: the list matches what is none of these"),
-        (RuleSpec { user_groups: texts(&["-system:masters"]), ..base.clone() }, "userGroups: the list matches what is none"),
+        (
+            RuleSpec { resources: texts(&["-pods", "-nodes"]), ..base.clone() },
+            "resources: the list matches what is none of these",
+        ),
+        (
+            RuleSpec { user_groups: texts(&["-system:masters"]), ..base.clone() },
+            "userGroups: the list matches what is none",
+        ),
         (RuleSpec { users: texts(&["-system:*"]), ..base.clone() }, "users: the list matches what is none of these"),
-        (RuleSpec { resources: texts(&["-*/status"]), ..base.clone() }, "resources: the list matches what is none of these"),
+        (
+            RuleSpec { resources: texts(&["-*/status"]), ..base.clone() },
+            "resources: the list matches what is none of these",
+        ),
         (RuleSpec { verbs: texts(&["-*"]), ..base.clone() }, "verbs: the list matches nothing"),
         (RuleSpec { verbs: texts(&["get", "-list"]), ..base.clone() }, "verbs: \"-list\" is ignored"),
         (RuleSpec { resources: texts(&["pods/*"]), ..base.clone() }, "resources: \"pods/*\" means no subresource"),
@@ -240,6 +271,8 @@ fn lint_tells_where_documentation_and_code_of_the_original_differ() {
     }
     let old = problems(RuleSpec { resources: texts(&["-pods", "-nodes"]), ..base }, Semantics::KubeGateway);
     assert!(old[0].contains("under `compat: kubegateway`"), "{old:?}");
+    let of_our_own = RuleSpec { users: texts(&["-system:*", "-a"]), ..everything() };
+    assert_eq!(lint(&of_our_own, None), []);
 }
 
 /// The original's code, value by value, for all of the fields that it has.
@@ -350,14 +383,19 @@ fn values(known: &'static [&'static str], most: usize) -> impl Generator<Value =
         let sign = |value: &str, is_negative: bool| if is_negative { format!("-{value}") } else { value.to_owned() };
         values
             .into_iter()
-            .map(|(value, odd)| if odd == 0 { "*".to_owned() } else { sign(value, if odd < 3 { kind % 2 == 0 } else { kind < 4 }) })
+            .map(
+                |(value, odd)| {
+                    if odd == 0 { "*".to_owned() } else { sign(value, if odd < 3 { kind % 2 == 0 } else { kind < 4 }) }
+                },
+            )
             .collect()
     })
 }
 
 const VERBS: &[&str] = &["get", "list", "watch", "delete"];
 const API_GROUPS: &[&str] = &["", "apps", "batch"];
-const RESOURCES: &[&str] = &["pods", "pods/log", "nodes", "nodes/status", "*/status", "*/log", "jobs", "pods/*", "pods/"];
+const RESOURCES: &[&str] =
+    &["pods", "pods/log", "nodes", "nodes/status", "*/status", "*/log", "jobs", "pods/*", "pods/"];
 const NAMES: &[&str] = &["", "a", "b"];
 const USERS: &[&str] = &["alice", "al*", "system:*", "system:serviceaccount:x:y", "bob", "system:node:a"];
 const GROUPS: &[&str] = &["system:masters", "system:authenticated", "dev", "ops"];
@@ -367,7 +405,14 @@ const AGENTS: &[&str] = &["kubectl/1", "kubectl/*", "curl"];
 
 fn rule_spec() -> impl Generator<Value = RuleSpec> {
     let account = (select(&["x", "z", ""][..]), select(&["y", ""][..]));
-    let what = (values(VERBS, 3), values(API_GROUPS, 3), values(RESOURCES, 4), values(NAMES, 2), values(URLS, 3), values(NAMESPACES, 2));
+    let what = (
+        values(VERBS, 3),
+        values(API_GROUPS, 3),
+        values(RESOURCES, 4),
+        values(NAMES, 2),
+        values(URLS, 3),
+        values(NAMESPACES, 2),
+    );
     let who = (values(USERS, 3), prop::collection::vec(account, 0..2), values(GROUPS, 3), values(AGENTS, 2));
     (what, who).prop_map(|(what, who)| RuleSpec {
         verbs: what.0,
@@ -401,7 +446,8 @@ fn question() -> impl Generator<Value = Question> {
         select(&["", "team-a", "team-b", "default", "other"][..]),
         select(&["/healthz", "/healthz/etcd", "/metrics", "/a*b", "/api"][..]),
     );
-    let names = &["alice", "albert", "bob", "carol", "system:node:a", "system:*", "system:serviceaccount:x:y", "al*"][..];
+    let names =
+        &["alice", "albert", "bob", "carol", "system:node:a", "system:*", "system:serviceaccount:x:y", "al*"][..];
     let who = (
         select(names),
         prop::collection::vec(select(&["system:masters", "system:authenticated", "dev", "ops", "qa"][..]), 0..4),

@@ -91,14 +91,19 @@ fn the_log_is_printed_from_a_server_and_from_the_directory_of_a_stopped_one() {
     assert_eq!(locked.status.code(), Some(1));
     let holder = format!("data directory {data} is in use by process {}", process.id());
     assert_eq!(text(&locked.stderr), format!("kubewharf brain log: {holder}\n"));
-    let second = run(&["brain", "--data-dir", data, "--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls="]);
+    let second =
+        run(&["brain", "--data-dir", data, "--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls="]);
     assert_eq!(second.status.code(), Some(1));
     assert!(text(&second.stderr).contains(&holder), "{}", text(&second.stderr));
 
     write(&url, &[], 3);
     let gone = run(&["brain", "log", "--endpoint", &url, "--from=2"]);
     assert_eq!(gone.status.code(), Some(1));
-    assert!(text(&gone.stderr).ends_with("revision 2 is compacted: the log begins at revision 3\n"), "{}", text(&gone.stderr));
+    assert!(
+        text(&gone.stderr).ends_with("revision 2 is compacted: the log begins at revision 3\n"),
+        "{}",
+        text(&gone.stderr)
+    );
 
     let ended = process.stop(WITHIN);
     assert!(ended.success(), "{ended}: {}", process.log_text().unwrap());

@@ -14,7 +14,8 @@ const WITHIN: Duration = Duration::from_secs(180);
 /// A control plane in `data`, whose programs are there already.
 fn spec(folder: &Folder, data: &Path) -> Spec {
     let tools = Tool::CLUSTER.iter().map(|tool| tools::shared(*tool).unwrap().parent().unwrap().to_owned());
-    let path: Vec<PathBuf> = tools.chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())).collect();
+    let path: Vec<PathBuf> =
+        tools.chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())).collect();
     Spec::new("up", PROGRAM, folder.path())
         .args(["up", "--port=0"])
         .arg(format!("--data-dir={}", data.display()))

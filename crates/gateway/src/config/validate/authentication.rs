@@ -29,7 +29,13 @@ impl Check<'_, '_> {
         };
         let token_review = TokenReviewConfig {
             cache: seconds("cacheSeconds", review.cache_seconds, CACHE_SECONDS, 0, CACHE_SECONDS_MAX),
-            failure_cache: seconds("failureCacheSeconds", review.failure_cache_seconds, CACHE_SECONDS, 0, CACHE_SECONDS_MAX),
+            failure_cache: seconds(
+                "failureCacheSeconds",
+                review.failure_cache_seconds,
+                CACHE_SECONDS,
+                0,
+                CACHE_SECONDS_MAX,
+            ),
             timeout: seconds("timeoutSeconds", review.timeout_seconds, TIMEOUT_SECONDS, 1, TIMEOUT_SECONDS_MAX),
             audiences: review.audiences.clone(),
         };

@@ -48,9 +48,14 @@ impl Check<'_, '_> {
         }
         for further in set {
             let problem = format!("is set, and so is {}", first.unwrap_or_default());
-            self.report.error(&at.key(further), problem, "keep one kind of limit, and use a second schema for the other");
+            self.report.error(
+                &at.key(further),
+                problem,
+                "keep one kind of limit, and use a second schema for the other",
+            );
         }
-        let inflight = schema.max_requests_inflight.as_ref().map(|spec| self.inflight(spec, &at.key("maxRequestsInflight")));
+        let inflight =
+            schema.max_requests_inflight.as_ref().map(|spec| self.inflight(spec, &at.key("maxRequestsInflight")));
         let bucket = schema.token_bucket.as_ref().map(|spec| self.bucket(spec, &at.key("tokenBucket")));
         let limit = match (inflight, bucket) {
             (Some(max), _) => Limit::MaxRequestsInflight(max),
@@ -80,7 +85,11 @@ impl Check<'_, '_> {
                     self.report.error(&spec_at.key("max"), problem, format!("write {local} or more"));
                 }
                 Limit::MaxRequestsInflight(_) => {}
-                _ => self.report.error(&at.key("maxRequestsInflight"), "is missing, though there is globalMaxRequestsInflight", "set both"),
+                _ => self.report.error(
+                    &at.key("maxRequestsInflight"),
+                    "is missing, though there is globalMaxRequestsInflight",
+                    "set both",
+                ),
             }
             global = Some(Limit::MaxRequestsInflight(max));
         }
@@ -97,7 +106,11 @@ impl Check<'_, '_> {
                         }
                     }
                 }
-                _ => self.report.error(&at.key("tokenBucket"), "is missing, though there is globalTokenBucket", "set both"),
+                _ => self.report.error(
+                    &at.key("tokenBucket"),
+                    "is missing, though there is globalTokenBucket",
+                    "set both",
+                ),
             }
             global = Some(Limit::TokenBucket(bucket));
         }
@@ -115,7 +128,10 @@ impl Check<'_, '_> {
     fn per_user(&mut self, spec: &PerUserSpec, at: &At<'_>) -> Option<PerUserLimit> {
         let at = at.key("perUser");
         let limit = PerUserLimit {
-            inflight_max: spec.max_requests_inflight.as_ref().map(|spec| self.inflight(spec, &at.key("maxRequestsInflight"))),
+            inflight_max: spec
+                .max_requests_inflight
+                .as_ref()
+                .map(|spec| self.inflight(spec, &at.key("maxRequestsInflight"))),
             token_bucket: spec.token_bucket.as_ref().map(|spec| self.bucket(spec, &at.key("tokenBucket"))),
         };
         if limit.inflight_max.is_none() && limit.token_bucket.is_none() {
@@ -130,14 +146,19 @@ impl Check<'_, '_> {
             self.report.error(&at.key("max"), format!("{} is negative", spec.max), "write 0 or more");
         }
         if spec.max == 0 {
-            self.report.warn(&at.key("max"), "is 0: every request is refused", "write how many requests may be in flight");
+            self.report.warn(
+                &at.key("max"),
+                "is 0: every request is refused",
+                "write how many requests may be in flight",
+            );
         }
         spec.max.max(0).unsigned_abs()
     }
 
     fn bucket(&mut self, spec: &TokenBucketSpec, at: &At<'_>) -> TokenBucket {
         if spec.qps < 1 {
-            let problem = if spec.qps == 0 { "is 0 or missing".to_owned() } else { format!("{} is negative", spec.qps) };
+            let problem =
+                if spec.qps == 0 { "is 0 or missing".to_owned() } else { format!("{} is negative", spec.qps) };
             self.report.error(&at.key("qps"), problem, "write how many requests a second are let through");
         } else if spec.burst < spec.qps {
             let problem = format!("{} is less than qps", spec.burst);

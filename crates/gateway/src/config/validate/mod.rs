@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::cluster::{ClusterConfig, Endpoint, Features};
+use super::cluster::{ClusterConfig, Discovery, Endpoint, Features};
 use super::files::Files;
 use super::fingerprint::Fingerprint;
 use super::manifest::{FEATURE_GATES, UpstreamCluster};
@@ -62,14 +62,19 @@ impl Check<'_, '_> {
         let spec = manifest.spec;
         let server_names = self.server_names(&spec.secure_serving.server_names, &spec_at);
         let serving = self.serving(&spec.secure_serving, &spec_at);
-        let scheme = self.scheme(&spec, &spec_at);
-        let client = self.client(&spec.client_config, scheme, &name, &spec_at);
+        let client = self.client(&spec.client_config, &name, &spec_at);
         let (discovery, endpoints) = self.endpoints(&spec, client.tls_fingerprint, &spec_at);
+        let scheme = match &discovery {
+            Discovery::Dns { scheme, .. } => Some(*scheme),
+            Discovery::Static | Discovery::File(_) => endpoints.first().map(|endpoint| endpoint.scheme),
+        };
+        self.client_completeness(&spec.client_config, scheme, &spec_at.key("clientConfig"));
         let flow_schemas = self.flow_schemas(&spec, &spec_at);
         let policies = self.policies(&spec, &endpoints, &flow_schemas, &spec_at);
         let access = self.access(&spec, &spec_at);
         let authentication = self.authentication(&spec, &spec_at);
-        let of_endpoint = |endpoint: &Arc<Endpoint>| (endpoint.connection_fingerprint, endpoint.disabled, endpoint.weight);
+        let of_endpoint =
+            |endpoint: &Arc<Endpoint>| (endpoint.connection_fingerprint, endpoint.disabled, endpoint.weight);
         let of_endpoints: Vec<(u128, bool, u32)> = endpoints.iter().map(of_endpoint).collect();
         let fingerprint = Fingerprint::new()
             .with(&*name)
@@ -102,7 +107,8 @@ impl Check<'_, '_> {
 
     fn name(&mut self, manifest: &UpstreamCluster, metadata: &At<'_>) -> Arc<str> {
         let (at, name) = (metadata.key("name"), &manifest.metadata.name);
-        let remedy = "it is the host name by which clients reach the cluster, in lower case, such as cluster-a.example.com";
+        let remedy =
+            "it is the host name by which clients reach the cluster, in lower case, such as cluster-a.example.com";
         if name.is_empty() {
             self.report.error(&at, "is missing", remedy);
         } else if !is_dns_name(name, false) {
@@ -120,7 +126,8 @@ impl Check<'_, '_> {
         let annotations = metadata.key("annotations");
         let at = annotations.key(FEATURE_GATES);
         for gate in gates.split(',').map(str::trim).filter(|gate| !gate.is_empty()) {
-            let (name, value) = gate.split_once('=').map_or((gate, None), |(name, value)| (name.trim(), Some(value.trim())));
+            let (name, value) =
+                gate.split_once('=').map_or((gate, None), |(name, value)| (name.trim(), Some(value.trim())));
             let value = match value {
                 Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
                 Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
@@ -176,7 +183,8 @@ impl Check<'_, '_> {
             Ok(bytes) => {
                 *self.surroundings.bytes += bytes.len() as u64;
                 if *self.surroundings.bytes > CONFIG_BYTES_MAX {
-                    let problem = format!("{}: with it, all files are longer than {CONFIG_BYTES_MAX} bytes", path.display());
+                    let problem =
+                        format!("{}: with it, all files are longer than {CONFIG_BYTES_MAX} bytes", path.display());
                     self.report.error(at, problem, "use fewer or shorter files");
                     return None;
                 }

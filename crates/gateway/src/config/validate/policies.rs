@@ -57,13 +57,14 @@ impl Check<'_, '_> {
         let mut everything_taken = [None::<usize>, None];
         for (place, policy) in spec.dispatch_policies.iter().enumerate() {
             let policy_at = policies_at.index(place);
-            let rules = self.rules(&policy.rules, semantics, &policy_at.key("rules"));
+            let rules = self.rules(&policy.rules, Some(semantics), &policy_at.key("rules"));
             if policy.rules.is_empty() {
                 let remedy = "add a rule: without one, no request belongs to the policy";
                 self.report.error(&policy_at.key("rules"), "is missing", remedy);
             }
             if let [Some(resources), Some(others)] = everything_taken {
-                let problem = format!("is never reached: dispatchPolicies[{}] takes every request", resources.max(others));
+                let problem =
+                    format!("is never reached: dispatchPolicies[{}] takes every request", resources.max(others));
                 self.report.warn(&policy_at, problem, "move it up, or narrow the policy before");
             }
             for (taken, is_resource_request) in everything_taken.iter_mut().zip([true, false]) {
@@ -84,13 +85,13 @@ impl Check<'_, '_> {
     pub(super) fn access(&mut self, spec: &ClusterSpec, at: &At<'_>) -> Access {
         let access_at = at.key("access");
         // The original has no such rules, so there is no old behaviour to keep.
-        let deny = self.rules(&spec.access.deny, Semantics::Documented, &access_at.key("deny"));
+        let deny = self.rules(&spec.access.deny, None, &access_at.key("deny"));
         let allow = spec.access.allow.as_ref().map(|rules| {
             let allow_at = access_at.key("allow");
             if rules.is_empty() {
                 self.report.warn(&allow_at, "is empty: nobody is let in", "add a rule, or remove the list");
             }
-            self.rules(rules, Semantics::Documented, &allow_at)
+            self.rules(rules, None, &allow_at)
         });
         Access::new(deny, allow)
     }
@@ -105,20 +106,26 @@ impl Check<'_, '_> {
             values += lists(rule).iter().map(|(_, length)| length).sum::<usize>();
         }
         if rules > RULES_MAX {
-            self.report.error(at, format!("has {rules} rules"), format!("use {RULES_MAX} at most: join rules of one policy"));
+            self.report.error(
+                at,
+                format!("has {rules} rules"),
+                format!("use {RULES_MAX} at most: join rules of one policy"),
+            );
         }
         if values > CLUSTER_RULE_VALUES_MAX {
-            let remedy = format!("use {CLUSTER_RULE_VALUES_MAX} at most: match by group or prefix instead of one by one");
+            let remedy =
+                format!("use {CLUSTER_RULE_VALUES_MAX} at most: match by group or prefix instead of one by one");
             self.report.error(at, format!("has {values} values in its rules"), remedy);
         }
         rules <= RULES_MAX && values <= CLUSTER_RULE_VALUES_MAX
     }
 
-    fn rules(&mut self, specs: &[RuleSpec], semantics: Semantics, at: &At<'_>) -> Vec<Rule> {
+    /// `semantics` is `None` for rules that the original does not have.
+    fn rules(&mut self, specs: &[RuleSpec], semantics: Option<Semantics>, at: &At<'_>) -> Vec<Rule> {
         specs.iter().enumerate().filter_map(|(place, spec)| self.rule(spec, semantics, &at.index(place))).collect()
     }
 
-    fn rule(&mut self, spec: &RuleSpec, semantics: Semantics, at: &At<'_>) -> Option<Rule> {
+    fn rule(&mut self, spec: &RuleSpec, semantics: Option<Semantics>, at: &At<'_>) -> Option<Rule> {
         for (field, length) in lists(spec) {
             if length > RULE_VALUES_MAX {
                 let remedy = format!("use {RULE_VALUES_MAX} at most: match by group or prefix instead");
@@ -131,10 +138,14 @@ impl Check<'_, '_> {
             let at = notice.index.map_or(field, |index| field.index(index));
             self.report.warn(&at, notice.problem, notice.remedy);
         }
-        match Rule::new(spec.clone(), semantics) {
+        match Rule::new(spec.clone(), semantics.unwrap_or_default()) {
             Ok(rule) => Some(rule),
             Err(error @ PolicyError::Cidr { index, .. }) => {
-                self.report.error(&at.key("cidrs").index(index), error.to_string(), "write an address, a slash, and the prefix's length");
+                self.report.error(
+                    &at.key("cidrs").index(index),
+                    error.to_string(),
+                    "write an address, a slash, and the prefix's length",
+                );
                 None
             }
         }
@@ -180,11 +191,16 @@ impl Check<'_, '_> {
             body_bytes_max: policy.max_body_bytes.map(|size| size.0),
             degradation: policy.degradation.as_ref().map(|spec| Arc::new(self.degradation(spec, at))),
             circuit_breaker: policy.circuit_breaker.as_ref().map(|spec| self.circuit_breaker(spec, at)),
-            fingerprint: Fingerprint::of(&(place, policy, spec.logging.mode, spec.compat)),
+            fingerprint: Fingerprint::of(&(policy, spec.logging.mode, spec.compat)),
         }
     }
 
-    fn flow_schema_place(&mut self, policy: &DispatchPolicySpec, schemas: &[Arc<FlowSchema>], at: &At<'_>) -> Option<usize> {
+    fn flow_schema_place(
+        &mut self,
+        policy: &DispatchPolicySpec,
+        schemas: &[Arc<FlowSchema>],
+        at: &At<'_>,
+    ) -> Option<usize> {
         let name = &policy.flow_control_schema_name;
         if name.is_empty() {
             return None;
@@ -224,8 +240,11 @@ impl Check<'_, '_> {
         if names.is_empty() {
             return None;
         }
-        let ids: Vec<Arc<str>> =
-            names.iter().enumerate().filter_map(|(index, name)| self.named_endpoint(name, known, &at.index(index))).collect();
+        let ids: Vec<Arc<str>> = names
+            .iter()
+            .enumerate()
+            .filter_map(|(index, name)| self.named_endpoint(name, known, &at.index(index)))
+            .collect();
         Some(ids.into())
     }
 
@@ -259,7 +278,9 @@ impl Check<'_, '_> {
         for (index, spec) in specs.iter().enumerate() {
             let arm_at = at.index(index);
             let endpoints: Arc<[Arc<str>]> = match (spec.endpoint.is_empty(), spec.subset.is_empty()) {
-                (false, true) => self.named_endpoint(&spec.endpoint, known, &arm_at.key("endpoint")).into_iter().collect(),
+                (false, true) => {
+                    self.named_endpoint(&spec.endpoint, known, &arm_at.key("endpoint")).into_iter().collect()
+                }
                 (true, false) => self.named_endpoints(&spec.subset, known, &arm_at.key("subset")).unwrap_or_default(),
                 (is_missing, _) => {
                     let problem = if is_missing { "names no endpoint" } else { "has both endpoint and subset" };
@@ -307,7 +328,8 @@ impl Check<'_, '_> {
 
     fn degradation(&mut self, spec: &DegradationSpec, at: &At<'_>) -> Degradation {
         let at = at.key("degradation");
-        let status = spec.status.map_or(Some(StatusCode::SERVICE_UNAVAILABLE), |status| StatusCode::from_u16(status).ok());
+        let status =
+            spec.status.map_or(Some(StatusCode::SERVICE_UNAVAILABLE), |status| StatusCode::from_u16(status).ok());
         let status = status.filter(|status| !status.is_informational()).unwrap_or_else(|| {
             let problem = format!("{} is no final HTTP status", spec.status.unwrap_or_default());
             self.report.error(&at.key("status"), problem, "write a number from 200 to 599");
@@ -321,7 +343,11 @@ impl Check<'_, '_> {
         });
         let has_no_body = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
         if has_no_body && !spec.body.is_empty() {
-            self.report.error(&at.key("body"), format!("is set, but a {status} has none"), "remove it, or change the status");
+            self.report.error(
+                &at.key("body"),
+                format!("is set, but a {status} has none"),
+                "remove it, or change the status",
+            );
         }
         let mode = match spec.mode {
             DegradationModeSpec::UpstreamDown => DegradationMode::UpstreamDown,

@@ -16,17 +16,6 @@ use crate::limits::{ENDPOINTS_MAX, WEIGHT_MAX};
 const REMEDY: &str = "write it as https://HOST:PORT";
 
 impl Check<'_, '_> {
-    /// How the servers are spoken to, as far as the manifest alone says.
-    pub(super) fn scheme(&self, spec: &ClusterSpec, _at: &At<'_>) -> Option<Scheme> {
-        if let Some(dns) = &spec.discovery.dns {
-            return Some(scheme(dns.scheme));
-        }
-        if spec.discovery.file.is_some() && spec.servers.is_empty() {
-            return Some(Scheme::Https);
-        }
-        spec.servers.iter().find_map(|server| EndpointUrl::parse(&server.endpoint).ok()).map(|url| url.scheme)
-    }
-
     pub(super) fn endpoints(
         &mut self,
         spec: &ClusterSpec,
@@ -88,7 +77,11 @@ impl Check<'_, '_> {
                 return Box::default();
             }
             Err(problem) => {
-                self.report.error(&path_at, format!("{}: {problem}", path.display()), "put a YAML list of servers there");
+                self.report.error(
+                    &path_at,
+                    format!("{}: {problem}", path.display()),
+                    "put a YAML list of servers there",
+                );
                 return Box::default();
             }
         };
@@ -156,7 +149,11 @@ fn endpoints(servers: &[Server], tls_fingerprint: u128, report: &mut Report<'_>,
         }
         let weight = server.weight.unwrap_or(1);
         if weight > WEIGHT_MAX {
-            report.error(&server_at.key("weight"), format!("{weight} is too much"), format!("write {WEIGHT_MAX} at most"));
+            report.error(
+                &server_at.key("weight"),
+                format!("{weight} is too much"),
+                format!("write {WEIGHT_MAX} at most"),
+            );
         }
         places.insert(id.clone(), endpoints.len());
         endpoints.push(endpoint(url, id, server.disabled, weight, tls_fingerprint));

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, ServerName};
 
-use super::super::cluster::{BearerToken, ClientPem, ClientTrust, OwnRequests, Scheme, Serving, ServingPem, UpstreamClient};
+use super::super::cluster::{
+    BearerToken, ClientPem, ClientTrust, OwnRequests, Scheme, Serving, ServingPem, UpstreamClient,
+};
 use super::super::credentials;
 use super::super::fingerprint::Fingerprint;
 use super::super::manifest::{ClientConfig, SecureServing};
@@ -145,19 +147,12 @@ impl Check<'_, '_> {
         Some(ClientTrust { roots, certificates, revocations, fingerprint })
     }
 
-    pub(super) fn client(
-        &mut self,
-        client: &ClientConfig,
-        scheme: Option<Scheme>,
-        cluster: &str,
-        spec: &At<'_>,
-    ) -> UpstreamClient {
+    pub(super) fn client(&mut self, client: &ClientConfig, cluster: &str, spec: &At<'_>) -> UpstreamClient {
         let at = spec.key("clientConfig");
         let certificate = self.material(&at, ("certData", &client.cert_data), ("certFile", &client.cert_file));
         let key = self.material(&at, ("keyData", &client.key_data), ("keyFile", &client.key_file));
         let ca = self.material(&at, ("caData", &client.ca_data), ("caFile", &client.ca_file));
         let token = self.material(&at, ("bearerToken", &client.bearer_token), ("tokenFile", &client.token_file));
-        self.client_completeness(client, scheme, &at);
         let server_name_text = if client.server_name.is_empty() { cluster } else { &client.server_name };
         let tls_fingerprint = Fingerprint::of(&(
             client.insecure,
@@ -170,7 +165,8 @@ impl Check<'_, '_> {
             token.as_ref().map(|token| &token.bytes),
             (client.qps, client.burst, client.qps_divisor),
         ));
-        let bytes = |material: &Option<Material<'_>>| material.as_ref().map(|material| material.bytes.as_slice().into());
+        let bytes =
+            |material: &Option<Material<'_>>| material.as_ref().map(|material| material.bytes.as_slice().into());
         let pem = ClientPem { ca: bytes(&ca), certificate: bytes(&certificate), key: bytes(&key) };
         let roots = ca.and_then(|ca| {
             let certificates = self.certificates(&at, &ca)?;
@@ -197,7 +193,8 @@ impl Check<'_, '_> {
         }
     }
 
-    fn client_completeness(&mut self, client: &ClientConfig, scheme: Option<Scheme>, at: &At<'_>) {
+    /// What is missing for servers that are spoken to in this way; `None` if that is not known.
+    pub(super) fn client_completeness(&mut self, client: &ClientConfig, scheme: Option<Scheme>, at: &At<'_>) {
         let has = |data: &Data, file: &str| !data.is_empty() || !file.is_empty();
         let has_ca = has(&client.ca_data, &client.ca_file);
         let has_token = has(&client.bearer_token, &client.token_file);
@@ -215,7 +212,11 @@ impl Check<'_, '_> {
             }
             Some(Scheme::Http) if has_token || has_certificate => {
                 let problem = "has a credential, but the servers are spoken to in clear text";
-                self.report.warn(at, problem, "use https:// endpoints: a token can be read on the way, a certificate is not used");
+                self.report.warn(
+                    at,
+                    problem,
+                    "use https:// endpoints: a token can be read on the way, a certificate is not used",
+                );
             }
             _ => {}
         }
@@ -243,7 +244,11 @@ impl Check<'_, '_> {
         }
         if client.qps <= 0 {
             if client.burst > 0 || client.qps_divisor > 0 {
-                self.report.warn(&at.key("qps"), "is 0, so burst and qpsDivisor mean nothing", "set qps, or remove them");
+                self.report.warn(
+                    &at.key("qps"),
+                    "is 0, so burst and qpsDivisor mean nothing",
+                    "set qps, or remove them",
+                );
             }
             return None;
         }
