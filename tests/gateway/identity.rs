@@ -19,14 +19,14 @@ fn curl(fixture: &Fixture, identity: Option<&str>, version: &str, headers: &[&st
     let mut command = Command::new("curl");
     command.args(["--silent", "--show-error", version, "--cacert", &authority, "--write-out", "\n%{http_code}"]);
     if let Some(name) = identity {
-        let path = |kind: &str| fixture.folder.path().join(format!("{name}.{kind}"));
+        let path = |kind: &str| fixture.gateway.folder.path().join(format!("{name}.{kind}"));
         command.arg("--cert").arg(path("crt")).arg("--key").arg(path("key"));
     }
     for header in headers {
         command.args(["--header", header]);
     }
     command.args(["--header", "Content-Type: application/json", "--data-binary", "@-"]);
-    command.arg(format!("{}{REVIEW}", fixture.url())).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.arg(format!("{}{REVIEW}", fixture.gateway.url())).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("curl is there: install the package curl");
     child.stdin.take().unwrap().write_all(review().to_string().as_bytes()).unwrap();
     let mut text = String::new();
@@ -78,8 +78,8 @@ fn nobody_is_taken_for_somebody_else() {
         }
         // Who may impersonate, does.
         let mine = fixture.apiservers[0].admin();
-        std::fs::copy(&mine.certificate_path, fixture.folder.path().join("admin.crt")).unwrap();
-        std::fs::copy(&mine.key_path, fixture.folder.path().join("admin.key")).unwrap();
+        std::fs::copy(&mine.certificate_path, fixture.gateway.folder.path().join("admin.crt")).unwrap();
+        std::fs::copy(&mine.key_path, fixture.gateway.folder.path().join("admin.key")).unwrap();
         let (status, body) = curl(&fixture, Some("admin"), version, &["Impersonate-User: bob", "Impersonate-Group: x"]);
         assert_eq!((status, name(&body)), (201, "bob".to_owned()), "{body}");
         // Nobody, and somebody with a bad token.

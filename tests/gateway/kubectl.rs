@@ -13,13 +13,15 @@ fn kubectl_works_as_it_does_without_a_gateway() {
     assert_eq!(kubectl.run(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).unwrap(), "admin");
     kubectl.run(&["create", "namespace", "team"]).unwrap();
     kubectl.run(&["create", "configmap", "settings", "--from-literal=answer=42", "-n", "team"]).unwrap();
-    let mut watch =
-        kubectl.start("watch", &fixture.folder, &["get", "configmaps", "-n", "team", "--watch", "-o", "name"]).unwrap();
+    let mut watch = kubectl
+        .start("watch", &fixture.gateway.folder, &["get", "configmaps", "-n", "team", "--watch", "-o", "name"])
+        .unwrap();
     watch.wait_for_log(WITHIN, "configmap/settings").unwrap();
+    let client = fixture.admin();
     for number in 0..300 {
         let object =
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("many-{number:03}")}});
-        fixture.admin().post("/api/v1/namespaces/team/configmaps", &object).unwrap().ok().unwrap();
+        client.post("/api/v1/namespaces/team/configmaps", &object).unwrap().ok().unwrap();
     }
     watch.wait_for_log(WITHIN, "configmap/many-299").unwrap();
     watch.kill();
@@ -32,11 +34,14 @@ fn kubectl_works_as_it_does_without_a_gateway() {
     let answer = kubectl.run(&["get", "configmap", "settings", "-n", "team", "-o", "jsonpath={.data.answer}"]).unwrap();
     assert_eq!(answer, "43");
     kubectl.run(&["get", "--raw=/apis"]).unwrap();
-    kubectl.run(&["delete", "configmaps", "--all", "-n", "team"]).unwrap();
+    kubectl.run(&["delete", "configmaps", "applied", "many-000", "many-001", "-n", "team"]).unwrap();
+    // All at once. One by one, kubectl allows itself five requests a second.
+    kubectl.run(&["delete", "--raw=/api/v1/namespaces/team/configmaps"]).unwrap();
+    assert_eq!(kubectl.run(&["get", "configmaps", "-n", "team", "-o", "name"]).unwrap(), "");
 
     // Requests of one client are spread evenly over both.
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for line in fixture.access_log() {
+    for line in fixture.gateway.access_log() {
         assert_eq!(line["user"], "admin", "{line}");
         if line["verb"] == "create" {
             *counts.entry(line["endpoint"].as_str().unwrap().to_owned()).or_default() += 1;

@@ -5,3 +5,7 @@
 mod fixture;
 mod identity;
 mod kubectl;
+mod load;
+mod reload;
+mod rolling;
+mod upgrade;

@@ -61,11 +61,11 @@ pub const CLUSTERS_MAX: usize = 4096;
 /// Endpoints of one cluster.
 pub const ENDPOINTS_MAX: usize = 1024;
 /// Rules of one cluster: those of all policies together, and those of access.
-pub const RULES_MAX: usize = 8192;
+pub const RULES_MAX: usize = 4096;
 /// Values of one list of a rule.
 pub const RULE_VALUES_MAX: usize = 4096;
 /// Values of all rules of one cluster together.
-pub const CLUSTER_RULE_VALUES_MAX: usize = 1 << 17;
+pub const CLUSTER_RULE_VALUES_MAX: usize = 1 << 16;
 /// Problems of one look at the configuration that are told; further ones are counted.
 pub const PROBLEMS_MAX: usize = 200;
 /// Rules from which on an index is faster than asking one after another.

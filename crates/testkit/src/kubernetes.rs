@@ -154,6 +154,14 @@ impl Apiserver {
     /// When it does not get ready again.
     pub fn stop_and_start(&mut self) -> Result<()> {
         self.process.stop(STOP_WITHIN);
+        self.start_again()
+    }
+
+    /// Starts it again at the same address, on the same store, after it has ended.
+    ///
+    /// # Errors
+    /// When it does not get ready again.
+    pub fn start_again(&mut self) -> Result<()> {
         self.process = self.spec.start()?;
         self.wait_until_ready()
     }

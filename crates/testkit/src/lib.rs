@@ -13,6 +13,7 @@ pub mod pki;
 pub mod process;
 pub mod storage_tests;
 pub mod store;
+pub mod tls;
 pub mod tools;
 pub mod usage;
 

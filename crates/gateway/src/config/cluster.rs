@@ -93,7 +93,8 @@ pub struct Endpoint {
     pub disabled: bool,
     /// Its share under the strategy `Weighted`, relative to the other endpoints'.
     pub weight: u32,
-    /// Changes with anything that a connection to it depends on: itself, and the client's TLS settings. Not with the token.
+    /// Changes with anything that a connection to it depends on: itself, and the client's TLS settings. Not with the
+    /// token.
     pub connection_fingerprint: u128,
 }
 
@@ -277,7 +278,7 @@ pub struct FlowSchema {
     pub name: Arc<str>,
     /// What this gateway lets through.
     pub limit: Limit,
-    /// What all gateways together let through.
+    /// What all gateways together let through; they do not count together yet.
     pub global: Option<Limit>,
     /// Whose limit counts.
     pub strategy: LimitStrategy,
@@ -307,7 +308,7 @@ pub struct TokenBucket {
     pub burst: u32,
 }
 
-/// What each user may have. At least one is set.
+/// What each user may have. One of the two is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PerUserLimit {
     /// Requests at once.

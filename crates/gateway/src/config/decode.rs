@@ -1,7 +1,7 @@
 //! Reads a tree into a type, and tells all that is wrong with it at once.
 //!
-//! Serde stops at the first error. So what is wrong is left out, and the rest is read again, until nothing is wrong any more: each field
-//! of a manifest may be left out. Unknown fields do not stop serde here; they are noted.
+//! Serde stops at the first error. So what is wrong is left out, and the rest is read again, until nothing is wrong any
+//! more: each field of a manifest may be left out. Unknown fields do not stop serde here; they are noted.
 
 use std::cell::RefCell;
 use std::fmt;

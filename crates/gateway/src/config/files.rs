@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// A file younger than this when it was read may change again without looking different: clocks of file systems are coarse.
+/// A file younger than this when it was read may change again without looking different: clocks of file systems are
+/// coarse.
 const SETTLED_AGE: Duration = Duration::from_secs(2);
 
 /// What a file looks like from outside.

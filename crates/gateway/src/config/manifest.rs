@@ -1,7 +1,7 @@
 //! The `UpstreamCluster` of `proxy.kubegateway.io/v1alpha1`, as it is written.
 //!
-//! Every field of the original is here under its name and with its meaning, so its manifests are read unchanged. What the original
-//! does not have says so. All fields may be left out; `validate` says which may not.
+//! Every field of the original is here under its name and with its meaning, so its manifests are read unchanged. What
+//! the original does not have says so. All fields may be left out; `validate` says which may not.
 
 use std::collections::BTreeMap;
 
@@ -112,7 +112,8 @@ pub struct Server {
     pub endpoint: String,
     /// Whether it must not be used.
     pub disabled: bool,
-    /// Its share under the strategy `Weighted`, relative to the other servers' (1); 0 only if nothing else is left. Not in the original.
+    /// Its share under the strategy `Weighted`, relative to the other servers' (1); 0 only if nothing else is left. Not
+    /// in the original.
     pub weight: Option<u32>,
 }
 
@@ -136,7 +137,8 @@ pub struct ClientConfig {
     pub burst: i32,
     /// Divides `qps`, for less than one request a second.
     pub qps_divisor: i32,
-    /// The name that the servers' certificates are checked for, and that is sent as SNI; the cluster's name if left out.
+    /// The name that the servers' certificates are checked for, and that is sent as SNI; the cluster's name if left
+    /// out.
     pub server_name: String,
     /// A file instead of `bearerToken`. Not in the original.
     pub token_file: String,
@@ -225,7 +227,7 @@ pub struct TokenBucketSpec {
     pub burst: i32,
 }
 
-/// Limits of each user by itself.
+/// A limit of each user by itself, of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PerUserSpec {
@@ -297,8 +299,8 @@ pub enum StrategySpec {
     Rendezvous,
 }
 
-/// A share of the users, for gray release: each user stays with its endpoints, among which the strategy chooses. While the share of the
-/// first entry grows, no user leaves it; so what is new belongs first.
+/// A share of the users, for gray release: each user stays with its endpoints, among which the strategy chooses. While
+/// the share of the first entry grows, no user leaves it; so what is new belongs first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct WeightSpec {
@@ -384,7 +386,8 @@ pub enum LogMode {
     Off,
 }
 
-/// Who is let in at all: a request that a `deny` rule matches is refused; if there are `allow` rules, so is one that none matches.
+/// Who is let in at all: a request that a `deny` rule matches is refused; if there are `allow` rules, so is one that
+/// none matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct AccessSpec {
@@ -451,7 +454,8 @@ pub enum IdentityMode {
     #[default]
     #[serde(alias = "")]
     Impersonate,
-    /// By the front proxy's headers (`X-Remote-User`, …): cheaper for the kube-apiserver, but the gateway's key is as good as root.
+    /// By the front proxy's headers (`X-Remote-User`, …): cheaper for the kube-apiserver, but the gateway's key is as
+    /// good as root.
     RequestHeader,
 }
 

@@ -1,9 +1,11 @@
 //! The configuration: a folder of `UpstreamCluster` manifests, made into one immutable [`Snapshot`].
 //!
-//! [`Source`] reads the folder, keeps the snapshot as new as its files, and has a [`Status`]; [`Snapshot`] finds the [`ClusterConfig`] of a
-//! host name; `manifest` is what may be written, and `validate` what of it is right. A [`Problem`] says file, line, field, and how to mend it.
+//! [`Source`] reads the folder, keeps the snapshot as new as its files, and has a [`Status`]; [`Snapshot`] finds the
+//! [`ClusterConfig`] of a host name; `manifest` is what may be written, and `validate` what of it is right. A
+//! [`Problem`] says file, line, field, and how to mend it.
 //!
-//! Invariant: a snapshot is made of a folder without errors, all of it or nothing; secrets are in no text that is shown.
+//! Invariant: a snapshot is made of a folder without errors, all of it or nothing; secrets are in no text that is
+//! shown.
 
 mod cluster;
 mod credentials;

@@ -1,7 +1,7 @@
 //! The configuration at one moment.
 //!
-//! Invariant: a snapshot never changes, and whoever has begun with one may keep it. What a reload has not changed is the very same
-//! object in the next snapshot, so that whatever hangs on it (connections, sessions, counters) can stay.
+//! Invariant: a snapshot never changes, and whoever has begun with one may keep it. What a reload has not changed is
+//! the very same object in the next snapshot, so that whatever hangs on it (connections, sessions, counters) can stay.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -147,8 +147,8 @@ impl Snapshot {
         })
     }
 
-    /// The cluster of a request by its `Host` or `:authority`: that of the name; the default one if there is no host, or if it is an IP
-    /// address that is nobody's name. `None` for a foreign name.
+    /// The cluster of a request by its `Host` or `:authority`: that of the name; the default one if there is no host,
+    /// or if it is an IP address that is nobody's name. `None` for a foreign name.
     #[must_use]
     pub fn cluster_of_authority(&self, authority: &str) -> Option<&Arc<ClusterConfig>> {
         if let Some(cluster) = self.cluster_of_host(authority) {

@@ -1,7 +1,7 @@
 //! Keeps the snapshot as new as its folder.
 //!
-//! Invariant: what is served is always a snapshot without errors. A state of the folder that has errors is told once, and the last good
-//! snapshot stays.
+//! Invariant: what is served is always a snapshot without errors. A state of the folder that has errors is told once,
+//! and the last good snapshot stays.
 
 use std::collections::hash_map::DefaultHasher;
 use std::convert::Infallible;
@@ -239,7 +239,7 @@ impl Source {
             tell(&status.warnings);
             if !status.errors.is_empty() {
                 let directory = self.options.directory.display();
-                tracing::error!(%directory, errors = status.errors.len(), "the new configuration is not used; the last good one stays");
+                tracing::error!(%directory, errors = status.errors.len(), "the last good configuration stays in use");
             }
         }
         if was_failing && status.failing_since.is_none() && reload == Reload::Unchanged {
@@ -249,8 +249,8 @@ impl Source {
         reload
     }
 
-    /// Looks at the folder when something happens there, every [`CONFIG_POLL`], at each SIGHUP and at [`Source::look_soon`]. Never
-    /// ends: drop it, or abort its task.
+    /// Looks at the folder when something happens there, every [`CONFIG_POLL`], at each SIGHUP and at
+    /// [`Source::look_soon`]. Never ends: drop it, or abort its task.
     ///
     /// # Errors
     /// When signals can't be received.

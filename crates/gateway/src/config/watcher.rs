@@ -1,7 +1,7 @@
 //! Tells that something happens in a folder, by inotify.
 //!
-//! Which file it is about is not looked at: whoever is told looks at all of them. A ConfigMap's change is a rename in the folder. What
-//! inotify does not see (files elsewhere, a folder on a network) is left to polling.
+//! Which file it is about is not looked at: whoever is told looks at all of them. A ConfigMap's change is a rename in
+//! the folder. What inotify does not see (files elsewhere, a folder on a network) is left to polling.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -31,7 +31,8 @@ impl Watcher {
             }
             OwnedFd::from_raw_fd(descriptor)
         };
-        // SAFETY: the file keeps its descriptor open until it is dropped, and is never exchanged for another: it is only read.
+        // SAFETY: the file keeps its descriptor open until it is dropped, and is never exchanged for another: it is
+        // only read.
         #[allow(unsafe_code)]
         let inotify = unsafe { AsyncFd::register_with_interest(File::from(inotify), Interest::READABLE) }?;
         let watcher = Self { inotify };

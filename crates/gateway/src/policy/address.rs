@@ -1,7 +1,7 @@
 //! Sets of client addresses.
 //!
-//! Invariant: an IPv4 address is the same whether a socket tells it as IPv4 or as IPv6; the two families are otherwise apart, so
-//! that `::/0` holds no IPv4 address.
+//! Invariant: an IPv4 address is the same whether a socket tells it as IPv4 or as IPv6; the two families are otherwise
+//! apart, so that `::/0` holds no IPv4 address.
 
 use std::net::IpAddr;
 
@@ -189,7 +189,7 @@ mod tests {
             let texts: Vec<String> =
                 blocks.iter().map(|(address, bits)| format!("{}/{bits}", std::net::Ipv4Addr::from(*address))).collect();
             let terms = AddressTerms::new(&texts).unwrap();
-            let near = blocks.iter().flat_map(|(address, _)| [*address, address.wrapping_add(1), address.wrapping_sub(1)]);
+            let near = blocks.iter().flat_map(|(base, _)| [*base, base.wrapping_add(1), base.wrapping_sub(1)]);
             for address in addresses.iter().copied().chain(near) {
                 let expected = blocks.iter().any(|(base, bits)| {
                     let mask = u32::MAX.checked_shl(32 - u32::from(*bits)).unwrap_or(0);

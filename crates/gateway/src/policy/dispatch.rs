@@ -64,7 +64,8 @@ pub struct Degradation {
 /// When a policy stops asking its endpoints for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CircuitBreaker {
-    /// The share of failed requests at which it opens, in percent. Failed are: no answer, a deadline, a status of 500 and above.
+    /// The share of failed requests at which it opens, in percent. Failed are: no answer, a deadline, a status of 500
+    /// and above.
     pub error_percent: u8,
     /// Requests within the window below which it never opens.
     pub requests_min: u32,
@@ -103,8 +104,8 @@ impl Weights {
         &self.arms
     }
 
-    /// The place of a user's arm. It is the same in every gateway and every version. While the share of the first arm grows, no user
-    /// leaves it; so the new thing belongs first.
+    /// The place of a user's arm. It is the same in every gateway and every version. While the share of the first arm
+    /// grows, no user leaves it; so the new thing belongs first.
     #[must_use]
     pub fn arm_of_user(&self, user: &str) -> usize {
         let point = stable_hash(user) % u64::from(WEIGHT_SHARES);
@@ -155,7 +156,8 @@ pub struct DispatchPolicy {
     pub degradation: Option<Arc<Degradation>>,
     /// The circuit breaker.
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// Changes with anything that its manifest says of it, its rules too; not with its place, nor with what its schema says.
+    /// Changes with anything that its manifest says of it, its rules too; not with its place, nor with what its schema
+    /// says.
     pub fingerprint: u128,
 }
 

@@ -1,12 +1,13 @@
 //! Finds the first matching rule among many.
 //!
-//! Which rules match a verb, an API group, a resource is worked out beforehand, as one bit a rule, for each value that any rule
-//! mentions and once for all others. A request looks its values up and ANDs the bits. Which rules name a user or a group is
-//! kept as lists of rules, because there may be as many users as rules. What is left is asked the rule itself.
+//! Which rules match a verb, an API group, a resource is worked out beforehand, as one bit a rule, for each value that
+//! any rule mentions and once for all others. A request looks its values up and ANDs the bits. Which rules name a user
+//! or a group is kept as lists of rules, because there may be as many users as rules. What is left is asked the rule
+//! itself.
 //!
 //! Invariant: the answer is that of asking one rule after another.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
@@ -59,6 +60,21 @@ fn bits_where<'a>(rules: &'a [Rule], is_set: impl Fn(&'a Rule) -> bool) -> Bits 
     bits
 }
 
+/// The bits of `others`, except for these rules, which are asked. So the work is that of the values, not that of values
+/// times rules.
+fn bits_except<'a>(others: &Bits, rules: &'a [Rule], places: &[usize], is_set: impl Fn(&'a Rule) -> bool) -> Bits {
+    let mut bits = others.clone();
+    for place in places {
+        let bit = 1 << (place % WORD_BITS);
+        if is_set(&rules[*place]) {
+            bits[place / WORD_BITS] |= bit;
+        } else {
+            bits[place / WORD_BITS] &= !bit;
+        }
+    }
+    bits
+}
+
 /// The rules that match, by the value of one field.
 #[derive(Debug)]
 struct Values {
@@ -68,13 +84,15 @@ struct Values {
 
 impl Values {
     fn new(rules: &[Rule], terms: impl Fn(&Rule) -> &Terms) -> Self {
-        let mentioned: HashSet<&str> =
-            rules.iter().flat_map(|rule| terms(rule).mentioned()).map(|text| &**text).collect();
-        let entry = |text: &str| (text.into(), bits_where(rules, |rule| terms(rule).matches(text)));
-        Self {
-            mentioned: mentioned.into_iter().map(entry).collect(),
-            others: bits_where(rules, |rule| terms(rule).matches_others()),
+        let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (place, rule) in rules.iter().enumerate() {
+            terms(rule).mentioned().iter().for_each(|text| places.entry(text).or_default().push(place));
         }
+        let others = bits_where(rules, |rule| terms(rule).matches_others());
+        let entry = |(text, places): (&str, Vec<usize>)| {
+            (text.into(), bits_except(&others, rules, &places, |rule| terms(rule).matches(text)))
+        };
+        Self { mentioned: places.into_iter().map(entry).collect(), others }
     }
 
     fn get(&self, value: &str) -> &Bits {
@@ -95,26 +113,37 @@ struct OfSubresource {
     others: Bits,
 }
 
+/// The rules that mention a subresource: with any resource, and with each.
+#[derive(Default)]
+struct Mentions<'a> {
+    any: Vec<usize>,
+    resources: HashMap<&'a str, Vec<usize>>,
+}
+
 impl Resources {
     fn new(rules: &[Rule]) -> Self {
-        let mut mentioned: HashMap<&str, HashSet<&str>> = HashMap::new();
-        for (resource, subresource) in rules.iter().flat_map(|rule| rule.resources.mentioned()) {
-            mentioned.entry(subresource).or_default().extend(resource);
+        let mut mentions: HashMap<&str, Mentions<'_>> = HashMap::new();
+        for (place, rule) in rules.iter().enumerate() {
+            for (resource, subresource) in rule.resources.mentioned() {
+                let of_subresource = mentions.entry(subresource).or_default();
+                match resource {
+                    Some(resource) => of_subresource.resources.entry(resource).or_default().push(place),
+                    None => of_subresource.any.push(place),
+                }
+            }
         }
-        let of_subresource = |subresource: &str, resources: HashSet<&str>| OfSubresource {
-            resources: resources
-                .into_iter()
-                .map(|resource| {
-                    (resource.into(), bits_where(rules, |rule| rule.resources.matches(resource, subresource)))
-                })
-                .collect(),
-            others: bits_where(rules, |rule| rule.resources.matches_others(Some(subresource))),
+        let others = bits_where(rules, |rule| rule.resources.matches_others(None));
+        let entry = |(subresource, mentions): (&str, Mentions<'_>)| {
+            let others =
+                bits_except(&others, rules, &mentions.any, |rule| rule.resources.matches_others(Some(subresource)));
+            let entry = |(resource, places): (&str, Vec<usize>)| {
+                let is_set = |rule: &Rule| rule.resources.matches(resource, subresource);
+                (resource.into(), bits_except(&others, rules, &places, is_set))
+            };
+            let resources = mentions.resources.into_iter().map(entry).collect();
+            (subresource.into(), OfSubresource { resources, others })
         };
-        let entry = |(subresource, resources): (&str, _)| (subresource.into(), of_subresource(subresource, resources));
-        Self {
-            mentioned: mentioned.into_iter().map(entry).collect(),
-            others: bits_where(rules, |rule| rule.resources.matches_others(None)),
-        }
+        Self { mentioned: mentions.into_iter().map(entry).collect(), others }
     }
 
     fn get(&self, resource: &str, subresource: &str) -> &Bits {

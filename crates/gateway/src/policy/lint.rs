@@ -85,9 +85,8 @@ impl Lint {
 
     /// Where the original's code does not do what its documentation says.
     fn negation(&mut self, field: &'static str, values: &[String], kind: Kind) {
-        let Reduced::Negative(negative_values) = reduce(values) else { return };
         let Some(semantics) = self.semantics else { return self.none_of_all(field, values) };
-        let values = negative_values;
+        let Reduced::Negative(values) = reduce(values) else { return };
         let distinct: BTreeSet<&str> = values.iter().copied().collect();
         let prefix = values.iter().find(|value| kind == Kind::Users && value.ends_with('*'));
         let of_all = values.iter().find(|value| kind == Kind::Resources && value.starts_with("*/"));

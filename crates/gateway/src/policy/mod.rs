@@ -1,10 +1,12 @@
 //! Rules: which requests a policy takes, and who is let in at all.
 //!
-//! [`RuleSpec`] is a rule as written, [`Rule`] the same compiled. [`Policies`] finds the first policy of a request, [`Access`] decides
-//! whether it is let in; both say why on demand. [`lint()`] tells what is probably wrong with a rule.
+//! [`RuleSpec`] is a rule as written, [`Rule`] the same compiled. [`Policies`] finds the first policy of a request,
+//! [`Access`] decides whether it is let in; both say why on demand. [`lint()`] tells what is probably wrong with a
+//! rule.
 //!
-//! Invariant: a negative value means what KubeGateway's documentation says, unless [`Semantics::KubeGateway`] is asked for. A question
-//! costs no allocation, except for users of very many groups, and gives the same answer as asking one rule after another.
+//! Invariant: a negative value means what KubeGateway's documentation says, unless [`Semantics::KubeGateway`] is asked
+//! for. A question costs no allocation, except for users of very many groups, and gives the same answer as asking one
+//! rule after another.
 
 mod access;
 mod address;

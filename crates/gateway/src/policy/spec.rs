@@ -4,13 +4,14 @@ use serde::{Deserialize, Serialize};
 
 /// One rule: the fields are ANDed, the values of a field are ORed.
 ///
-/// In every list `*` stands for everything. A value that begins with `-` is negative: a list of negative values matches what is
-/// none of them; beside a positive value, negative ones are dropped. A list that is left out matches everything, except
-/// `verbs`, `apiGroups`, `resources` and `nonResourceURLs`, which then match nothing.
+/// In every list `*` stands for everything. A value that begins with `-` is negative: a list of negative values matches
+/// what is none of them; beside a positive value, negative ones are dropped. A list that is left out matches
+/// everything, except `verbs`, `apiGroups`, `resources` and `nonResourceURLs`, which then match nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct RuleSpec {
-    /// The request's verbs, in lower case: `get`, `list`, `watch`, `create`, …; of a request for no resource, its HTTP method.
+    /// The request's verbs, in lower case: `get`, `list`, `watch`, `create`, …; of a request for no resource, its HTTP
+    /// method.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub verbs: Vec<String>,
     /// API groups; the core group is the empty text.
@@ -22,7 +23,8 @@ pub struct RuleSpec {
     /// Names of objects. A request without a name (a list, a create) has the empty one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resource_names: Vec<String>,
-    /// Names of users; `prefix*` stands for all that begin so. A user that is listed here or in `serviceAccounts` matches.
+    /// Names of users; `prefix*` stands for all that begin so. A user that is listed here or in `serviceAccounts`
+    /// matches.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<String>,
     /// Service accounts.
@@ -31,11 +33,12 @@ pub struct RuleSpec {
     /// Groups: one of the user's must match; negative ones match a user who is in none of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub user_groups: Vec<String>,
-    /// Paths of requests for no resource, such as `/healthz`; a `*` at the end stands for any rest. There are no negative ones.
+    /// Paths of requests for no resource, such as `/healthz`; a `*` at the end stands for any rest. There are no
+    /// negative ones.
     #[serde(rename = "nonResourceURLs", skip_serializing_if = "Vec::is_empty")]
     pub non_resource_urls: Vec<String>,
-    /// Namespaces, of requests for resources; `prefix*` stands for all that begin so, and the empty text for a request outside
-    /// of any namespace. KubeGateway of ByteDance does not have this field.
+    /// Namespaces, of requests for resources; `prefix*` stands for all that begin so, and the empty text for a request
+    /// outside of any namespace. KubeGateway of ByteDance does not have this field.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
     /// The client's `User-Agent`; `prefix*` stands for all that begin so. Not in the original.
@@ -62,8 +65,8 @@ pub enum Semantics {
     /// What KubeGateway's documentation says: none of these.
     #[default]
     Documented,
-    /// What its code does (`compat: kubegateway`): two negative values match everything, a negative group matches each user who has
-    /// another one, and a negative `prefix*` matches everybody.
+    /// What its code does (`compat: kubegateway`): two negative values match everything, a negative group matches each
+    /// user who has another one, and a negative `prefix*` matches everybody.
     KubeGateway,
 }
 

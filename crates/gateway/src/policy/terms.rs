@@ -31,7 +31,8 @@ impl Set {
 
     fn contains(&self, value: &str) -> bool {
         contains(&self.exact, value) || {
-            // The only candidate is the greatest prefix that is not above the value: between the two, every text begins with it.
+            // The only candidate is the greatest prefix that is not above the value: between the two, every text begins
+            // with it.
             let above = self.prefixes.partition_point(|prefix| **prefix <= *value);
             above > 0 && value.starts_with(&*self.prefixes[above - 1])
         }
@@ -108,7 +109,8 @@ impl Terms {
             (Reduced::Positive(values), _) => Self::AnyOf(Set::new(values.into_iter(), style)),
             (Reduced::Negative(values), Semantics::Documented) if values.contains(&ALL) => Self::Nothing,
             (Reduced::Negative(values), Semantics::Documented) => Self::NoneOf(Set::new(values.into_iter(), style)),
-            // The code tests the prefix without regard to the sign, and without it, that the texts differ: one is always true.
+            // The code tests the prefix without regard to the sign, and without it, that the texts differ: one is
+            // always true.
             (Reduced::Negative(values), Semantics::KubeGateway)
                 if style == Style::Prefixes && values.iter().any(|value| value.ends_with('*')) =>
             {
@@ -245,7 +247,8 @@ impl ResourceTerms {
         }
     }
 
-    /// Whether a resource that no list mentions matches, with this subresource; `None` for one that no list mentions either.
+    /// Whether a resource that no list mentions matches, with this subresource; `None` for one that no list mentions
+    /// either.
     pub(super) fn matches_others(&self, subresource: Option<&str>) -> bool {
         match self {
             Self::All | Self::AnyDiffers(_) => true,

@@ -115,12 +115,13 @@ impl Check<'_, '_> {
             global = Some(Limit::TokenBucket(bucket));
         }
         if schema.strategy == LimitStrategy::Local && global.is_some() {
-            let remedy = "set strategy: globalAllocate or globalCount, or remove the global limit";
+            let remedy = "remove the global limit, or set strategy";
             self.report.warn(&at.key("strategy"), "is local, so the global limit means nothing", remedy);
         }
-        if schema.strategy != LimitStrategy::Local && global.is_none() {
-            let remedy = "set globalMaxRequestsInflight or globalTokenBucket";
-            self.report.warn(&at.key("strategy"), "is global, but there is no global limit", remedy);
+        if schema.strategy != LimitStrategy::Local {
+            let problem = "is global, but gateways do not count together yet: each lets the local limit through";
+            let remedy = "make the local limit that of all, divided by the number of gateways";
+            self.report.warn(&at.key("strategy"), problem, remedy);
         }
         global
     }
@@ -134,11 +135,18 @@ impl Check<'_, '_> {
                 .map(|spec| self.inflight(spec, &at.key("maxRequestsInflight"))),
             token_bucket: spec.token_bucket.as_ref().map(|spec| self.bucket(spec, &at.key("tokenBucket"))),
         };
-        if limit.inflight_max.is_none() && limit.token_bucket.is_none() {
-            self.report.error(&at, "has no limit", "set maxRequestsInflight, tokenBucket, or both");
-            return None;
+        match (limit.inflight_max, limit.token_bucket) {
+            (None, None) => {
+                self.report.error(&at, "has no limit", "set one of maxRequestsInflight and tokenBucket");
+                None
+            }
+            (Some(_), Some(_)) => {
+                let remedy = "keep one kind of limit, and use a second schema for the other";
+                self.report.error(&at.key("tokenBucket"), "is set, and so is maxRequestsInflight", remedy);
+                None
+            }
+            _ => Some(limit),
         }
-        Some(limit)
     }
 
     fn inflight(&mut self, spec: &MaxRequestsInflight, at: &At<'_>) -> u32 {

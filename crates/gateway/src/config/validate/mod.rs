@@ -1,7 +1,7 @@
 //! Checks a cluster's manifest, and compiles it on the way.
 //!
-//! Invariant: everything that is wrong is told, not only the first thing, each with its field and how to mend it. What is returned
-//! is used only if there was no error; where one was found, a stand-in keeps the check going.
+//! Invariant: everything that is wrong is told, not only the first thing, each with its field and how to mend it. What
+//! is returned is used only if there was no error; where one was found, a stand-in keeps the check going.
 
 mod authentication;
 mod flow;
@@ -143,11 +143,12 @@ impl Check<'_, '_> {
                 "Tracing" => features.tracing = value,
                 // Every one of them is an alpha feature of the original.
                 "AllAlpha" => {
-                    let features = &mut features;
-                    features.close_connection_when_idle = value;
-                    features.deny_all_requests = value;
-                    features.global_rate_limiter = value;
-                    features.tracing = value;
+                    features = Features {
+                        close_connection_when_idle: value,
+                        deny_all_requests: value,
+                        global_rate_limiter: value,
+                        tracing: value,
+                    };
                 }
                 "AllBeta" => {}
                 _ => self.report.error(
@@ -155,6 +156,15 @@ impl Check<'_, '_> {
                     format!("{name:?} is no feature"),
                     "known are CloseConnectionWhenIdle, DenyAllRequests, GlobalRateLimiter and Tracing",
                 ),
+            }
+        }
+        for (name, is_on) in [
+            ("CloseConnectionWhenIdle", features.close_connection_when_idle),
+            ("GlobalRateLimiter", features.global_rate_limiter),
+            ("Tracing", features.tracing),
+        ] {
+            if is_on {
+                self.report.warn(&at, format!("{name} is read, but has no effect yet"), "remove it if that matters");
             }
         }
         features

@@ -225,7 +225,8 @@ impl Check<'_, '_> {
         if !policy.upsteam_subset.is_empty() {
             let misspelt = at.key("upsteamSubset");
             if policy.upstream_subset.is_empty() {
-                let problem = "is how the original's documentation spells upstreamSubset; its code ignores this field, here it counts";
+                let problem =
+                    "is upstreamSubset as the original's documentation spells it; its code ignores it, here it counts";
                 self.report.warn(&misspelt, problem, "write upstreamSubset");
                 (field, subset) = ("upsteamSubset", &policy.upsteam_subset);
             } else {
