@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kubewharf_testkit::address::free_port;
 use kubewharf_testkit::folder::Folder;
@@ -107,6 +107,11 @@ impl Gateway {
         serde_json::from_str(body).unwrap()
     }
 
+    /// How the endpoints are, in the order of the manifest.
+    pub(crate) fn endpoints(&self) -> Vec<Value> {
+        self.status()["clusters"][0]["endpoints"].as_array().unwrap().clone()
+    }
+
     /// The lines of the access log so far.
     pub(crate) fn access_log(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
@@ -173,5 +178,14 @@ impl Fixture {
     /// Where the kube-apiservers are.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.apiservers.iter().map(Apiserver::url).collect()
+    }
+}
+
+/// Waits until it is so.
+pub(crate) fn wait(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + WITHIN;
+    while !done() {
+        assert!(Instant::now() < deadline, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

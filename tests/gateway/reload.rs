@@ -1,11 +1,9 @@
 //! Configurations that change under load.
 
-use std::time::{Duration, Instant};
-
 use kubewharf_testkit::http::Client;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, WITHIN};
+use crate::fixture::{Fixture, wait};
 use crate::load::{Load, while_writing};
 
 const ROUNDS: usize = 100;
@@ -60,14 +58,6 @@ fn is_in_use(client: &Client, round: usize) -> bool {
     answer.status == 403
 }
 
-fn wait(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + WITHIN;
-    while !done() {
-        assert!(Instant::now() < deadline, "never came: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn a_hundred_configurations_in_turn_fail_no_request_and_end_no_watch() {
     let fixture = Fixture::start(&spec(0));
@@ -107,7 +97,7 @@ fn refuse(fixture: &Fixture, round: usize, generation: &Value) {
     let bad = [
         ("  dispatchPolicies: [\n", ""),
         ("  dispatchPolicys: []\n", "dispatchPolicys"),
-        ("  dispatchPolicies:\n  - flowControlSchemaName: nowhere\n    rules: []\n", "flowControlSchemaName"),
+        ("  dispatchPolicies:\n  - strategy: Fastest\n    rules: [{verbs: ['*']}]\n", "strategy"),
     ];
     let (spec, field) = bad[round / 4 % bad.len()];
     fixture.gateway.configure(&fixture.endpoints(), spec);

@@ -3,13 +3,13 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kubewharf_testkit::folder::Folder;
 use kubewharf_testkit::pki::{Authority, Identity};
 use kubewharf_testkit::tls::Connection;
 
-use crate::fixture::{CLUSTER, EVERYTHING, Gateway};
+use crate::fixture::{CLUSTER, EVERYTHING, Gateway, wait};
 
 const WITHIN: Duration = Duration::from_secs(10);
 /// How long the upstream waits for what must not come.
@@ -191,9 +191,7 @@ impl Fixture {
 
     /// Upgraded connections, as the gateway counts them.
     fn upgrades(&self) -> u64 {
-        let status = self.gateway.status();
-        let endpoints = status["clusters"][0]["endpoints"].as_array().unwrap();
-        endpoints.iter().map(|endpoint| endpoint["upgrades"].as_u64().unwrap()).sum()
+        self.gateway.endpoints().iter().map(|endpoint| endpoint["upgrades"].as_u64().unwrap()).sum()
     }
 }
 
@@ -292,11 +290,7 @@ fn a_client_that_vanishes_is_gone_for_the_upstream_too() {
     assert!(read_head(&mut client)[0].starts_with("HTTP/1.1 101 "));
     drop(client);
     assert_eq!(fixture.upstream.next(), Told::Stream(Vec::new()));
-    let deadline = Instant::now() + WITHIN;
-    while fixture.upgrades() > 0 {
-        assert!(Instant::now() < deadline, "the gateway holds the connection");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait("the gateway lets the connection go", || fixture.upgrades() == 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Bodies on their way through: a client's request to a kube-apiserver, and the answer back.
 //!
-//! Invariant: no body is held whole. Each direction moves one piece at a time, and takes the next only when the receiver has room for it, so
-//! that a slow reader slows its sender down to its own pace, and nobody else.
+//! Invariant: no body is held whole, but for one that is no longer than its own first bytes. Each direction moves one piece at a time, and
+//! takes the next only when the receiver has room for it, so that a slow reader slows its sender down to its own pace, and nobody else.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 use crate::limit::Admission;
 use crate::limits::{READ_OFF_BYTES_MAX, READ_OFF_TIMEOUT, REPLAY_BYTES_MAX, SEND_PIECE_BYTES_MAX};
 use crate::record::Record;
-use crate::upstream::{Lease, UpgradeLease};
+use crate::upstream::{Lease, Pieces, UpgradeLease};
 
 /// The body of an answer to a client.
 pub(crate) enum Body {
@@ -115,6 +115,8 @@ pub(crate) async fn read_off(body: &mut Incoming) {
 
 /// An answer that streams. It holds the request's place at the endpoint, and whatever is left of the request's own body.
 pub(crate) struct AnswerBody {
+    /// What has come already, the first piece last.
+    pub(crate) beginning: Pieces,
     pub(crate) stream: RecvStream,
     /// The rest of the request, if the answer has begun before its end.
     pub(crate) request: Option<Box<Upload>>,
@@ -143,7 +145,14 @@ impl Idle {
 
 impl AnswerBody {
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.beginning.is_empty() && self.stream.is_end_stream()
+    }
+
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        match self.beginning.pop() {
+            Some(piece) => Poll::Ready(Some(Ok(piece))),
+            None => self.stream.poll_data(context),
+        }
     }
 
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -152,13 +161,13 @@ impl AnswerBody {
         {
             self.request = None;
         }
-        let polled = match self.stream.poll_data(context) {
+        let polled = match self.poll_piece(context) {
             Poll::Ready(Some(Ok(piece))) => {
                 // It is on its way to the client, whose own window says how much of this there can be. Fails only when the stream is over.
                 let _ = self.stream.flow_control().release_capacity(piece.len());
                 self.record.answer_bytes += piece.len() as u64;
                 // Who has the last piece does not ask for another.
-                if self.stream.is_end_stream() {
+                if self.is_end_stream() {
                     self.record.finished();
                 }
                 Poll::Ready(Some(Ok(Frame::data(piece))))

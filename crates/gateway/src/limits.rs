@@ -121,6 +121,9 @@ pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 64;
 pub const BODY_BYTES_MAX: u64 = 128 << 20;
 /// Bytes of a request's body that are kept so that it can be sent again.
 pub(crate) const REPLAY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of an answer that are waited for before its head goes to the client, if the request can be repeated: an answer
+/// that breaks off before is got elsewhere. Much less than a stream's window; it covers most objects and small lists.
+pub(crate) const ANSWER_HELD_BYTES: usize = 16 << 10;
 /// Bytes of a refused request's body that are taken off the connection.
 pub(crate) const READ_OFF_BYTES_MAX: usize = 64 << 10;
 /// How long that may take.

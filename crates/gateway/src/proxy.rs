@@ -28,12 +28,14 @@ use crate::body::{AnswerBody, Body, Http1Body, Idle, RequestBody, Upload, Upload
 use crate::cluster::{Cluster, Clusters, PolicyAtWork};
 use crate::identity::{IdentityHeaders, Mode, strip, strip_response};
 use crate::limit::breaker;
-use crate::limits::{BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX};
+use crate::limits::{ANSWER_HELD_BYTES, BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX};
 use crate::metrics::Metrics;
 use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};
 use crate::upgrade;
-use crate::upstream::{Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Processed, Strategy, UpgradeLease};
+use crate::upstream::{
+    Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, Strategy, UpgradeLease,
+};
 
 static AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -339,6 +341,8 @@ impl Answer {
 
 /// An answer that streams, until its record joins it.
 pub(crate) struct Streaming {
+    /// The first piece last.
+    beginning: Pieces,
     stream: h2::RecvStream,
     request: Option<Box<Upload>>,
     is_watch: bool,
@@ -349,11 +353,12 @@ pub(crate) struct Streaming {
 
 impl Streaming {
     fn into_body(self, mut record: Record) -> Body {
-        let Self { stream, request, is_watch, idle, lease, admission } = self;
-        if stream.is_end_stream() && request.is_none() {
+        let Self { beginning, stream, request, is_watch, idle, lease, admission } = self;
+        if beginning.is_empty() && stream.is_end_stream() && request.is_none() {
             record.finished();
         }
         Body::Stream(Box::new(AnswerBody {
+            beginning,
             stream,
             request,
             is_watch,
@@ -365,9 +370,17 @@ impl Streaming {
     }
 }
 
+/// An answer that has begun, and what is left of the request.
+struct Answered {
+    response: Response<h2::RecvStream>,
+    beginning: Pieces,
+    upload: Option<Box<Upload>>,
+    lease: crate::upstream::Lease,
+}
+
 /// How one try ended.
 enum Tried {
-    Answered(Response<h2::RecvStream>, Option<Box<Upload>>, crate::upstream::Lease),
+    Answered(Answered),
     Failed { refused: Box<Refused>, body: Option<RequestBody>, may_retry: bool },
 }
 
@@ -391,31 +404,38 @@ impl Admitted<'_> {
         self.cluster.retries.deposit();
         let mut tried: SmallVec<[EndpointId; TRIES_MAX]> = SmallVec::new();
         let mut next = self.pick(&tried);
+        let mut unavailable = None;
         while let Some(endpoint) = next {
             tried.push(endpoint.id());
             record.tries += 1;
             record.endpoint = Some(endpoint.url().clone());
             match self.attempt(parts, &endpoint, class, body.take(), is_safe).await {
-                Tried::Answered(response, upload, lease) => {
-                    let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
-                    let outcome =
-                        if unavailable && is_built_in(self.info) { Outcome::Unavailable } else { Outcome::Answered };
-                    endpoint.report(outcome);
-                    if unavailable && is_safe && !has_body {
-                        next = self.another(&tried).filter(|next| next.is_available());
+                Tried::Answered(answered) => {
+                    let is_unavailable = answered.response.status() == StatusCode::SERVICE_UNAVAILABLE;
+                    let is_own_doing = is_unavailable && is_built_in(self.info);
+                    endpoint.report(if is_own_doing { Outcome::Unavailable } else { Outcome::Answered });
+                    if is_unavailable && is_safe && !has_body {
+                        // An endpoint that was found unwell may be back already: worth a look if this one is about to go, but not
+                        // if both only pass on that another server is away.
+                        let any = is_own_doing || !self.info.is_resource_request;
+                        next = self.another(&tried, |next| any || next.is_available());
                         if next.is_some() {
+                            unavailable = Some(answered);
                             continue;
                         }
                     }
-                    return Ok(self.streaming(response, upload, lease, record));
+                    return Ok(self.streaming(answered, record));
                 }
                 Tried::Failed { refused, body: left, may_retry } => {
                     let is_whole = left.as_ref().map_or(!has_body, RequestBody::can_replay);
                     body = left;
-                    next = if may_retry && is_whole { self.another(&tried) } else { None };
+                    next = if may_retry && is_whole { self.another(&tried, |_| true) } else { None };
                     if next.is_none() {
                         *unread = body.map(RequestBody::into_unread);
-                        return Err(refused);
+                        let Some(answered) = unavailable else { return Err(refused) };
+                        // What an endpoint says is worth more than that another one says nothing.
+                        record.endpoint = Some(answered.lease.endpoint().url().clone());
+                        return Ok(self.streaming(answered, record));
                     }
                 }
             }
@@ -424,9 +444,9 @@ impl Admitted<'_> {
         Err(unavailable_now("no kube-apiserver of the cluster can be used"))
     }
 
-    /// An endpoint for a further try, if one is left and the budget allows.
-    fn another(&self, tried: &[EndpointId]) -> Option<Arc<Endpoint>> {
-        let next = (tried.len() < TRIES_MAX).then(|| self.pick(tried)).flatten()?;
+    /// An endpoint for a further try, if one is left that fits and the budget allows.
+    fn another(&self, tried: &[EndpointId], fits: impl FnOnce(&Endpoint) -> bool) -> Option<Arc<Endpoint>> {
+        let next = (tried.len() < TRIES_MAX).then(|| self.pick(tried)).flatten().filter(|next| fits(next))?;
         self.cluster.retries.withdraw().then(|| {
             self.at_work.metrics.retried();
             next
@@ -460,6 +480,11 @@ impl Admitted<'_> {
         };
         let mut response = if is_safe { exchange.response.abandon_when_hung() } else { exchange.response };
         let mut upload = body.map(|body| Box::new(body.upload(exchange.body)));
+        // Who is asked for a beginning of the answer can still be replaced by another one. Only where an answer is known not to trickle:
+        // an aggregated API may stream whatever it likes.
+        let is_held = is_safe && upload.is_none() && class != Class::Watch;
+        let is_held = is_held && (is_built_in(self.info) || !self.info.is_resource_request);
+        let mut beginning = Pieces::new();
         let mut upload_failure = None;
         let both = std::future::poll_fn(|context| {
             if let (Some(running), None) = (&mut upload, upload_failure)
@@ -472,6 +497,16 @@ impl Admitted<'_> {
             }
             std::pin::Pin::new(&mut response).poll(context).map(Some)
         });
+        let both = async {
+            let mut answered = both.await;
+            if is_held && let Some(Ok(response)) = &mut answered {
+                match exchange.lease.beginning(response.body_mut(), ANSWER_HELD_BYTES).await {
+                    Ok(pieces) => beginning = pieces,
+                    Err(error) => answered = Some(Err(error)),
+                }
+            }
+            answered
+        };
         let answered = match self.policy.timeouts.per_try.or(self.policy.timeouts.request) {
             Some(timeout) if class != Class::Watch => match tokio::time::timeout(timeout, both).await {
                 Ok(answered) => answered,
@@ -491,7 +526,7 @@ impl Admitted<'_> {
         match answered {
             Some(Ok(response)) => {
                 let upload = upload.filter(|upload| !upload.is_over() && upload_failure.is_none());
-                Tried::Answered(response, upload, exchange.lease)
+                Tried::Answered(Answered { response, beginning, upload, lease: exchange.lease })
             }
             Some(Err(error)) => {
                 if matches!(error.failure, Failure::Reset(_)) {
@@ -515,18 +550,14 @@ impl Admitted<'_> {
         }
     }
 
-    fn streaming(
-        &self,
-        response: Response<h2::RecvStream>,
-        upload: Option<Box<Upload>>,
-        lease: crate::upstream::Lease,
-        record: &Record,
-    ) -> Answer {
+    fn streaming(&self, answered: Answered, record: &Record) -> Answer {
+        let Answered { response, mut beginning, upload, lease } = answered;
+        beginning.reverse();
         let (mut head, stream) = response.into_parts();
         strip_response(&mut head.headers);
         let idle = self.policy.timeouts.idle.map(Idle::new);
         let is_watch = record.is_long_running && head.status == StatusCode::OK;
-        let streaming = Streaming { stream, request: upload, is_watch, idle, lease, admission: None };
+        let streaming = Streaming { beginning, stream, request: upload, is_watch, idle, lease, admission: None };
         Answer::Streams(head, Box::new(streaming))
     }
 

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, RecvStream};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::time::Sleep;
 
 use super::endpoint::Endpoint;
@@ -196,6 +197,44 @@ impl Lease {
         &self.connection.endpoint
     }
 
+    /// Waits for the beginning of an answer: all of it if it is not longer than `bytes_max`, which must be less than a
+    /// stream's window, and otherwise at least so much. Whoever hands the bytes on gives their room back to the stream.
+    ///
+    /// Fails as a [`Response`] does that is abandoned when its endpoint hangs: nobody has seen anything of the answer, so
+    /// the request may be sent again if it may be repeated at all.
+    pub async fn beginning(&self, stream: &mut RecvStream, bytes_max: usize) -> Result<Pieces, ExchangeError> {
+        let connection = &self.connection;
+        let mut pieces = Pieces::new();
+        let mut bytes = 0;
+        let mut waiting = None;
+        std::future::poll_fn(|context| {
+            while bytes < bytes_max && !stream.is_end_stream() {
+                match stream.poll_data(context) {
+                    Poll::Ready(Some(Ok(piece))) => {
+                        bytes += piece.len();
+                        pieces.push(piece);
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        return Poll::Ready(Err(ExchangeError::of_stream(
+                            connection.endpoint.url().clone(),
+                            error,
+                            false,
+                        )));
+                    }
+                    // Trailers, which stay where they are.
+                    Poll::Ready(None) => break,
+                    Poll::Pending => {
+                        let waiting = waiting.get_or_insert_with(|| Waiting::begin(connection.clone()));
+                        return waiting.poll_hung(context).map(Err);
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        Ok(pieces)
+    }
+
     /// Takes the request and sends its headers. `None`, and the request stays, if the connection is going away; an
     /// error if h2 refuses the request.
     pub(super) fn send(
@@ -233,6 +272,9 @@ impl Drop for Lease {
     }
 }
 
+/// Bytes of a body, as they came.
+pub type Pieces = SmallVec<[Bytes; 2]>;
+
 /// A request on its way.
 pub struct Exchange {
     /// The response's headers, and its body to read.
@@ -255,6 +297,18 @@ impl Waiting {
     fn begin(connection: Arc<Connection>) -> Self {
         connection.waiting.fetch_add(1, Ordering::Relaxed);
         Self { connection, since: Instant::now(), place: None }
+    }
+
+    /// Ready when the endpoint is known to hang.
+    fn poll_hung(&mut self, context: &mut Context<'_>) -> Poll<ExchangeError> {
+        let connection = &self.connection;
+        self.place = Some(connection.hang_watch.lock().enter(self.place, context.waker()));
+        // After the waker is in place: a hang that is found now is seen here, a later one wakes us.
+        if connection.is_suspect() {
+            Poll::Ready(ExchangeError::hung(connection.endpoint.url().clone()))
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -309,13 +363,10 @@ impl Future for Response {
                 if !this.abandon_when_hung {
                     return Poll::Pending;
                 }
-                let connection = &waiting.connection;
-                waiting.place = Some(connection.hang_watch.lock().enter(waiting.place, context.waker()));
-                // After the waker is in place: a hang that is found now is seen here, a later one wakes us.
-                if !connection.is_suspect() {
-                    return Poll::Pending;
+                match waiting.poll_hung(context) {
+                    Poll::Ready(error) => Err(error),
+                    Poll::Pending => return Poll::Pending,
                 }
-                Err(ExchangeError::hung(connection.endpoint.url().clone()))
             }
         };
         this.waiting = None;

@@ -38,7 +38,7 @@ use parking_lot::Mutex;
 
 pub use balance::{EndpointId, EndpointSet, Strategy};
 pub use budget::{RetryBudget, RetryBudgetSettings};
-pub use connection::{Exchange, Lease, Response};
+pub use connection::{Exchange, Lease, Pieces, Response};
 pub use endpoint::{Endpoint, EndpointStatus, Upgrade, UpgradeLease};
 pub use error::{DialError, ExchangeError, Failure, Processed, SendError, SettingsError};
 pub use health::{Outcome, State};
