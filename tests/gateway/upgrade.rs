@@ -105,7 +105,7 @@ fn talk(request: &str, protocol: &str, mut reader: BufReader<TcpStream>, mut str
     } else if request.contains("/misunderstands/") {
         stream.write_all(&agreed("h2c")).unwrap();
     } else if request.contains("/breaks/") {
-        return;
+        // Ends here.
     } else if request.contains("/ends-first/") {
         stream.write_all(&agreed(protocol)).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();

@@ -480,8 +480,8 @@ impl Admitted<'_> {
         };
         let mut response = if is_safe { exchange.response.abandon_when_hung() } else { exchange.response };
         let mut upload = body.map(|body| Box::new(body.upload(exchange.body)));
-        // Who is asked for a beginning of the answer can still be replaced by another one. Only where an answer is known not to trickle:
-        // an aggregated API may stream whatever it likes.
+        // As long as the client has seen nothing of an answer, another endpoint can give it. Not for aggregated APIs, which may let an
+        // answer trickle.
         let is_held = is_safe && upload.is_none() && class != Class::Watch;
         let is_held = is_held && (is_built_in(self.info) || !self.info.is_resource_request);
         let mut beginning = Pieces::new();

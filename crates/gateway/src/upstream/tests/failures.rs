@@ -233,6 +233,50 @@ async fn a_hung_endpoint_is_known_within_a_second_and_what_can_wait_survives() {
 }
 
 #[tokio::test]
+async fn the_beginning_of_an_answer_is_all_of_a_short_one_and_little_of_a_long_one() {
+    const MAX: usize = 16 << 10;
+    let server = Server::start().await;
+    let upstream = Upstream::new(settings(&[&server]));
+    let endpoint = only(&upstream);
+    for length in [0, 5, MAX, MAX + 1, 1_000_000] {
+        let exchange = begin(&endpoint, Class::Short, &format!("/bytes/{length}")).await;
+        let mut body = exchange.response.await.expect("a response").into_body();
+        let pieces = exchange.lease.beginning(&mut body, MAX).await.expect("a beginning");
+        let begun: usize = pieces.iter().map(Bytes::len).sum();
+        assert!(begun >= length.min(MAX) && begun <= MAX + (64 << 10), "{begun} of {length}");
+        assert_eq!(body.is_end_stream(), begun == length);
+        body.flow_control().release_capacity(begun).expect("released");
+        assert_eq!(begun + read(&mut body).await.expect("the rest").len(), length);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_whose_endpoint_hangs_or_dies_behind_its_head_is_given_up() {
+    for length in [0, 100] {
+        let server = Server::start().await;
+        let upstream = Upstream::new(settings(&[&server]));
+        warm(&upstream).await;
+        let endpoint = only(&upstream);
+        let path = format!("/stall/{length}");
+        let exchange = begin(&endpoint, Class::Short, &path).await;
+        let mut body = exchange.response.await.expect("a response").into_body();
+        server.freeze();
+        let frozen_at = Instant::now();
+        let error = exchange.lease.beginning(&mut body, 1000).await.expect_err("hung");
+        let known_after = frozen_at.elapsed();
+        assert_eq!((error.failure, error.processed), (Failure::Hung, Processed::Maybe));
+        assert!(known_after < Duration::from_millis(1500), "{known_after:?}");
+        server.thaw();
+        until("it is back", || endpoint.is_available()).await;
+        let exchange = begin(&endpoint, Class::Short, &path).await;
+        let mut body = exchange.response.await.expect("a response").into_body();
+        server.kill().await;
+        let error = exchange.lease.beginning(&mut body, 1000).await.expect_err("lost");
+        assert_eq!((error.failure, error.processed), (Failure::Lost, Processed::Maybe));
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_stays_silent_is_cut_in_the_end() {
     let server = Server::start().await;
     let mut settings = settings(&[&server]);

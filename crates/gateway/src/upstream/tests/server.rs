@@ -259,6 +259,12 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
             let reset = std::future::poll_fn(|context| respond.poll_reset(context)).await;
             control.cut.fetch_add(u32::from(reset.is_ok()), Ordering::SeqCst);
         }
+        // A head, as many bytes, and nothing more.
+        "stall" => {
+            let Ok(mut body) = respond.send_response(Response::new(()), false) else { return };
+            body.send_data(vec![b'x'; argument as usize].into(), false).expect("sent");
+            let _ = std::future::poll_fn(|context| body.poll_reset(context)).await;
+        }
         "refuse" => respond.send_reset(Reason::REFUSED_STREAM),
         "fail" => respond.send_reset(Reason::INTERNAL_ERROR),
         "status" => say(respond, StatusCode::from_u16(argument as u16).expect("a status"), Bytes::new()).await,
