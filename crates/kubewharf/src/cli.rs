@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{brain, up};
+use crate::{brain, gateway, up};
 
 /// A Kubernetes control-plane suite for large, multi-tenant clusters.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Serve as a layer-7 gateway in front of kube-apiservers.
+    Gateway(Box<gateway::Command>),
     /// Start a whole control plane on this machine: KubeBrain, kube-apiserver, kube-controller-manager, a kubeconfig.
     Up(up::Options),
 }
@@ -35,6 +37,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     match Command::try_parse_from(arguments) {
         Ok(Command::Brain { arguments }) => brain::run(arguments),
+        Ok(Command::Gateway(command)) => gateway::run(*command),
         Ok(Command::Up(options)) => up::run(&options),
         Err(error) => {
             // Nothing to do about a closed terminal.

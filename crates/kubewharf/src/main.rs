@@ -2,6 +2,7 @@
 
 mod brain;
 mod cli;
+mod gateway;
 mod logging;
 mod up;
 

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::{self, free_port};
@@ -24,11 +25,30 @@ pub struct Apiserver {
     process: Process,
     spec: Spec,
     address: SocketAddr,
+    keys: Arc<Keys>,
+    kubeconfig: PathBuf,
+    folder: Folder,
+}
+
+/// What all apiservers of one cluster have in common.
+#[derive(Debug)]
+struct Keys {
     authority: Authority,
     admin: Identity,
     signing_key: PathBuf,
-    kubeconfig: PathBuf,
+    checking_key: PathBuf,
+    // The files above are in it.
     folder: Folder,
+}
+
+impl Keys {
+    fn new() -> Result<Self> {
+        let folder = Folder::new("cluster")?;
+        let authority = Authority::new(&folder, "authority")?;
+        let admin = authority.client(&folder, "admin", "system:masters")?;
+        let (signing_key, checking_key) = pki::signing_keys(&folder, "service-account")?;
+        Ok(Self { authority, admin, signing_key, checking_key, folder })
+    }
 }
 
 impl Apiserver {
@@ -40,17 +60,27 @@ impl Apiserver {
     /// # Errors
     /// When its program is missing or it does not get ready.
     pub fn start<S: AsRef<str>>(store_url: &str, flags: &[S]) -> Result<Self> {
+        Self::start_with(Arc::new(Keys::new()?), store_url, flags)
+    }
+
+    /// Starts another one of the same cluster: the same authority, the same keys. The store must be the same too.
+    ///
+    /// # Errors
+    /// As [`Apiserver::start`].
+    pub fn start_beside<S: AsRef<str>>(&self, store_url: &str, flags: &[S]) -> Result<Self> {
+        Self::start_with(self.keys.clone(), store_url, flags)
+    }
+
+    fn start_with<S: AsRef<str>>(keys: Arc<Keys>, store_url: &str, flags: &[S]) -> Result<Self> {
         let program = tools::shared(Tool::KubeApiserver)?;
         let folder = Folder::new("apiserver")?;
         let address = free_port();
-        let authority = Authority::new(&folder, "authority")?;
+        let authority = &keys.authority;
         let host = address.ip().to_string();
         let hosts = [host.as_str(), "localhost", "kubernetes.default.svc", "10.0.0.1"];
         let server = authority.server(&folder, "server", &hosts)?;
-        let admin = authority.client(&folder, "admin", "system:masters")?;
-        let (signing_key, checking_key) = pki::signing_keys(&folder, "service-account")?;
         let url = format!("https://{address}");
-        let kubeconfig = folder.write("kubeconfig", &kubeconfig(&url, &authority, &admin))?;
+        let kubeconfig = folder.write("kubeconfig", &kubeconfig(&url, authority, &keys.admin))?;
         let spec = Spec::new("kube-apiserver", program, folder.path())
             .arg(format!("--etcd-servers={store_url}"))
             .arg(format!("--bind-address={host}"))
@@ -62,13 +92,13 @@ impl Apiserver {
             .arg(format!("--tls-private-key-file={}", server.key_path.display()))
             .arg(format!("--client-ca-file={}", authority.certificate_path().display()))
             .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg(format!("--service-account-key-file={}", checking_key.display()))
-            .arg(format!("--service-account-signing-key-file={}", signing_key.display()))
+            .arg(format!("--service-account-key-file={}", keys.checking_key.display()))
+            .arg(format!("--service-account-signing-key-file={}", keys.signing_key.display()))
             .arg("--authorization-mode=RBAC")
             .arg("--disable-admission-plugins=ServiceAccount")
             .args(flags.iter().map(AsRef::as_ref));
         let process = spec.start()?;
-        let mut apiserver = Self { process, spec, address, authority, admin, signing_key, kubeconfig, folder };
+        let mut apiserver = Self { process, spec, address, keys, kubeconfig, folder };
         apiserver.wait_until_ready()?;
         Ok(apiserver)
     }
@@ -85,7 +115,7 @@ impl Apiserver {
 
     /// A new client that may do everything.
     pub fn client(&self) -> Client {
-        Client::new(&self.url(), &self.authority, &self.admin)
+        Client::new(&self.url(), &self.keys.authority, &self.keys.admin)
     }
 
     /// A kubeconfig whose user may do everything.
@@ -95,7 +125,17 @@ impl Apiserver {
 
     /// The authority that signed its certificate, and that it believes about clients.
     pub fn authority(&self) -> &Authority {
-        &self.authority
+        &self.keys.authority
+    }
+
+    /// The identity that may do everything.
+    pub fn admin(&self) -> &Identity {
+        &self.keys.admin
+    }
+
+    /// The folder of what all apiservers of the cluster have in common.
+    pub fn keys_folder(&self) -> &Folder {
+        &self.keys.folder
     }
 
     /// The folder of its files.
@@ -114,6 +154,14 @@ impl Apiserver {
     /// When it does not get ready again.
     pub fn stop_and_start(&mut self) -> Result<()> {
         self.process.stop(STOP_WITHIN);
+        self.start_again()
+    }
+
+    /// Starts it again at the same address, on the same store, after it has ended.
+    ///
+    /// # Errors
+    /// When it does not get ready again.
+    pub fn start_again(&mut self) -> Result<()> {
         self.process = self.spec.start()?;
         self.wait_until_ready()
     }
@@ -139,8 +187,8 @@ impl Apiserver {
             .arg(format!("--bind-address={}", address::host()))
             .arg(format!("--secure-port={}", free_port().port()))
             .arg(format!("--cert-dir={}", self.folder.path().join("controllers").display()))
-            .arg(format!("--service-account-private-key-file={}", self.signing_key.display()))
-            .arg(format!("--root-ca-file={}", self.authority.certificate_path().display()))
+            .arg(format!("--service-account-private-key-file={}", self.keys.signing_key.display()))
+            .arg(format!("--root-ca-file={}", self.keys.authority.certificate_path().display()))
             // Tests wait for what controllers do: a quick client, and no waiting before a second try.
             .args(["--kube-api-qps=500", "--kube-api-burst=1000", "--v=2"])
             .start()?;
@@ -149,8 +197,8 @@ impl Apiserver {
     }
 }
 
-/// A kubeconfig of one cluster and one user, with everything inside it.
-fn kubeconfig(url: &str, authority: &Authority, user: &Identity) -> String {
+/// A kubeconfig of one cluster and one user.
+pub fn kubeconfig(url: &str, authority: &Authority, user: &Identity) -> String {
     // JSON is YAML, and needs no rules of indentation.
     let config = serde_json::json!({
         "apiVersion": "v1",

@@ -6,12 +6,14 @@
 pub mod address;
 pub mod error;
 pub mod folder;
+pub mod go_program;
 pub mod http;
 pub mod kubernetes;
 pub mod pki;
 pub mod process;
 pub mod storage_tests;
 pub mod store;
+pub mod tls;
 pub mod tools;
 pub mod usage;
 

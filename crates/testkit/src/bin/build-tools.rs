@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use kubewharf_testkit::go_program;
 use kubewharf_testkit::storage_tests::StorageTests;
 use kubewharf_testkit::tools::{Tool, Tools};
 
@@ -11,7 +12,9 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let mut progress = |line: &str| println!("{line}");
     let built = Tools::find_or_build(Tool::ALL, &mut progress)
-        .and_then(|tools| StorageTests::build(&mut progress).map(|tests| (tools, tests)));
+        .and_then(|tools| StorageTests::build(&mut progress).map(|tests| (tools, tests)))
+        .and_then(|built| go_program::build("requestinfo", &mut progress).map(|_| built))
+        .and_then(|built| go_program::build("informers", &mut progress).map(|_| built));
     match built {
         Ok((tools, tests)) => {
             for &tool in Tool::ALL {

@@ -1,0 +1,371 @@
+//! Bodies on their way through: a client's request to a kube-apiserver, and the answer back.
+//!
+//! Invariant: no body is held whole, but for one that is no longer than its own first bytes. Each direction moves one piece at a time, and
+//! takes the next only when the receiver has room for it, so that a slow reader slows its sender down to its own pace, and nobody else.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use tokio::time::{Instant, Sleep};
+
+use crate::limit::Admission;
+use crate::limits::{READ_OFF_BYTES_MAX, READ_OFF_TIMEOUT, REPLAY_BYTES_MAX, SEND_PIECE_BYTES_MAX};
+use crate::record::Record;
+use crate::upstream::{Lease, Pieces, UpgradeLease};
+
+/// The body of an answer to a client.
+pub(crate) enum Body {
+    /// Known as a whole: the gateway's own words, or nothing; and what of the request was not read. That must live until the answer is out:
+    /// HTTP/2 would otherwise cancel the request, and with it the answer.
+    Whole(Option<Bytes>, Option<Incoming>),
+    /// A kube-apiserver's.
+    Stream(Box<AnswerBody>),
+    /// A kube-apiserver's over HTTP/1.1: it did not want to upgrade.
+    Http1(Box<Http1Body>),
+}
+
+/// An answer over HTTP/1.1.
+pub(crate) struct Http1Body {
+    pub(crate) incoming: Incoming,
+    pub(crate) record: Record,
+    pub(crate) _lease: UpgradeLease,
+}
+
+impl Body {
+    pub(crate) fn empty() -> Self {
+        Self::Whole(None, None)
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole((!bytes.is_empty()).then_some(bytes), None)
+    }
+}
+
+/// Why an answer ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the kube-apiserver's answer broke off: {0}")]
+    Upstream(h2::Error),
+    #[error("the kube-apiserver's answer broke off: {0}")]
+    Http1(hyper::Error),
+    #[error("nothing moved for {} s", .0.as_secs())]
+    Idle(Duration),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Whole(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(stream) => stream.poll_frame(context),
+            Self::Http1(body) => {
+                let polled = Pin::new(&mut body.incoming).poll_frame(context);
+                match &polled {
+                    Poll::Ready(Some(Err(_))) => body.record.broke("lost"),
+                    Poll::Ready(None) => body.record.finished(),
+                    _ => {}
+                }
+                polled.map_err(BodyError::Http1)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes, _) => bytes.is_none(),
+            Self::Stream(stream) => stream.is_end_stream(),
+            Self::Http1(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(_) => SizeHint::default(),
+            Self::Http1(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+/// Takes a short body off the connection before its request is refused: there are clients that do not expect an answer while they still send.
+pub(crate) async fn read_off(body: &mut Incoming) {
+    let reads = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > READ_OFF_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // What has not come by then, nobody waits for.
+    let _ = tokio::time::timeout(READ_OFF_TIMEOUT, reads).await;
+}
+
+/// An answer that streams. It holds the request's place at the endpoint, and whatever is left of the request's own body.
+pub(crate) struct AnswerBody {
+    /// What has come already, the first piece last.
+    pub(crate) beginning: Pieces,
+    pub(crate) stream: RecvStream,
+    /// The rest of the request, if the answer has begun before its end.
+    pub(crate) request: Option<Box<Upload>>,
+    /// Ends a watch without an error when its endpoint is lost: its client then asks for what follows the last event that it has, where an
+    /// error would make it list everything again.
+    pub(crate) is_watch: bool,
+    pub(crate) idle: Option<Idle>,
+    pub(crate) record: Record,
+    /// What the request occupies of a limit.
+    pub(crate) _admission: Option<Admission>,
+    /// Dropped last.
+    pub(crate) _lease: Lease,
+}
+
+/// How long nothing may move.
+pub(crate) struct Idle {
+    timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { timeout, timer: Box::pin(tokio::time::sleep(timeout)) }
+    }
+}
+
+impl AnswerBody {
+    fn is_end_stream(&self) -> bool {
+        self.beginning.is_empty() && self.stream.is_end_stream()
+    }
+
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        match self.beginning.pop() {
+            Some(piece) => Poll::Ready(Some(Ok(piece))),
+            None => self.stream.poll_data(context),
+        }
+    }
+
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(upload) = &mut self.request
+            && upload.poll(context).is_ready()
+        {
+            self.request = None;
+        }
+        let polled = match self.poll_piece(context) {
+            Poll::Ready(Some(Ok(piece))) => {
+                // It is on its way to the client, whose own window says how much of this there can be. Fails only when the stream is over.
+                let _ = self.stream.flow_control().release_capacity(piece.len());
+                self.record.answer_bytes += piece.len() as u64;
+                // Who has the last piece does not ask for another.
+                if self.is_end_stream() {
+                    self.record.finished();
+                }
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
+            Poll::Ready(None) => match std::task::ready!(self.stream.poll_trailers(context)) {
+                Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+                Err(error) => Poll::Ready(self.broken(error)),
+            },
+            Poll::Pending => Poll::Pending,
+        };
+        if let Some(idle) = &mut self.idle {
+            if polled.is_ready() {
+                idle.timer.as_mut().reset(Instant::now() + idle.timeout);
+            } else if idle.timer.as_mut().poll(context).is_ready() {
+                self.record.broke("idle");
+                return Poll::Ready(Some(Err(BodyError::Idle(idle.timeout))));
+            }
+        }
+        if let Poll::Ready(None) = polled {
+            self.record.finished();
+        }
+        polled
+    }
+
+    fn broken(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
+        self.record.broke(crate::upstream::Failure::of(&error).as_str());
+        if self.is_watch { None } else { Some(Err(BodyError::Upstream(error))) }
+    }
+}
+
+/// The first bytes of a request's body, kept so that it can be sent again.
+#[derive(Default)]
+pub(crate) struct Replay {
+    pieces: SmallVec<[Bytes; 2]>,
+    bytes: usize,
+    is_whole: bool,
+    /// There was more than is kept.
+    is_lost: bool,
+}
+
+impl Replay {
+    fn keep(&mut self, piece: &Bytes) {
+        self.bytes += piece.len();
+        if self.is_lost || self.bytes > REPLAY_BYTES_MAX {
+            self.is_lost = true;
+            self.pieces = SmallVec::new();
+        } else {
+            self.pieces.push(piece.clone());
+        }
+    }
+}
+
+/// Where the body of a request comes from, through all tries.
+pub(crate) struct RequestBody {
+    incoming: Incoming,
+    replay: Replay,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+/// Why the body of a request ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UploadError {
+    #[error("the body is longer than {bytes_max} bytes")]
+    TooLong { bytes_max: u64 },
+    #[error("the client broke off")]
+    Client,
+    #[error("the kube-apiserver takes no more of it")]
+    Upstream,
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming, bytes_max: u64) -> Self {
+        Self { incoming, replay: Replay::default(), bytes: 0, bytes_max }
+    }
+
+    /// What was not read of it.
+    pub(crate) fn into_unread(self) -> Incoming {
+        self.incoming
+    }
+
+    /// Whether it can be sent from its beginning again.
+    pub(crate) fn can_replay(&self) -> bool {
+        !self.replay.is_lost
+    }
+
+    /// Starts to send it, from its beginning.
+    pub(crate) fn upload(self, sink: SendStream<Bytes>) -> Upload {
+        let replayed = 0;
+        Upload { body: self, sink, replayed, piece: None, is_over: false }
+    }
+}
+
+/// A body on its way to an endpoint.
+pub(crate) struct Upload {
+    body: RequestBody,
+    sink: SendStream<Bytes>,
+    /// Pieces that were taken from the replay.
+    replayed: usize,
+    piece: Option<Bytes>,
+    is_over: bool,
+}
+
+impl Upload {
+    /// The body, for another try.
+    pub(crate) fn into_body(self) -> RequestBody {
+        self.body
+    }
+
+    /// Whether nothing of it is left to send.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Moves what can be moved. Ready when all of it was handed over, or nothing more will be.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
+        loop {
+            if self.is_over {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(mut piece) = self.piece.take() {
+                if self.sink.capacity() == 0 {
+                    self.sink.reserve_capacity(piece.len().min(SEND_PIECE_BYTES_MAX));
+                    self.piece = Some(piece);
+                    match std::task::ready!(self.sink.poll_capacity(context)) {
+                        Some(Ok(_)) => {}
+                        Some(Err(_)) | None => return self.end(Err(UploadError::Upstream)),
+                    }
+                    continue;
+                }
+                let room = self.sink.capacity().min(piece.len());
+                let part = piece.split_to(room);
+                let is_last = piece.is_empty() && self.is_last_piece();
+                if !piece.is_empty() {
+                    self.piece = Some(piece);
+                }
+                if self.sink.send_data(part, is_last).is_err() {
+                    return self.end(Err(UploadError::Upstream));
+                }
+                self.is_over = is_last;
+                continue;
+            }
+            match std::task::ready!(self.next(context)) {
+                Ok(Some(piece)) => self.piece = (!piece.is_empty()).then_some(piece),
+                Ok(None) => {
+                    let sent = self.sink.send_data(Bytes::new(), true);
+                    return self.end(sent.map_err(|_| UploadError::Upstream));
+                }
+                Err(error) => {
+                    // The endpoint must not take half a body for a whole one.
+                    self.sink.send_reset(Reason::CANCEL);
+                    return self.end(Err(error));
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, result: Result<(), UploadError>) -> Poll<Result<(), UploadError>> {
+        self.is_over = true;
+        self.piece = None;
+        Poll::Ready(result)
+    }
+
+    fn is_last_piece(&self) -> bool {
+        let replay = &self.body.replay;
+        self.replayed == replay.pieces.len() && (replay.is_whole || self.body.incoming.is_end_stream())
+    }
+
+    fn next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UploadError>> {
+        let body = &mut self.body;
+        if let Some(piece) = body.replay.pieces.get(self.replayed) {
+            self.replayed += 1;
+            return Poll::Ready(Ok(Some(piece.clone())));
+        }
+        if body.replay.is_whole {
+            return Poll::Ready(Ok(None));
+        }
+        loop {
+            return Poll::Ready(match std::task::ready!(Pin::new(&mut body.incoming).poll_frame(context)) {
+                Some(Ok(frame)) => {
+                    // kube-apiserver reads no trailers.
+                    let Ok(piece) = frame.into_data() else { continue };
+                    body.bytes += piece.len() as u64;
+                    if body.bytes > body.bytes_max {
+                        Err(UploadError::TooLong { bytes_max: body.bytes_max })
+                    } else {
+                        body.replay.keep(&piece);
+                        self.replayed = body.replay.pieces.len();
+                        Ok(Some(piece))
+                    }
+                }
+                Some(Err(_)) => Err(UploadError::Client),
+                None => {
+                    body.replay.is_whole = true;
+                    Ok(None)
+                }
+            });
+        }
+    }
+}

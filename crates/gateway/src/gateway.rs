@@ -1,0 +1,344 @@
+//! The gateway in one process: reads the configuration, serves, follows changes, stops.
+//!
+//! Invariant: what is served is always one whole snapshot of the configuration that was found good; and a gateway that starts has one.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use kubewharf_foundation::Shutdown;
+use kubewharf_foundation::clock::RealClock;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::access_log::{AccessLog, AccessLogTarget};
+use crate::admin::{self, Admin};
+use crate::cluster::{Cluster, Clusters, Common, Defaults, Prepared};
+use crate::config::{
+    ClusterConfig, Discovery, LoadError, Problem, ServingPem, Severity, Snapshot, Source, SourceOptions,
+};
+use crate::front::Front;
+use crate::limits::{CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG};
+use crate::metrics::Metrics;
+use crate::proxy::Proxy;
+use crate::proxy_protocol::TrustedPeers;
+use crate::upstream::{self, EndpointSettings};
+
+/// How a gateway is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder of manifests.
+    pub config_dir: PathBuf,
+    /// Where clients connect, with TLS. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Where administrators and Prometheus connect, without TLS; `None` for nowhere.
+    pub admin_listen: Option<SocketAddr>,
+    /// The token that the admin listener wants for everything but `/livez` and `/readyz`.
+    pub admin_token: Option<String>,
+    /// The cluster of clients that name none.
+    pub default_cluster: Option<String>,
+    /// Certificate and key (PEM files) for clusters that have none of their own.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Whose client certificates are believed by clusters that do not say so themselves (a PEM file).
+    pub client_ca: Option<PathBuf>,
+    /// How long connections may take to end when the gateway stops.
+    pub drain_timeout: Duration,
+    /// Client connections at once.
+    pub connections_max: usize,
+    /// Who may tell by the PROXY protocol whose connection it is.
+    pub proxy_protocol_from: TrustedPeers,
+    /// The access log.
+    pub access_log: AccessLogTarget,
+}
+
+impl Options {
+    /// Options with the default of everything but these.
+    #[must_use]
+    pub fn new(config_dir: impl Into<PathBuf>, listen: Vec<SocketAddr>) -> Self {
+        Self {
+            config_dir: config_dir.into(),
+            listen,
+            admin_listen: None,
+            admin_token: None,
+            default_cluster: None,
+            tls: None,
+            client_ca: None,
+            drain_timeout: Duration::from_secs(30),
+            connections_max: CONNECTIONS_MAX,
+            proxy_protocol_from: TrustedPeers::default(),
+            access_log: AccessLogTarget::Off,
+        }
+    }
+}
+
+/// Why a gateway can't start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration has errors.
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    /// A file that an option names can't be read.
+    #[error("{option}: can't read {}: {source}", path.display())]
+    File {
+        /// The option.
+        option: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An address can't be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The access log can't be opened.
+    #[error("the access log can't be written: {0}")]
+    AccessLog(std::io::Error),
+    /// The admin listener would let everybody in.
+    #[error("--admin-listen {0} is not a loopback address: it needs --admin-token-file")]
+    AdminOpen(SocketAddr),
+    /// A part of the start panicked.
+    #[error("a task ended early: {0}")]
+    Task(tokio::task::JoinError),
+}
+
+/// A gateway that listens and is not served yet.
+pub struct Gateway {
+    options: Options,
+    source: Arc<Source>,
+    common: Arc<Common>,
+    proxy: Arc<Proxy>,
+    listeners: Vec<TcpListener>,
+    admin: Option<TcpListener>,
+}
+
+/// Serves until `shutdown`.
+///
+/// # Errors
+/// If it can't start.
+pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError> {
+    Gateway::start(options).await?.serve(shutdown).await;
+    Ok(())
+}
+
+impl Gateway {
+    /// Reads the configuration and binds the addresses.
+    ///
+    /// # Errors
+    /// If the configuration has errors, or an address can't be had.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        if let Some(address) = options.admin_listen
+            && options.admin_token.is_none()
+            && !address.ip().is_loopback()
+        {
+            return Err(StartError::AdminOpen(address));
+        }
+        let common = Arc::new(Common {
+            defaults: Defaults { serving: default_serving(&options)? },
+            clock: Arc::new(RealClock),
+            metrics: Metrics::new(),
+        });
+        let mut listeners = Vec::new();
+        for address in &options.listen {
+            listeners.push(listen(*address)?);
+        }
+        let admin = options.admin_listen.map(listen).transpose()?;
+        let accepted = common.clone();
+        let source_options = SourceOptions {
+            directory: options.config_dir.clone(),
+            default_cluster: options.default_cluster.clone(),
+            accept: Some(Box::new(move |snapshot| problems(snapshot, &accepted))),
+        };
+        let source =
+            tokio::task::spawn_blocking(move || Source::open(source_options)).await.map_err(StartError::Task)??;
+        let proxy = Arc::new(Proxy {
+            clusters: ArcSwap::from_pointee(Clusters::empty()),
+            metrics: common.metrics.clone(),
+            access_log: AccessLog::start(&options.access_log).map_err(StartError::AccessLog)?,
+        });
+        Ok(Self { options, source, common, proxy, listeners, admin })
+    }
+
+    /// Where clients are served.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Where administrators are.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref()?.local_addr().ok()
+    }
+
+    /// Serves until `shutdown`, then lets connections end.
+    pub async fn serve(self, shutdown: Shutdown) {
+        let Self { options, source, common, proxy, listeners, admin } = self;
+        let mut follower = Follower { proxy: proxy.clone(), common: common.clone(), resolvers: HashMap::new() };
+        let mut snapshots = source.subscribe();
+        follower.follow(&snapshots.borrow_and_update().clone());
+        let front = Arc::new(Front {
+            proxy: proxy.clone(),
+            clock: common.clock.clone(),
+            proxy_protocol_peers: options.proxy_protocol_from,
+            connections: Arc::new(Semaphore::new(options.connections_max)),
+            drain_timeout: options.drain_timeout,
+            shutdown: shutdown.clone(),
+        });
+        let mut background = JoinSet::new();
+        background.spawn({
+            let source = source.clone();
+            async move {
+                let Err(error) = source.watch().await;
+                tracing::error!(%error, "the configuration is not watched any more");
+            }
+        });
+        background.spawn(async move {
+            while snapshots.changed().await.is_ok() {
+                let snapshot = snapshots.borrow_and_update().clone();
+                follower.follow(&snapshot);
+            }
+        });
+        if let Some(listener) = admin {
+            let admin = Admin { proxy, source, token: options.admin_token, shutdown: shutdown.clone() };
+            background.spawn(admin::listen(Arc::new(admin), listener));
+        }
+        let mut serving = JoinSet::new();
+        for listener in listeners {
+            serving.spawn(front.clone().listen(listener));
+        }
+        tracing::info!("ready to serve clients");
+        while serving.join_next().await.is_some() {}
+        // The rest has no end of its own.
+        background.shutdown().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Puts each new snapshot to work.
+struct Follower {
+    proxy: Arc<Proxy>,
+    common: Arc<Common>,
+    /// Who looks endpoints up in the DNS, by cluster.
+    resolvers: HashMap<Arc<str>, (Discovery, AbortHandle)>,
+}
+
+impl Follower {
+    fn follow(&mut self, snapshot: &Arc<Snapshot>) {
+        let old = self.proxy.clusters.load_full();
+        let mut prepared = HashMap::new();
+        for (name, config) in snapshot.clusters() {
+            let before = old.get(name);
+            if before.is_some_and(|before| Arc::ptr_eq(&before.config, config)) {
+                continue;
+            }
+            match Prepared::new(config, before.map(|before| &**before), &self.common) {
+                Ok(made) => drop(prepared.insert(name.clone(), made)),
+                // It was found good a moment ago, so this is a race with a certificate's end.
+                Err(problems) => {
+                    tracing::error!(cluster = %name, ?problems, "the cluster's new configuration is not used");
+                }
+            }
+        }
+        let next = Arc::new(old.next(snapshot.clone(), prepared, &self.common));
+        self.resolvers.retain(|name, (discovery, resolver)| {
+            let stays = next.get(name).is_some_and(|cluster| cluster.config.discovery == *discovery);
+            if !stays {
+                resolver.abort();
+            }
+            stays
+        });
+        for cluster in next.iter() {
+            self.resolve(cluster);
+        }
+        self.proxy.clusters.store(next);
+    }
+
+    fn resolve(&mut self, cluster: &Arc<Cluster>) {
+        let config = &cluster.config;
+        let Discovery::Dns { name, port, scheme } = &config.discovery else { return };
+        if self.resolvers.contains_key(&config.name) {
+            return;
+        }
+        let source = upstream::Source::Dns {
+            https: *scheme == crate::config::Scheme::Https,
+            host: name.to_string(),
+            port: *port,
+        };
+        let upstream = Arc::downgrade(&cluster.upstream);
+        let task = tokio::spawn(async move {
+            source
+                .follow(DNS_INTERVAL, move |addresses| {
+                    if let Some(upstream) = upstream.upgrade() {
+                        upstream.set_endpoints(addresses.into_iter().map(EndpointSettings::new).collect());
+                    }
+                })
+                .await
+        });
+        self.resolvers.insert(config.name.clone(), (config.discovery.clone(), task.abort_handle()));
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.resolvers.values().for_each(|(_, resolver)| resolver.abort());
+    }
+}
+
+/// What of a snapshot can't be put to work.
+fn problems(snapshot: &Snapshot, common: &Common) -> Vec<Problem> {
+    let of_cluster = |config: &Arc<ClusterConfig>| match Prepared::new(config, None, common) {
+        Ok(_) => Vec::new(),
+        Err(unusable) => unusable
+            .into_iter()
+            .map(|unusable| Problem {
+                severity: Severity::Error,
+                file: config.file.to_path_buf(),
+                line: config.line,
+                field: unusable.field.to_owned(),
+                problem: unusable.problem,
+                remedy: "correct it; until then the configuration before stays in use".to_owned(),
+            })
+            .collect(),
+    };
+    snapshot.clusters().values().flat_map(of_cluster).collect()
+}
+
+fn default_serving(options: &Options) -> Result<ServingPem, StartError> {
+    let read = |option, path: &PathBuf| {
+        std::fs::read(path).map_err(|source| StartError::File { option, path: path.clone(), source })
+    };
+    let mut serving = ServingPem::default();
+    if let Some((certificate, key)) = &options.tls {
+        serving.certificate = Some(crate::authentication::tls::ServerTlsSettings {
+            certificate: read("--tls-cert", certificate)?,
+            key: read("--tls-key", key)?,
+        });
+    }
+    if let Some(path) = &options.client_ca {
+        serving.client_trust = Some(crate::authentication::x509::ClientTrustSettings {
+            authorities: read("--client-ca", path)?,
+            revocations: None,
+        });
+    }
+    Ok(serving)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(LISTEN_BACKLOG)
+    };
+    bind().map_err(|source| StartError::Listen { address, source })
+}

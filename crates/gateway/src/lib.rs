@@ -1,0 +1,35 @@
+//! KubeGateway: a layer-7 gateway in front of kube-apiservers.
+//!
+//! A request passes, in this order: `front` (TLS, HTTP/2 or HTTP/1.1), [`authentication`] (who asks), [`kubewharf_kube_api::RequestInfo`]
+//! (what for), [`policy`] (the first rule that matches), [`limit`] (whether now), [`upstream`] (which kube-apiserver, on which connection),
+//! `identity` (in whose name), and the answer streams back. `proxy` is that pipeline, `cluster` what it has of one cluster.
+//!
+//! Invariant: every request is served by one immutable snapshot of the configuration from its beginning to its end, and no header that
+//! tells an identity reaches a kube-apiserver unless this crate wrote it.
+
+mod access_log;
+mod admin;
+pub mod authentication;
+mod body;
+mod cluster;
+pub mod config;
+mod front;
+mod gateway;
+mod identity;
+pub mod limit;
+pub mod limits;
+mod metrics;
+pub mod policy;
+mod proxy;
+mod proxy_protocol;
+mod record;
+mod reviewer;
+mod splice;
+mod upgrade;
+pub mod upstream;
+pub mod user;
+
+pub use access_log::AccessLogTarget;
+pub use gateway::{Gateway, Options, StartError, run};
+pub use proxy_protocol::{Block, TrustedPeers};
+pub use user::User;

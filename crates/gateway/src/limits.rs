@@ -1,0 +1,206 @@
+//! Every bound of this crate that is not an option of the operator.
+
+// Authentication.
+
+/// Entries of each verdict cache of a cluster (tokens, impersonations); successes and refusals are counted apart.
+pub const VERDICTS_MAX: usize = 32_768;
+/// Locks of a verdict cache; a power of two.
+pub(crate) const VERDICT_SHARDS: usize = 64;
+/// Questions to one cluster (token and access reviews) that are under way at once; further ones wait.
+pub const REVIEWS_AT_ONCE_MAX: usize = 128;
+/// Access reviews of one impersonation that are under way at once.
+pub(crate) const IMPERSONATION_REVIEWS_AT_ONCE: usize = 8;
+/// Groups and extra values that one request may impersonate; each is a review of its own.
+pub const IMPERSONATION_VALUES_MAX: usize = 256;
+/// TLS 1.2 sessions that a cluster remembers for clients that know no tickets.
+pub(crate) const TLS_SESSIONS_MAX: usize = 256;
+/// Longest JSON Web Token that is looked into, in bytes; longer tokens go to the cluster.
+pub(crate) const JWT_BYTES_MAX: usize = 64 << 10;
+/// Token issuers of one configuration; kube-apiserver's.
+pub const JWT_ISSUERS_MAX: usize = 64;
+/// Signing keys of one issuer that are kept; the first ones of its key set.
+pub const JWT_KEYS_MAX: usize = 64;
+/// How long after its end a token still counts, for clocks that differ. kube-apiserver's cache has the same effect.
+pub const JWT_EXPIRY_LEEWAY: std::time::Duration = std::time::Duration::from_secs(10);
+/// How far in the future a token's begin or issue time may lie, for clocks that differ; kube-apiserver's.
+pub const JWT_BEGIN_LEEWAY: std::time::Duration = std::time::Duration::from_secs(60);
+/// Shortest time between two looks at an issuer's keys, whatever the tokens name.
+pub const JWT_FETCH_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_secs(10);
+/// Age at which an issuer's keys are looked at again if the issuer does not say.
+pub const JWT_REFRESH_DEFAULT: std::time::Duration = std::time::Duration::from_secs(300);
+/// Shortest such age, whatever the issuer says.
+pub const JWT_REFRESH_MIN: std::time::Duration = std::time::Duration::from_secs(60);
+/// Longest such age, whatever the issuer says.
+pub const JWT_REFRESH_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
+/// How long one document of an issuer may take.
+pub const JWT_FETCH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Longest document of an issuer, in bytes.
+pub const JWT_FETCH_BYTES_MAX: usize = 1 << 20;
+
+// Limits.
+
+/// Users with a limit of their own that one flow control schema remembers while they have nothing in flight.
+pub const LIMITED_USERS_MAX: usize = 16_384;
+/// Locks of the users of one schema; a power of two.
+pub(crate) const LIMITED_USER_SHARDS: usize = 32;
+/// Remembered users that are looked at to find one to forget.
+pub(crate) const LIMITED_USERS_LOOKED_AT: usize = 8;
+
+// Configuration and policy.
+
+/// Longest manifest, in bytes.
+pub const MANIFEST_BYTES_MAX: u64 = 8 << 20;
+/// Longest file that a manifest names, in bytes; revocation lists are the long ones.
+pub const REFERENCED_FILE_BYTES_MAX: u64 = 16 << 20;
+/// Manifests of one folder.
+pub const MANIFESTS_MAX: usize = 4096;
+/// Bytes of all manifests of one folder, and of the files that they name.
+pub const CONFIG_BYTES_MAX: u64 = 512 << 20;
+/// Clusters of one gateway.
+pub const CLUSTERS_MAX: usize = 4096;
+/// Endpoints of one cluster.
+pub const ENDPOINTS_MAX: usize = 1024;
+/// Rules of one cluster: those of all policies together, and those of access.
+pub const RULES_MAX: usize = 4096;
+/// Values of one list of a rule.
+pub const RULE_VALUES_MAX: usize = 4096;
+/// Values of all rules of one cluster together.
+pub const CLUSTER_RULE_VALUES_MAX: usize = 1 << 16;
+/// Problems of one look at the configuration that are told; further ones are counted.
+pub const PROBLEMS_MAX: usize = 200;
+/// Rules from which on an index is faster than asking one after another.
+pub(crate) const INDEXED_RULES_MIN: usize = 12;
+/// Greatest weight of an endpoint.
+pub const WEIGHT_MAX: u32 = 1_000_000;
+/// All shares of weights together: hundredths of a percent.
+pub const WEIGHT_SHARES: u32 = 10_000;
+/// Time between two looks at the files of the configuration, should no event tell of a change.
+pub const CONFIG_POLL: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long the folder of the configuration must be quiet before its files are read.
+pub(crate) const CONFIG_QUIET: std::time::Duration = std::time::Duration::from_millis(150);
+/// Longest wait for such quiet.
+pub(crate) const CONFIG_QUIET_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
+// Clients.
+
+/// Client connections at once, unless the operator says otherwise.
+pub const CONNECTIONS_MAX: usize = 50_000;
+/// Connections that the kernel may hold that were not accepted yet.
+pub(crate) const LISTEN_BACKLOG: u32 = 4096;
+/// Pause after a connection could not be accepted.
+pub(crate) const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+/// The most that a PROXY header and a TLS handshake may take together.
+pub const HANDSHAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// The most that the head of an HTTP/1.1 request may take, and how long such a connection may be idle.
+pub const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// Longest head of a request, in bytes.
+pub const HEAD_BYTES_MAX: u32 = 96 << 10;
+/// Headers of an HTTP/1.1 request.
+pub const HEADERS_MAX: usize = 128;
+/// Requests at once on an HTTP/2 connection. Go's clients open another connection when it is reached.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 250;
+/// Streams of a connection that a client has reset and that are not forgotten yet, at which the connection ends.
+pub const RESET_STREAMS_MAX: usize = 100;
+/// What a client may send on one stream before it is read, in bytes.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// The same on all streams of a connection together.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// What one stream holds that a client has no room for yet, in bytes.
+pub(crate) const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Time between pings on a quiet HTTP/2 connection.
+pub(crate) const KEEPALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long the answer to a ping may take.
+pub(crate) const KEEPALIVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
+/// Connections of administrators at once.
+pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+// Requests.
+
+/// Longest body of a request, in bytes, unless a policy says otherwise. kube-apiserver takes 3 MiB of an object; uploads through the
+/// proxies of pods and services are longer.
+pub const BODY_BYTES_MAX: u64 = 128 << 20;
+/// Bytes of a request's body that are kept so that it can be sent again.
+pub(crate) const REPLAY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of an answer that are waited for before its head goes to the client, if the request can be repeated: an answer
+/// that breaks off before is got elsewhere. Much less than a stream's window; it covers most objects and small lists.
+pub(crate) const ANSWER_HELD_BYTES: usize = 16 << 10;
+/// Bytes of a refused request's body that are taken off the connection.
+pub(crate) const READ_OFF_BYTES_MAX: usize = 64 << 10;
+/// How long that may take.
+pub(crate) const READ_OFF_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
+/// Announced length from which a request's body is a long one, with connections of its own.
+pub(crate) const LONG_BODY_BYTES: u64 = 1 << 20;
+/// Piece in which a body is handed on, in bytes.
+pub(crate) const SEND_PIECE_BYTES_MAX: usize = 64 << 10;
+/// Endpoints that one request is tried at.
+pub const TRIES_MAX: usize = 4;
+/// Endpoints that one review is tried at.
+pub(crate) const REVIEW_ENDPOINTS_MAX: usize = 3;
+/// Longest answer to a review, in bytes.
+pub(crate) const REVIEW_BYTES_MAX: usize = 1 << 20;
+/// How long a kube-apiserver may take to agree to an upgrade.
+pub(crate) const UPGRADE_ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Buffer of each direction of an upgraded connection, in bytes.
+pub(crate) const SPLICE_BYTES: usize = 16 << 10;
+/// Lines that wait for the writer of the access log.
+pub(crate) const ACCESS_LOG_LINES_MAX: usize = 16_384;
+/// Time between two looks at the DNS.
+pub(crate) const DNS_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
+
+// Upstream.
+
+/// Dials of one pool that run at once; more requests than these can serve wait for the next.
+pub(crate) const UPSTREAM_DIALS_MAX: u32 = 8;
+/// Requests that wait for a stream of one pool; the next is refused at once.
+pub(crate) const UPSTREAM_WAITERS_MAX: usize = 65_536;
+/// Streams in flight on each connection of a pool at which another is opened in the background, up to the spread.
+pub(crate) const UPSTREAM_SPREAD_AT_STREAMS: u32 = 16;
+/// After a dial that failed, requests get the same error for this long instead of dialling again.
+pub(crate) const UPSTREAM_DIAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+/// Scans of a pool for a free stream before any free stream is taken, not the best.
+pub(crate) const UPSTREAM_RESERVE_TRIES: usize = 3;
+/// Connections that one request is tried on when each turns out to be going away just then.
+pub(crate) const UPSTREAM_CONNECTIONS_PER_REQUEST_MAX: usize = 3;
+/// Streams after which a connection is replaced, long before the 2^30 identifiers of HTTP/2 end.
+pub(crate) const UPSTREAM_STREAMS_PER_CONNECTION_MAX: u64 = 1 << 29;
+/// Streams that were cut by us and whose late frames are dropped in silence.
+pub(crate) const UPSTREAM_RESET_STREAMS_MAX: usize = 512;
+/// Largest header list of a response, in bytes as HTTP/2 counts them.
+pub(crate) const UPSTREAM_RESPONSE_HEADERS_BYTES_MAX: u32 = 256 << 10;
+/// Largest DATA frame that an endpoint may send on a connection for ordinary or large answers, in bytes. Larger than
+/// HTTP/2's initial 16 KiB because each frame costs the same work.
+pub(crate) const UPSTREAM_FRAME_BYTES_MAX: u32 = 64 << 10;
+/// Bytes of request body that one stream buffers before its sender must wait.
+pub(crate) const UPSTREAM_SEND_BUFFER_BYTES_MAX: usize = 256 << 10;
+/// The largest window of HTTP/2.
+pub(crate) const UPSTREAM_WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
+/// A timer that fires later than this says that this process stood still, which must not be held against the endpoint.
+pub(crate) const UPSTREAM_TIMER_LATE_MAX: std::time::Duration = std::time::Duration::from_millis(150);
+/// How often a connection with streams in flight that nobody waits for is looked at.
+pub(crate) const UPSTREAM_CALM_TICK: std::time::Duration = std::time::Duration::from_secs(1);
+/// An endpoint that comes back sooner was not really away: no slow start, no longer ejection the next time.
+pub(crate) const UPSTREAM_BLIP: std::time::Duration = std::time::Duration::from_secs(1);
+/// First pause before an endpoint that is away is probed again; it doubles up to the probe interval.
+pub(crate) const UPSTREAM_PROBE_RETRY_MIN: std::time::Duration = std::time::Duration::from_millis(250);
+/// Probes in a row without an answer that eject an endpoint.
+pub(crate) const UPSTREAM_PROBE_TIMEOUTS_MAX: u32 = 2;
+/// Bytes of a probe's answer that are read; the rest is cut off.
+pub(crate) const UPSTREAM_PROBE_BYTES_MAX: usize = 16 << 10;
+/// Outcomes of requests that are remembered for ejection; bits of a `u32`.
+pub(crate) const UPSTREAM_OUTCOMES_REMEMBERED: u32 = 16;
+/// Weight of a watch in the work of an endpoint, where a request that is being answered weighs [`UPSTREAM_REQUEST_WORK`].
+pub(crate) const UPSTREAM_WATCH_WORK: u64 = 1;
+/// Weight of a request that is being answered in the work of an endpoint.
+pub(crate) const UPSTREAM_REQUEST_WORK: u64 = 16;
+/// Share of its weight that an endpoint begins slow start with, in 1/256.
+pub(crate) const UPSTREAM_SLOW_START_SHARE_MIN: u32 = 26;
+/// Time in which a latency loses its influence, for balancing.
+pub(crate) const UPSTREAM_LATENCY_DECAY: std::time::Duration = std::time::Duration::from_secs(10);
+/// TCP: idle time before the first keepalive probe.
+pub(crate) const UPSTREAM_TCP_KEEPALIVE_IDLE: std::time::Duration = std::time::Duration::from_secs(30);
+/// TCP: time between keepalive probes.
+pub(crate) const UPSTREAM_TCP_KEEPALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
+/// Largest file of endpoints, in bytes.
+pub(crate) const UPSTREAM_ENDPOINT_FILE_BYTES_MAX: u64 = 1 << 20;
+/// Most endpoints that a discovery may yield.
+pub(crate) const UPSTREAM_DISCOVERED_ENDPOINTS_MAX: usize = 1024;

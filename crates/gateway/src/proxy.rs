@@ -1,0 +1,736 @@
+//! The pipeline: one request from its head to the head of its answer.
+//!
+//! Invariant: the order is who, what, whether, where. Nothing is sent to a kube-apiserver before the user is known and allowed; what is sent
+//! has the path and the query byte for byte as the client wrote them; and a request is sent twice only if the first try was certainly not
+//! begun, or changes nothing.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use kubewharf_kube_api::{RequestInfo, Status, request_info, status};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::User;
+use crate::access_log::AccessLog;
+use crate::authentication::token::remove_websocket_token;
+use crate::authentication::x509::ClientCertificate;
+use crate::body::{AnswerBody, Body, Http1Body, Idle, RequestBody, Upload, UploadError, read_off};
+use crate::cluster::{Cluster, Clusters, PolicyAtWork};
+use crate::identity::{IdentityHeaders, Mode, strip, strip_response};
+use crate::limit::breaker;
+use crate::limits::{ANSWER_HELD_BYTES, BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX};
+use crate::metrics::Metrics;
+use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
+use crate::record::{Line, Record};
+use crate::upgrade;
+use crate::upstream::{
+    Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, Strategy, UpgradeLease,
+};
+
+static AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What all requests share.
+pub(crate) struct Proxy {
+    pub(crate) clusters: ArcSwap<Clusters>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: Arc<AccessLog>,
+}
+
+/// What all requests of a client's connection share.
+pub(crate) struct Client {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) address: SocketAddr,
+    /// The cluster that the handshake named.
+    pub(crate) cluster_by_sni: Option<Arc<str>>,
+    pub(crate) certificate: Option<ClientCertificate>,
+    /// The user who asked last and the headers for that user: mostly the next request is the same user's.
+    pub(crate) named: Mutex<Option<Named>>,
+}
+
+/// A user, and the headers that name it.
+pub(crate) struct Named {
+    user: Arc<User>,
+    mode: Mode,
+    headers: Arc<IdentityHeaders>,
+}
+
+/// Why the gateway answers by itself.
+pub(crate) struct Refused {
+    pub(crate) status: Status,
+    /// For the access log.
+    pub(crate) reason: Cow<'static, str>,
+}
+
+impl Refused {
+    pub(crate) fn new(status: Status) -> Box<Self> {
+        let reason = status.message.clone();
+        Box::new(Self { status, reason })
+    }
+
+    fn because(status: Status, reason: impl std::fmt::Display) -> Box<Self> {
+        Box::new(Self { status, reason: reason.to_string().into() })
+    }
+}
+
+/// A request that is let in, on its way to an endpoint.
+pub(crate) struct Admitted<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) policy: &'a DispatchPolicy,
+    pub(crate) at_work: &'a PolicyAtWork,
+    pub(crate) info: &'a RequestInfo<'a>,
+    pub(crate) user: &'a User,
+    pub(crate) identity: Arc<IdentityHeaders>,
+}
+
+impl Client {
+    /// Answers a request.
+    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let mut record = Record::new(self.proxy.metrics.clone(), self.proxy.access_log.clone());
+        let (mut parts, body) = request.into_parts();
+        // Never reused: a response that is refused before its request was read closes an HTTP/1.1 connection.
+        let mut body = Some(body);
+        match self.answer(&mut parts, &mut body, &mut record).await {
+            Ok(Answer::Streams(head, stream)) => {
+                let mut response = Response::from_parts(head, Body::empty());
+                record.status = response.status().as_u16();
+                *response.body_mut() = stream.into_body(record);
+                response
+            }
+            Ok(Answer::Http1(head, stream)) => {
+                record.status = head.status.as_u16();
+                Response::from_parts(head, Body::Http1(Box::new(Http1Body::new(*stream, record))))
+            }
+            Ok(Answer::Whole(response)) => {
+                record.status = response.status().as_u16();
+                record.finished();
+                response
+            }
+            Err(refused) => {
+                if let Some(line) = &mut record.line {
+                    line.reason = refused.reason.into_owned();
+                }
+                record.status = refused.status.code;
+                record.finished();
+                if let Some(unread) = &mut body {
+                    read_off(unread).await;
+                }
+                let mut response = respond(&refused.status);
+                if let Body::Whole(_, unread) = response.body_mut() {
+                    *unread = body;
+                }
+                response
+            }
+        }
+    }
+
+    /// What is not read of the body stays in `body`.
+    async fn answer(
+        &self,
+        parts: &mut Parts,
+        body: &mut Option<Incoming>,
+        record: &mut Record,
+    ) -> Result<Answer, Box<Refused>> {
+        let clusters = self.proxy.clusters.load_full();
+        let cluster = self.cluster(&clusters, parts)?;
+        let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let method = parts.method.clone();
+        let info = RequestInfo::parse(method.as_str(), target.as_str()).map_err(|error| match error {
+            request_info::Error::NoResource { .. } => Refused::new(Status::internal_error(error.to_string())),
+            _ => Refused::new(Status::bad_request(error.to_string())),
+        })?;
+        record.verb = known_verb(&info.verb);
+        let authenticated =
+            cluster.authenticator.authenticate(self.certificate.as_ref(), &parts.headers, &info.path).await.map_err(
+                |error| {
+                    let status = match error.status() {
+                        StatusCode::UNAUTHORIZED => Status::unauthorized(),
+                        _ => Status::service_unavailable("the user can't be told now").with_retry_after(1),
+                    };
+                    Refused::because(status, error)
+                },
+            )?;
+        let impersonated =
+            cluster.impersonator.effective_user(&authenticated.user, &parts.headers).await.map_err(|error| {
+                let status = match error.status() {
+                    StatusCode::BAD_REQUEST => Status::bad_request(error.to_string()),
+                    StatusCode::FORBIDDEN => Status::forbidden(&error.to_string()),
+                    _ => Status::service_unavailable("the impersonation can't be judged now").with_retry_after(1),
+                };
+                Refused::because(status, error)
+            })?;
+        let user = impersonated.as_ref().unwrap_or(&authenticated.user).clone();
+        let identity = self.name(&user, cluster.identity_mode)?;
+        let user_agent = parts.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let address = self.ip();
+        let attributes = Attributes { info: &info, user: &user, user_agent, client: address };
+        let decision = cluster.config.policies.decide(&attributes);
+        let access = cluster.config.access.check(&attributes);
+        if self.proxy.access_log.is_on() && decision.is_none_or(|decision| decision.policy.access_log) {
+            record.line = Some(Box::new(Line {
+                client: self.address.to_string(),
+                cluster: cluster.config.name.clone(),
+                policy: decision.map(|decision| decision.policy.name.to_string()).unwrap_or_default(),
+                method: parts.method.to_string(),
+                target: target.to_string(),
+                user: user.name.clone(),
+                impersonator: if impersonated.is_some() { authenticated.user.name.clone() } else { String::new() },
+                user_agent: user_agent.to_owned(),
+                audit_id: String::new(),
+                reason: String::new(),
+            }));
+        }
+        if !access.is_allowed() {
+            let why = "the gateway's access rules do not let this request in";
+            return Err(Refused::because(Status::forbidden_request(&user.name, &info, why), why));
+        }
+        if cluster.config.features.deny_all_requests {
+            let why = "the gateway refuses all requests to this cluster (feature gate DenyAllRequests)";
+            return Err(Refused::new(Status::too_many_requests(why, 1)));
+        }
+        let Some(decision) = decision else {
+            let why = "no dispatch policy of the gateway takes this request";
+            return Err(Refused::because(Status::forbidden_request(&user.name, &info, why), why));
+        };
+        let policy = decision.policy;
+        let at_work = &cluster.policies[policy.place];
+        record.policy = Some(at_work.metrics.clone());
+        if let Some(degradation) = &policy.degradation
+            && degradation.mode == DegradationMode::Always
+        {
+            return Ok(Answer::Whole(degraded(degradation)));
+        }
+        let now = Instant::now();
+        let mut admission = match &at_work.schema {
+            Some(schema) => Some(schema.admit(&user.name, now).map_err(|refusal| {
+                // Events are many and of little weight: KubeGateway lets their senders try again at once, and so do we.
+                let seconds = if &*info.resource == "events" { 0 } else { refusal.retry_after_seconds };
+                let why = format!("too many requests: {refusal}");
+                Refused::new(Status::too_many_requests(why, u32::try_from(seconds).unwrap_or(u32::MAX)))
+            })?),
+            None => None,
+        };
+        let permit = match &at_work.breaker {
+            Some(breaker) => match breaker.try_pass(now) {
+                Ok(permit) => Some(permit),
+                Err(refusal) => {
+                    if let Some(degradation) = &policy.degradation {
+                        return Ok(Answer::Whole(degraded(degradation)));
+                    }
+                    let seconds = u32::try_from(refusal.retry_after_seconds).unwrap_or(u32::MAX);
+                    let status = Status::service_unavailable("the gateway's circuit breaker is open");
+                    return Err(Refused::new(status.with_retry_after(seconds)));
+                }
+            },
+            None => None,
+        };
+        record.is_long_running = info.is_long_running();
+        if record.is_long_running {
+            at_work.metrics.long_running(1);
+        }
+        let admitted = Admitted { client: self, cluster, policy, at_work, info: &info, user: &user, identity };
+        let upgrades = upgrade::is_wanted(parts);
+        let answer = if upgrades {
+            Box::pin(admitted.upgrade(parts, body.as_ref(), record)).await
+        } else {
+            admitted.forward(parts, body, record).await
+        };
+        record.head = Some(Instant::now());
+        if let Some(permit) = permit {
+            let outcome = match &answer {
+                Ok(answer) if answer.status().is_server_error() => breaker::Outcome::Failure,
+                Ok(_) => breaker::Outcome::Success,
+                Err(refused) if refused.status.code >= 500 => breaker::Outcome::Failure,
+                Err(_) => breaker::Outcome::Success,
+            };
+            permit.record(outcome, Instant::now());
+        }
+        match answer {
+            Ok(Answer::Streams(head, mut stream)) => {
+                if record.is_long_running
+                    && let Some(admission) = &mut admission
+                {
+                    admission.release_now();
+                }
+                stream.admission = admission;
+                Ok(Answer::Streams(head, stream))
+            }
+            Err(refused) if refused.status.code >= 500 => match &policy.degradation {
+                Some(degradation) => Ok(Answer::Whole(degraded(degradation))),
+                None => Err(refused),
+            },
+            other => other,
+        }
+    }
+
+    /// The cluster that a request is for: the one that its host names. A handshake may have named one before; then it must be the same, as
+    /// the client's certificate was checked for that one.
+    fn cluster<'c>(&self, clusters: &'c Clusters, parts: &Parts) -> Result<&'c Arc<Cluster>, Box<Refused>> {
+        let misdirected = || Refused::new(Status::misdirected("this gateway serves no cluster of that name here"));
+        let host = match parts.uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => {
+                let mut hosts = parts.headers.get_all(HOST).iter();
+                let host = hosts.next();
+                if hosts.next().is_some() {
+                    return Err(Refused::new(Status::bad_request("there is more than one Host header")));
+                }
+                match host {
+                    Some(host) => host.to_str().map_err(|_| misdirected())?,
+                    None => "",
+                }
+            }
+        };
+        let config = clusters.snapshot.cluster_of_authority(host).ok_or_else(misdirected)?;
+        let cluster = clusters.of(config).ok_or_else(misdirected)?;
+        match &self.cluster_by_sni {
+            Some(name) if **name != *cluster.config.name => Err(misdirected()),
+            _ => Ok(cluster),
+        }
+    }
+
+    fn ip(&self) -> IpAddr {
+        self.address.ip().to_canonical()
+    }
+
+    fn name(&self, user: &Arc<User>, mode: Mode) -> Result<Arc<IdentityHeaders>, Box<Refused>> {
+        let mut named = self.named.lock();
+        if let Some(last) = &*named
+            && last.mode == mode
+            && (Arc::ptr_eq(&last.user, user) || last.user == *user)
+        {
+            return Ok(last.headers.clone());
+        }
+        let headers = IdentityHeaders::new(user, mode)
+            .map_err(|error| Refused::because(Status::forbidden("the user's name can't be passed on"), error))?;
+        let headers = Arc::new(headers);
+        *named = Some(Named { user: user.clone(), mode, headers: headers.clone() });
+        Ok(headers)
+    }
+}
+
+/// The answer to a request.
+pub(crate) enum Answer {
+    /// Known as a whole.
+    Whole(Response<Body>),
+    /// A kube-apiserver's: its head, and its body still to come.
+    Streams(http::response::Parts, Box<Streaming>),
+    /// The same over HTTP/1.1.
+    Http1(http::response::Parts, Box<(Incoming, UpgradeLease)>),
+}
+
+impl Answer {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Whole(response) => response.status(),
+            Self::Streams(head, _) | Self::Http1(head, _) => head.status,
+        }
+    }
+}
+
+/// An answer that streams, until its record joins it.
+pub(crate) struct Streaming {
+    /// The first piece last.
+    beginning: Pieces,
+    stream: h2::RecvStream,
+    request: Option<Box<Upload>>,
+    is_watch: bool,
+    idle: Option<Idle>,
+    lease: crate::upstream::Lease,
+    admission: Option<crate::limit::Admission>,
+}
+
+impl Streaming {
+    fn into_body(self, mut record: Record) -> Body {
+        let Self { beginning, stream, request, is_watch, idle, lease, admission } = self;
+        if beginning.is_empty() && stream.is_end_stream() && request.is_none() {
+            record.finished();
+        }
+        Body::Stream(Box::new(AnswerBody {
+            beginning,
+            stream,
+            request,
+            is_watch,
+            idle,
+            record,
+            _admission: admission,
+            _lease: lease,
+        }))
+    }
+}
+
+/// An answer that has begun, and what is left of the request.
+struct Answered {
+    response: Response<h2::RecvStream>,
+    beginning: Pieces,
+    upload: Option<Box<Upload>>,
+    lease: crate::upstream::Lease,
+}
+
+/// How one try ended.
+enum Tried {
+    Answered(Answered),
+    Failed { refused: Box<Refused>, body: Option<RequestBody>, may_retry: bool },
+}
+
+impl Admitted<'_> {
+    /// Sends the request to an endpoint, or to several until one answers.
+    async fn forward(
+        &self,
+        parts: &mut Parts,
+        unread: &mut Option<Incoming>,
+        record: &mut Record,
+    ) -> Result<Answer, Box<Refused>> {
+        let body_bytes_max = self.policy.body_bytes_max.unwrap_or(BODY_BYTES_MAX);
+        let has_body = unread.as_ref().is_some_and(|body| !body.is_end_stream());
+        if content_length(&parts.headers).is_some_and(|bytes| bytes > body_bytes_max) {
+            return Err(too_long(body_bytes_max));
+        }
+        let class = self.class(parts);
+        let is_safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let mut body = if has_body { unread.take() } else { None }.map(|body| RequestBody::new(body, body_bytes_max));
+        self.prepare(&mut parts.headers, record);
+        self.cluster.retries.deposit();
+        let mut tried: SmallVec<[EndpointId; TRIES_MAX]> = SmallVec::new();
+        let mut next = self.pick(&tried);
+        let mut unavailable = None;
+        while let Some(endpoint) = next {
+            tried.push(endpoint.id());
+            record.tries += 1;
+            record.endpoint = Some(endpoint.url().clone());
+            match self.attempt(parts, &endpoint, class, body.take(), is_safe).await {
+                Tried::Answered(answered) => {
+                    let is_unavailable = answered.response.status() == StatusCode::SERVICE_UNAVAILABLE;
+                    let is_own_doing = is_unavailable && is_built_in(self.info);
+                    endpoint.report(if is_own_doing { Outcome::Unavailable } else { Outcome::Answered });
+                    if is_unavailable && is_safe && !has_body {
+                        // An endpoint that was found unwell may be back already: worth a look if this one is about to go, but not
+                        // if both only pass on that another server is away.
+                        let any = is_own_doing || !self.info.is_resource_request;
+                        next = self.another(&tried, |next| any || next.is_available());
+                        if next.is_some() {
+                            unavailable = Some(answered);
+                            continue;
+                        }
+                    }
+                    return Ok(self.streaming(answered, record));
+                }
+                Tried::Failed { refused, body: left, may_retry } => {
+                    let is_whole = left.as_ref().map_or(!has_body, RequestBody::can_replay);
+                    body = left;
+                    next = if may_retry && is_whole { self.another(&tried, |_| true) } else { None };
+                    if next.is_none() {
+                        *unread = body.map(RequestBody::into_unread);
+                        let Some(answered) = unavailable else { return Err(refused) };
+                        // What an endpoint says is worth more than that another one says nothing.
+                        record.endpoint = Some(answered.lease.endpoint().url().clone());
+                        return Ok(self.streaming(answered, record));
+                    }
+                }
+            }
+        }
+        *unread = body.map(RequestBody::into_unread);
+        Err(unavailable_now("no kube-apiserver of the cluster can be used"))
+    }
+
+    /// An endpoint for a further try, if one is left that fits and the budget allows.
+    fn another(&self, tried: &[EndpointId], fits: impl FnOnce(&Endpoint) -> bool) -> Option<Arc<Endpoint>> {
+        let next = (tried.len() < TRIES_MAX).then(|| self.pick(tried)).flatten().filter(|next| fits(next))?;
+        self.cluster.retries.withdraw().then(|| {
+            self.at_work.metrics.retried();
+            next
+        })
+    }
+
+    /// One try. After it, the body is back if it can be sent again.
+    async fn attempt(
+        &self,
+        parts: &Parts,
+        endpoint: &Arc<Endpoint>,
+        class: Class,
+        body: Option<RequestBody>,
+        is_safe: bool,
+    ) -> Tried {
+        let request = match outbound(parts, endpoint) {
+            Ok(request) => request,
+            Err(refused) => return Tried::Failed { refused, body, may_retry: false },
+        };
+        let exchange = match endpoint.send(class, request, body.is_none()).await {
+            Ok(exchange) => exchange,
+            Err(error) => {
+                let may_retry = !error.is_request_fault();
+                let status = if may_retry {
+                    Status::service_unavailable("the kube-apiserver can't be reached").with_retry_after(1)
+                } else {
+                    Status::bad_request("the request can't be sent to a kube-apiserver")
+                };
+                return Tried::Failed { refused: Refused::because(status, error), body, may_retry };
+            }
+        };
+        let mut response = if is_safe { exchange.response.abandon_when_hung() } else { exchange.response };
+        let mut upload = body.map(|body| Box::new(body.upload(exchange.body)));
+        // As long as the client has seen nothing of an answer, another endpoint can give it. Not for aggregated APIs, which may let an
+        // answer trickle.
+        let is_held = is_safe && upload.is_none() && class != Class::Watch;
+        let is_held = is_held && (is_built_in(self.info) || !self.info.is_resource_request);
+        let mut beginning = Pieces::new();
+        let mut upload_failure = None;
+        let both = std::future::poll_fn(|context| {
+            if let (Some(running), None) = (&mut upload, upload_failure)
+                && let std::task::Poll::Ready(Err(error)) = running.poll(context)
+            {
+                upload_failure = Some(error);
+                if error != UploadError::Upstream {
+                    return std::task::Poll::Ready(None);
+                }
+            }
+            std::pin::Pin::new(&mut response).poll(context).map(Some)
+        });
+        let both = async {
+            let mut answered = both.await;
+            if is_held && let Some(Ok(response)) = &mut answered {
+                match exchange.lease.beginning(response.body_mut(), ANSWER_HELD_BYTES).await {
+                    Ok(pieces) => beginning = pieces,
+                    Err(error) => answered = Some(Err(error)),
+                }
+            }
+            answered
+        };
+        let answered = match self.policy.timeouts.per_try.or(self.policy.timeouts.request) {
+            Some(timeout) if class != Class::Watch => match tokio::time::timeout(timeout, both).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    endpoint.report(Outcome::Deadline);
+                    let why = format!("no answer from the kube-apiserver within {} ms", timeout.as_millis());
+                    let refused = Refused::new(Status::gateway_timeout(&why, 1));
+                    return Tried::Failed {
+                        refused,
+                        body: upload.map(|upload| upload.into_body()),
+                        may_retry: is_safe,
+                    };
+                }
+            },
+            _ => both.await,
+        };
+        match answered {
+            Some(Ok(response)) => {
+                let upload = upload.filter(|upload| !upload.is_over() && upload_failure.is_none());
+                Tried::Answered(Answered { response, beginning, upload, lease: exchange.lease })
+            }
+            Some(Err(error)) => {
+                if matches!(error.failure, Failure::Reset(_)) {
+                    endpoint.report(Outcome::Broken);
+                }
+                let may_retry = is_safe || error.processed == Processed::No;
+                let status = match error.failure {
+                    Failure::Hung => Status::gateway_timeout("the kube-apiserver does not answer", 1),
+                    _ => Status::bad_gateway("the kube-apiserver broke the request off"),
+                };
+                let body = upload.map(|upload| upload.into_body());
+                Tried::Failed { refused: Refused::because(status, error), body, may_retry }
+            }
+            None => {
+                let refused = match upload_failure {
+                    Some(UploadError::TooLong { bytes_max }) => too_long(bytes_max),
+                    _ => Refused::new(Status::bad_request("the body of the request broke off")),
+                };
+                Tried::Failed { refused, body: upload.map(|upload| upload.into_body()), may_retry: false }
+            }
+        }
+    }
+
+    fn streaming(&self, answered: Answered, record: &Record) -> Answer {
+        let Answered { response, mut beginning, upload, lease } = answered;
+        beginning.reverse();
+        let (mut head, stream) = response.into_parts();
+        strip_response(&mut head.headers);
+        let idle = self.policy.timeouts.idle.map(Idle::new);
+        let is_watch = record.is_long_running && head.status == StatusCode::OK;
+        let streaming = Streaming { beginning, stream, request: upload, is_watch, idle, lease, admission: None };
+        Answer::Streams(head, Box::new(streaming))
+    }
+
+    /// The next endpoint to try.
+    pub(crate) fn pick(&self, tried: &[EndpointId]) -> Option<Arc<Endpoint>> {
+        let strategy = match self.policy.strategy {
+            policy::Strategy::RoundRobin => Strategy::RoundRobin,
+            policy::Strategy::LeastWork => Strategy::LeastWork,
+            policy::Strategy::Latency => Strategy::Latency,
+            policy::Strategy::Weighted => Strategy::Weighted,
+            policy::Strategy::Rendezvous => Strategy::Rendezvous,
+        };
+        self.cluster.upstream.pick(strategy, self.filter(), tried, &self.user.name)
+    }
+
+    fn filter(&self) -> Option<&EndpointSet> {
+        match &self.policy.weights {
+            Some(weights) => self.at_work.arms.get(weights.arm_of_user(&self.user.name)),
+            None => self.at_work.subset.as_ref(),
+        }
+    }
+
+    fn class(&self, parts: &Parts) -> Class {
+        if self.info.is_long_running() {
+            Class::Watch
+        } else if content_length(&parts.headers).is_some_and(|bytes| bytes >= LONG_BODY_BYTES)
+            || (&*self.info.verb == "list" && !parts.uri.query().is_some_and(|query| query.contains("limit=")))
+        {
+            Class::Bulk
+        } else {
+            Class::Short
+        }
+    }
+
+    /// Makes the headers those that an endpoint is to see, but for its own credentials.
+    pub(crate) fn prepare(&self, headers: &mut HeaderMap, record: &mut Record) {
+        remove_websocket_token(headers);
+        strip(headers);
+        self.identity.apply(headers);
+        headers.insert(&FORWARDED_FOR, address_value(self.client.ip()));
+        let audit_id = audit_id();
+        if let Some(line) = &mut record.line {
+            audit_id.to_str().unwrap_or_default().clone_into(&mut line.audit_id);
+        }
+        headers.insert(&AUDIT_ID, audit_id);
+    }
+}
+
+/// The request as an endpoint gets it.
+fn outbound(parts: &Parts, endpoint: &Endpoint) -> Result<Request<()>, Box<Refused>> {
+    let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let uri = endpoint
+        .uri(target)
+        .map_err(|error| Refused::because(Status::bad_request("the URL can't be passed on"), error))?;
+    let mut request = Request::new(());
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = parts.headers.clone();
+    Ok(request)
+}
+
+/// The API groups that kube-apiserver itself serves. For another group, an apiserver that answers 503 only passes on that the server behind it
+/// is away.
+fn is_built_in(info: &RequestInfo<'_>) -> bool {
+    const GROUPS: [&str; 23] = [
+        "",
+        "admissionregistration.k8s.io",
+        "apiextensions.k8s.io",
+        "apiregistration.k8s.io",
+        "apps",
+        "authentication.k8s.io",
+        "authorization.k8s.io",
+        "autoscaling",
+        "batch",
+        "certificates.k8s.io",
+        "coordination.k8s.io",
+        "discovery.k8s.io",
+        "events.k8s.io",
+        "flowcontrol.apiserver.k8s.io",
+        "internal.apiserver.k8s.io",
+        "networking.k8s.io",
+        "node.k8s.io",
+        "policy",
+        "rbac.authorization.k8s.io",
+        "resource.k8s.io",
+        "scheduling.k8s.io",
+        "storage.k8s.io",
+        "storagemigration.k8s.io",
+    ];
+    info.is_resource_request && GROUPS.binary_search(&&*info.api_group).is_ok()
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_long(bytes_max: u64) -> Box<Refused> {
+    Refused::new(Status::request_entity_too_large(&format!("limit is {bytes_max}")))
+}
+
+pub(crate) fn unavailable_now(why: &'static str) -> Box<Refused> {
+    Refused::new(Status::service_unavailable(why).with_retry_after(1))
+}
+
+/// The gateway's own answer.
+pub(crate) fn respond(status: &Status) -> Response<Body> {
+    let mut response = Response::new(Body::from(bytes::Bytes::from(status.to_json())));
+    *response.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(status::CONTENT_TYPE));
+    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    if let Some(seconds) = status.retry_after_seconds() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn degraded(degradation: &policy::Degradation) -> Response<Body> {
+    let mut response = Response::new(Body::from(degradation.body.clone()));
+    *response.status_mut() = degradation.status;
+    response.headers_mut().insert(CONTENT_TYPE, degradation.content_type.clone());
+    response
+}
+
+fn address_value(address: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_string()).expect("an address is ASCII")
+}
+
+/// A random UUID (RFC 9562, version 4), by which the request can be found in the apiserver's audit log.
+fn audit_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut bytes = random_u128().to_be_bytes();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut text = [b'-'; 36];
+    let mut place = 0;
+    for (number, byte) in bytes.into_iter().enumerate() {
+        if matches!(number, 4 | 6 | 8 | 10) {
+            place += 1;
+        }
+        text[place] = DIGITS[usize::from(byte >> 4)];
+        text[place + 1] = DIGITS[usize::from(byte & 15)];
+        place += 2;
+    }
+    HeaderValue::from_bytes(&text).expect("a UUID is ASCII")
+}
+
+/// Unpredictable enough to tell requests apart; no secret.
+fn random_u128() -> u128 {
+    use std::hash::{BuildHasher, RandomState};
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    static KEYS: std::sync::LazyLock<(RandomState, RandomState)> = std::sync::LazyLock::new(Default::default);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    u128::from(KEYS.0.hash_one(number)) << 64 | u128::from(KEYS.1.hash_one(number))
+}
+
+/// The verb as metrics have it: a client can't make up new ones.
+fn known_verb(verb: &str) -> &'static str {
+    const VERBS: [&str; 13] = [
+        "get",
+        "list",
+        "watch",
+        "create",
+        "update",
+        "patch",
+        "delete",
+        "deletecollection",
+        "proxy",
+        "post",
+        "put",
+        "head",
+        "options",
+    ];
+    VERBS.into_iter().find(|known| *known == verb).unwrap_or("other")
+}

@@ -1,0 +1,442 @@
+//! How a failure is told to a client of Kubernetes: [`Status`], metav1's object of that name.
+//!
+//! Invariant: the body is, byte by byte, what a kube-apiserver of version 1.36 would write for the same failure to a
+//! client that asks for JSON. So clients, which look at the reason and the details, act as they would without us.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io;
+
+use serde::{Serialize, Serializer};
+
+use crate::request_info::RequestInfo;
+
+/// The media type of [`Status::to_json`].
+pub const CONTENT_TYPE: &str = "application/json";
+
+/// The most seconds that a client can be told to wait; the field is a signed number of 32 bits.
+const RETRY_AFTER_SECONDS_MAX: u32 = i32::MAX.unsigned_abs();
+
+/// A request that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The code of the HTTP answer.
+    pub code: u16,
+    /// The cause, for programs.
+    pub reason: Reason,
+    /// The cause, for people.
+    pub message: Cow<'static, str>,
+    /// What more there is to say; `None` is not the same as empty details, in what is written.
+    pub details: Option<Details>,
+}
+
+/// The cause of a failure, for programs: those of apimachinery's `StatusReason` that [`Status`] makes use of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Kubernetes has none for this; it is not written.
+    #[default]
+    Unknown,
+    /// 400: such a request can never succeed.
+    BadRequest,
+    /// 401: who asks is not known.
+    Unauthorized,
+    /// 403: who asks may not do this.
+    Forbidden,
+    /// 404: there is no such thing.
+    NotFound,
+    /// 413: the body is too large.
+    RequestEntityTooLarge,
+    /// 429: to be tried again later.
+    TooManyRequests,
+    /// 500: an error that is not the client's.
+    InternalError,
+    /// 503: the server can't serve this now.
+    ServiceUnavailable,
+    /// 504: it took too long; it may still be carried out.
+    Timeout,
+}
+
+impl Reason {
+    /// The reason as apimachinery spells it; empty if unknown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "",
+            Self::BadRequest => "BadRequest",
+            Self::Unauthorized => "Unauthorized",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound => "NotFound",
+            Self::RequestEntityTooLarge => "RequestEntityTooLarge",
+            Self::TooManyRequests => "TooManyRequests",
+            Self::InternalError => "InternalError",
+            Self::ServiceUnavailable => "ServiceUnavailable",
+            Self::Timeout => "Timeout",
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// What a failure is about. Empty fields are not written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Details {
+    /// The name of the object.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub name: Cow<'static, str>,
+    /// The API group of the object.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub group: Cow<'static, str>,
+    /// The resource, such as `pods`; the field has this name for historical reasons.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub kind: Cow<'static, str>,
+    /// The errors that led to this one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<Cause>,
+    /// After how many seconds to try again; 0 if not told.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retry_after_seconds: u32,
+}
+
+/// An error that led to a failure. Empty fields are not written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cause {
+    /// The kind of error, as apimachinery's `CauseType`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reason: Cow<'static, str>,
+    /// The error, for people.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub message: Cow<'static, str>,
+    /// The field of the object that it is about, such as `spec.replicas`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub field: Cow<'static, str>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Status {
+    /// 400: the request makes no sense.
+    #[must_use]
+    pub fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(400, Reason::BadRequest, message)
+    }
+
+    /// 401: who asks could not be told. Why is for the log only, as at a kube-apiserver: a client that guesses tokens
+    /// learns nothing.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        Self::new(401, Reason::Unauthorized, "Unauthorized")
+    }
+
+    /// 403: refused, whatever it is for.
+    #[must_use]
+    pub fn forbidden(why: &str) -> Self {
+        Self::new(403, Reason::Forbidden, format!("forbidden: {why}")).with_details(Details::default())
+    }
+
+    /// 403: this user may not do this. `why` may be empty. The message is as when a kube-apiserver's authorizer
+    /// refuses.
+    #[must_use]
+    pub fn forbidden_request(user: &str, info: &RequestInfo<'_>, why: &str) -> Self {
+        let details = Details {
+            name: info.name.to_string().into(),
+            group: info.api_group.to_string().into(),
+            kind: info.resource.to_string().into(),
+            ..Details::default()
+        };
+        Self::new(403, Reason::Forbidden, forbidden_message(user, info, why)).with_details(details)
+    }
+
+    /// 404: there is no such thing.
+    #[must_use]
+    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(404, Reason::NotFound, message)
+    }
+
+    /// 413: the body is too large.
+    #[must_use]
+    pub fn request_entity_too_large(why: &str) -> Self {
+        Self::new(413, Reason::RequestEntityTooLarge, format!("Request entity too large: {why}"))
+    }
+
+    /// 421: this server does not answer for that host. Kubernetes has no reason for it.
+    #[must_use]
+    pub fn misdirected(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(421, Reason::Unknown, message)
+    }
+
+    /// 429: too many requests, to be tried again after that many seconds.
+    #[must_use]
+    pub fn too_many_requests(message: impl Into<Cow<'static, str>>, retry_after_seconds: u32) -> Self {
+        Self::new(429, Reason::TooManyRequests, message).with_retry_after(retry_after_seconds)
+    }
+
+    /// 500: an error of this server.
+    #[must_use]
+    pub fn internal_error(why: impl Into<Cow<'static, str>>) -> Self {
+        let why = why.into();
+        let message = format!("Internal error occurred: {why}");
+        let cause = Cause { message: why, ..Cause::default() };
+        Self::new(500, Reason::InternalError, message)
+            .with_details(Details { causes: vec![cause], ..Details::default() })
+    }
+
+    /// 502: the server behind this one gave no valid answer. The reason is the one that Kubernetes' clients derive from
+    /// the bare code.
+    #[must_use]
+    pub fn bad_gateway(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(502, Reason::InternalError, message)
+    }
+
+    /// 503: can't be served now.
+    #[must_use]
+    pub fn service_unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(503, Reason::ServiceUnavailable, message)
+    }
+
+    /// 504: the server behind this one took too long; it may still carry the request out. To be tried again after that
+    /// many seconds; 0 tells none.
+    #[must_use]
+    pub fn gateway_timeout(why: &str, retry_after_seconds: u32) -> Self {
+        Self::new(504, Reason::Timeout, format!("Timeout: {why}")).with_retry_after(retry_after_seconds)
+    }
+
+    /// The same, with the wish that the client waits that many seconds before it tries again. Kubernetes' clients do so
+    /// if a header `Retry-After` says it, too: see [`Status::retry_after_seconds`].
+    #[must_use]
+    pub fn with_retry_after(mut self, seconds: u32) -> Self {
+        self.details.get_or_insert_default().retry_after_seconds = seconds.min(RETRY_AFTER_SECONDS_MAX);
+        self
+    }
+
+    /// What the header `Retry-After` of the answer must be, if it must have one.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> Option<u32> {
+        self.details.as_ref().map(|details| details.retry_after_seconds).filter(|&seconds| seconds > 0)
+    }
+
+    /// The body of the answer, with a line break at its end. Its media type is [`CONTENT_TYPE`].
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Written<'a> {
+            kind: &'static str,
+            api_version: &'static str,
+            metadata: Empty,
+            status: &'static str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            message: &'a str,
+            #[serde(skip_serializing_if = "Reason::is_unknown")]
+            reason: Reason,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            details: Option<&'a Details>,
+            code: u16,
+        }
+        #[derive(Serialize)]
+        struct Empty {}
+
+        let mut body = Vec::with_capacity(256 + self.message.len());
+        Written {
+            kind: "Status",
+            api_version: "v1",
+            metadata: Empty {},
+            status: "Failure",
+            message: &self.message,
+            reason: self.reason,
+            details: self.details.as_ref(),
+            code: self.code,
+        }
+        .serialize(&mut serde_json::Serializer::with_formatter(&mut body, AsGo))
+        .expect("numbers and texts can be written to memory as JSON");
+        body.push(b'\n');
+        body
+    }
+
+    fn new(code: u16, reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, reason, message: message.into(), details: None }
+    }
+
+    fn with_details(mut self, details: Details) -> Self {
+        self.details = Some(details);
+        self
+    }
+}
+
+/// JSON as Go's `encoding/json` writes it: what HTML would take for markup is escaped, and so are the two characters
+/// that end a line in JavaScript but not in JSON.
+struct AsGo;
+
+impl serde_json::ser::Formatter for AsGo {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(offset) = rest.find(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+            let (before, from) = rest.split_at(offset);
+            let character = from.chars().next().expect("a character was found here");
+            write!(writer, "{before}\\u{:04x}", u32::from(character))?;
+            rest = &from[character.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}
+
+/// As `ForbiddenStatusError` of k8s.io/apiserver and `NewForbidden` of apimachinery together.
+fn forbidden_message(user: &str, info: &RequestInfo<'_>, why: &str) -> String {
+    let mut request = String::from("User ");
+    push_quoted(&mut request, user);
+    request += " cannot ";
+    request += &info.verb;
+    if info.is_resource_request {
+        request += " resource \"";
+        push_quoted_inside(&mut request, &info.resource);
+        if !info.subresource.is_empty() {
+            request += "/";
+            push_quoted_inside(&mut request, &info.subresource);
+        }
+        request += "\" in API group ";
+        push_quoted(&mut request, &info.api_group);
+        if info.namespace.is_empty() {
+            request += " at the cluster scope";
+        } else {
+            request += " in the namespace ";
+            push_quoted(&mut request, &info.namespace);
+        }
+    } else {
+        request += " path ";
+        push_quoted(&mut request, &info.path);
+    }
+
+    let mut message = String::with_capacity(request.len() + why.len() + 64);
+    if !info.resource.is_empty() || !info.api_group.is_empty() {
+        message += &info.resource;
+        if !info.api_group.is_empty() {
+            message += ".";
+            message += &info.api_group;
+        }
+        if !info.name.is_empty() {
+            message += " ";
+            push_quoted(&mut message, &info.name);
+        }
+        message += " is ";
+    }
+    message += "forbidden: ";
+    // Browsers that take JSON for HTML shall find no markup in it. Kubernetes trusts the authorizer's words.
+    for character in request.chars() {
+        match character {
+            '&' => message += "&amp;",
+            '<' => message += "&lt;",
+            '>' => message += "&gt;",
+            _ => message.push(character),
+        }
+    }
+    if !why.is_empty() {
+        message += ": ";
+        message += why;
+    }
+    message
+}
+
+/// As Go's verb `%q`.
+fn push_quoted(text: &mut String, quoted: &str) {
+    text.push('"');
+    push_quoted_inside(text, quoted);
+    text.push('"');
+}
+
+/// What is between the quotation marks.
+fn push_quoted_inside(text: &mut String, quoted: &str) {
+    for character in quoted.chars() {
+        match character {
+            '"' | '\\' => text.extend(['\\', character]),
+            '\x07' => text.push_str("\\a"),
+            '\x08' => text.push_str("\\b"),
+            '\x0c' => text.push_str("\\f"),
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            '\t' => text.push_str("\\t"),
+            '\x0b' => text.push_str("\\v"),
+            ' '..='~' => text.push(character),
+            _ if is_printable(character) => text.push(character),
+            _ => {
+                let number = u32::from(character);
+                let written = match number {
+                    0..=0x7f => write!(text, "\\x{number:02x}"),
+                    0x80..=0xffff => write!(text, "\\u{number:04x}"),
+                    _ => write!(text, "\\U{number:08x}"),
+                };
+                written.expect("a string takes any text");
+            }
+        }
+    }
+}
+
+/// As Go's `strconv.IsPrint`, but for characters that only one of the two versions of Unicode knows.
+fn is_printable(character: char) -> bool {
+    // Combining marks are escaped only where they have nothing to combine with.
+    let mut bytes = [b'a', 0, 0, 0, 0];
+    let len = 1 + character.encode_utf8(&mut bytes[1..]).len();
+    str::from_utf8(&bytes[..len]).is_ok_and(|text| text.escape_debug().count() == 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(status: &Status) -> String {
+        String::from_utf8(status.to_json()).unwrap()
+    }
+
+    #[test]
+    fn a_failure_is_written_as_a_kube_apiserver_writes_it() {
+        let info = RequestInfo::parse("GET", "/api/v1/namespaces/shop/pods").unwrap();
+        assert_eq!(
+            body(&Status::forbidden_request("jane", &info, "")),
+            concat!(
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","#,
+                r#""message":"pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" "#,
+                r#"in the namespace \"shop\"","reason":"Forbidden","details":{"kind":"pods"},"code":403}"#,
+                "\n"
+            )
+        );
+        assert_eq!(
+            body(&Status::misdirected("<&>")),
+            concat!(
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","#,
+                r#""message":"\u003c\u0026\u003e","code":421}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn seconds_to_wait_are_told_where_there_are_any_and_fit_their_field() {
+        assert_eq!(Status::too_many_requests("slow down", 3).retry_after_seconds(), Some(3));
+        assert_eq!(Status::too_many_requests("slow down", 0).retry_after_seconds(), None);
+        assert_eq!(Status::service_unavailable("draining").retry_after_seconds(), None);
+        let longest = Status::service_unavailable("draining").with_retry_after(u32::MAX);
+        assert!(body(&longest).contains(r#""details":{"retryAfterSeconds":2147483647}"#), "{}", body(&longest));
+    }
+
+    #[test]
+    fn a_name_cannot_forge_the_text_around_it() {
+        let path = "/x\"y<z>\u{202e}";
+        let info = RequestInfo { path: path.into(), verb: "get".into(), ..RequestInfo::default() };
+        let status = Status::forbidden_request("mallory\nUser \"admin\"", &info, "");
+        assert_eq!(
+            status.message,
+            r#"forbidden: User "mallory\nUser \"admin\"" cannot get path "/x\"y&lt;z&gt;\u202e""#
+        );
+    }
+}
