@@ -201,8 +201,10 @@ async fn a_full_disk_stops_growth_alone() {
     brain.process.pause();
     let copy = folder.path().join("copy");
     fs::create_dir(&copy).expect("a folder can have a folder");
-    let inside = PathBuf::from(format!("/proc/{}/root{data_text}/data.mdb", brain.process.id()));
-    fs::copy(&inside, copy.join("data.mdb")).expect("the file can be read from outside");
+    for name in ["data.mdb", "journal-0", "journal-1"] {
+        let inside = PathBuf::from(format!("/proc/{}/root{data_text}/{name}", brain.process.id()));
+        fs::copy(&inside, copy.join(name)).expect("the file can be read from outside");
+    }
     brain.process.kill();
     let brain = Brain::start(&folder, &[], &copy, &[]);
     assert_eq!(&read_all(&mut brain.client()).await, &acknowledged);
