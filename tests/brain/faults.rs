@@ -279,7 +279,8 @@ async fn a_client_that_stops_reading_slows_nobody_and_misses_nothing() {
     assert!(took < expected, "{WRITES} writes took {took:?}, 20 took {quick:?}");
     assert!(heard < took + Duration::from_secs(5), "the reading watch was {heard:?} behind");
     let grown = usage::memory(store.id()).expect("the store runs").anonymous.saturating_sub(before);
-    assert!(grown < 64 * MIB, "{} MiB are held for {SLOW} clients that do not read", grown / MIB);
+    // Held for each of them, this would be 430 MiB. What was written last is in memory for everyone: two deltas of 32 MiB.
+    assert!(grown < (64 + 64) * MIB, "{} MiB are held for {SLOW} clients that do not read", grown / MIB);
     for (watch, _) in &mut slow {
         read_until(watch, 2, last).await;
     }

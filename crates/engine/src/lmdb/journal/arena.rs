@@ -13,7 +13,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// Chunks that are kept: two deltas' worth and some. A reader that stays for long holds its own chunks, and those behind it are not kept for
 /// its sake.
-const CHUNKS_MAX: usize = 160;
+const CHUNKS_MAX: usize = 80;
 
 /// The chunks, in the order in which they were filled. The last one is being filled.
 #[derive(Default)]
