@@ -32,6 +32,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest pause between two steps.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// The longest wait of a commit for the sake of a merge that is behind, but for one that finds both deltas full. So commits are slowed
+/// down by and by instead of being held up at the end.
+const COMMIT_WAIT_MAX: Duration = Duration::from_millis(50);
+
 /// What only the thread that writes to LMDB uses. Locked behind the writer where both are.
 pub(super) struct Merger {
     /// The first record that LMDB has not passed.
@@ -56,9 +60,11 @@ pub(super) struct Signals {
 #[derive(Default)]
 struct SignalState {
     is_stopping: bool,
-    /// Threads that wait for a merge to end.
+    /// Threads that wait for a merge.
     waiting: usize,
     has_frozen: bool,
+    /// How much of the frozen delta's rows has been merged, from 0 to 1.
+    progress: f64,
 }
 
 impl Signals {
@@ -75,6 +81,26 @@ impl Core {
         let merger = self.merger.lock();
         self.signals.state.lock().waiting -= 1;
         merger
+    }
+
+    /// Waits, but not for long, until the merge has got as far as the active delta, with so much in it, lets it be: the last three
+    /// quarters of one are filled no faster than the other is merged.
+    pub(super) fn keep_pace(&self, active_bytes: u64) {
+        let fill = active_bytes as f64 / self.delta_bytes as f64;
+        let needed = (fill - 0.25) / 0.75;
+        let deadline = Instant::now() + COMMIT_WAIT_MAX;
+        let mut state = self.signals.state.lock();
+        if !state.has_frozen || state.progress >= needed {
+            return;
+        }
+        state.waiting += 1;
+        self.signals.changed.notify_all();
+        while state.has_frozen && state.progress < needed {
+            if self.signals.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.waiting -= 1;
     }
 
     /// Waits between two steps, the longer the longer they take, unless somebody waits for the merge or the next delta fills up.
@@ -94,7 +120,10 @@ pub(super) fn freeze(core: &Core, writer: &mut Writer) {
     core.readers.freeze(writer.journal.next_record(), Delta::new(core.delta_bytes));
     writer.journal.turn();
     writer.active_since = None;
-    core.signals.change(|state| state.has_frozen = true);
+    core.signals.change(|state| {
+        state.has_frozen = true;
+        state.progress = 0.0;
+    });
 }
 
 /// Merges the frozen delta, if there is one.
@@ -102,6 +131,8 @@ pub(super) fn run(core: &Core, merger: &mut Merger, is_hurried: bool) -> Result<
     core.check_poison().map_err(CommitError::Fatal)?;
     let Some(frozen) = core.readers.layers().frozen.clone() else { return Ok(()) };
     let all = (Bound::Unbounded, Bound::Unbounded);
+    let rows_total = Table::ALL.map(|table| frozen.delta.rows(table)).iter().sum::<u64>().max(1);
+    let mut rows_done = 0;
     let mut changes = Table::ALL.into_iter().flat_map(|table| {
         frozen.delta.changes(table, all, Direction::Forward).map(move |(key, value)| (table, key, value))
     });
@@ -136,8 +167,12 @@ pub(super) fn run(core: &Core, merger: &mut Merger, is_hurried: bool) -> Result<
             }
         })?;
         merger.position = position;
+        rows_done += rows;
+        core.signals.change(|state| {
+            state.has_frozen = !is_last;
+            state.progress = rows_done as f64 / rows_total as f64;
+        });
         if is_last {
-            core.signals.state.lock().has_frozen = false;
             return Ok(());
         }
         if !is_hurried {
