@@ -68,7 +68,7 @@ impl Rule {
         self.matches_kind(attributes) && self.matches_rest(attributes)
     }
 
-    /// Verb, API group and resource: what [`super::index::RuleIndex`] decides without asking the rule.
+    /// Verb, API group and resource: what [`super::index::RuleSet`] decides without asking the rule.
     pub(super) fn matches_kind(&self, attributes: &Attributes<'_>) -> bool {
         let info = attributes.info;
         self.verbs.matches(&info.verb)
