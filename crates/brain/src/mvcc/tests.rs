@@ -487,7 +487,9 @@ fn a_walk_to_an_old_version_takes_few_steps() {
         let base = SnapshotRows(snapshot.as_ref());
         let mut rungs = None;
         Layered::new(&base, Some(&world.in_flight), &world.growing)
-            .get(Table::Current, &key(8), &mut |row| rungs = Some(Current::decode(row).unwrap().rungs.stored().len() / 12))
+            .get(Table::Current, &key(8), &mut |row| {
+                rungs = Some(Current::decode(row).unwrap().rungs.stored().len() / 12)
+            })
             .unwrap();
         rungs.unwrap()
     };
