@@ -84,7 +84,6 @@ impl Front {
 
     async fn serve(&self, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        keep_alive(&stream)?;
         let handshake = async {
             let address = if self.proxy_protocol_peers.contains(peer.ip()) {
                 proxy_protocol::read(&mut stream).await?.unwrap_or(peer)
@@ -193,26 +192,4 @@ impl Front {
             () = self.shutdown.requested_now() => Ok(()),
         }
     }
-}
-
-/// Finds out that a client's machine is gone, also while nothing is to be sent.
-#[allow(unsafe_code, reason = "the standard library can't set these options")]
-fn keep_alive(stream: &TcpStream) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let set = |level, option, value: libc::c_int| {
-        // SAFETY: the pointer is to a local of the given size, which lives through the call.
-        let result = unsafe {
-            libc::setsockopt(
-                stream.as_raw_fd(),
-                level,
-                option,
-                (&raw const value).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
-    set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 30)?;
-    set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 10)
 }

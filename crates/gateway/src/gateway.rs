@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::RealClock;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,7 +23,7 @@ use crate::config::{
     ClusterConfig, Discovery, LoadError, Problem, ServingPem, Severity, Snapshot, Source, SourceOptions,
 };
 use crate::front::Front;
-use crate::limits::{CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG};
+use crate::limits::{CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::TrustedPeers;
@@ -337,6 +338,9 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
+        // Connections have it from here: finds out that a client's machine is gone, also while nothing is to be sent.
+        let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE_AFTER).with_interval(TCP_KEEPALIVE_INTERVAL);
+        SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
         socket.bind(address)?;
         socket.listen(LISTEN_BACKLOG)
     };

@@ -87,6 +87,10 @@ pub(crate) const CONFIG_QUIET_WAIT_MAX: std::time::Duration = std::time::Duratio
 pub const CONNECTIONS_MAX: usize = 50_000;
 /// Connections that the kernel may hold that were not accepted yet.
 pub(crate) const LISTEN_BACKLOG: u32 = 4096;
+/// Silence after which the kernel asks a client's machine whether it is still there.
+pub(crate) const TCP_KEEPALIVE_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
+/// Time between two such questions.
+pub(crate) const TCP_KEEPALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
 /// Pause after a connection could not be accepted.
 pub(crate) const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 /// The most that a PROXY header and a TLS handshake may take together.

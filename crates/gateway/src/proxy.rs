@@ -33,9 +33,7 @@ use crate::metrics::Metrics;
 use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};
 use crate::upgrade;
-use crate::upstream::{
-    Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, Strategy, UpgradeLease,
-};
+use crate::upstream::{Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, UpgradeLease};
 
 static AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -563,14 +561,7 @@ impl Admitted<'_> {
 
     /// The next endpoint to try.
     pub(crate) fn pick(&self, tried: &[EndpointId]) -> Option<Arc<Endpoint>> {
-        let strategy = match self.policy.strategy {
-            policy::Strategy::RoundRobin => Strategy::RoundRobin,
-            policy::Strategy::LeastWork => Strategy::LeastWork,
-            policy::Strategy::Latency => Strategy::Latency,
-            policy::Strategy::Weighted => Strategy::Weighted,
-            policy::Strategy::Rendezvous => Strategy::Rendezvous,
-        };
-        self.cluster.upstream.pick(strategy, self.filter(), tried, &self.user.name)
+        self.cluster.upstream.pick(self.policy.strategy, self.filter(), tried, &self.user.name)
     }
 
     fn filter(&self) -> Option<&EndpointSet> {

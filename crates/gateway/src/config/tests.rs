@@ -13,7 +13,8 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use super::files::Files;
 use super::*;
 use crate::User;
-use crate::policy::{Attributes, DegradationMode, Strategy};
+use crate::policy::{Attributes, DegradationMode};
+use crate::upstream::Strategy;
 
 /// PEM texts: an authority, and a certificate that it signed with its key.
 struct Pki {

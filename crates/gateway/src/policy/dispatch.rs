@@ -10,22 +10,7 @@ use super::index::RuleSet;
 use super::rule::Rule;
 use super::{Attributes, explain};
 use crate::limits::WEIGHT_SHARES;
-
-/// How an endpoint is chosen among those of a policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Strategy {
-    /// One after another.
-    #[default]
-    RoundRobin,
-    /// The one with the least work in flight.
-    LeastWork,
-    /// The one that answers fastest: a moving average that believes peaks at once, times what is in flight.
-    Latency,
-    /// In proportion to the endpoints' weights.
-    Weighted,
-    /// The same for all requests of a user, as long as it is healthy.
-    Rendezvous,
-}
+use crate::upstream::Strategy;
 
 /// When a request waits too long. Each is the gateway's default where it is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -24,7 +24,7 @@ use kubewharf_kube_api::RequestInfo;
 
 pub use self::access::{Access, Verdict};
 pub use self::dispatch::{
-    Arm, CircuitBreaker, Decision, Degradation, DegradationMode, DispatchPolicy, Policies, Strategy, Timeouts, Weights,
+    Arm, CircuitBreaker, Decision, Degradation, DegradationMode, DispatchPolicy, Policies, Timeouts, Weights,
 };
 pub use self::explain::{AccessExplanation, Chosen, Explanation, FieldExplanation, PolicyExplanation, RuleExplanation};
 pub use self::lint::{Notice, lint};

@@ -7,6 +7,7 @@ use proptest::strategy::Strategy as Generator;
 
 use super::index::{RuleSet, first_match_linear};
 use super::*;
+use crate::upstream::Strategy;
 
 fn texts(values: &[&str]) -> Vec<String> {
     values.iter().map(|value| (*value).to_owned()).collect()

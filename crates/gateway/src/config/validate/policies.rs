@@ -19,8 +19,9 @@ use super::Check;
 use crate::limits::{CLUSTER_RULE_VALUES_MAX, RULE_VALUES_MAX, RULES_MAX, WEIGHT_SHARES};
 use crate::policy::{
     Access, Arm, CircuitBreaker, Degradation, DegradationMode, DispatchPolicy, Policies, PolicyError, Rule, RuleSpec,
-    Semantics, Strategy, Timeouts, Weights, lint,
+    Semantics, Timeouts, Weights, lint,
 };
+use crate::upstream::Strategy;
 
 /// Which endpoints there are to name.
 struct Known<'a> {
