@@ -31,5 +31,6 @@ pub mod user;
 
 pub use access_log::AccessLogTarget;
 pub use gateway::{Gateway, Options, StartError, run};
-pub use proxy_protocol::{Block, TrustedPeers};
+pub use policy::Block;
+pub use proxy_protocol::TrustedPeers;
 pub use user::User;

@@ -5,9 +5,10 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::str::FromStr;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::policy::{Block, Ranges};
 
 /// The signature of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -19,57 +20,20 @@ const BYTES_MAX: usize = 4096;
 /// Blocks of addresses whose PROXY headers are believed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedPeers {
-    blocks: Vec<Block>,
-}
-
-/// A block of addresses, such as 10.0.0.0/8.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
-    address: u128,
-    mask: u128,
-}
-
-impl FromStr for Block {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no address or block of addresses such as 10.0.0.0/8 or ::1");
-        let (address, length) = match text.split_once('/') {
-            Some((address, length)) => (address, Some(length.parse::<u32>().map_err(|_| wrong())?)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let width = if address.is_ipv4() { 32 } else { 128 };
-        let length = length.unwrap_or(width);
-        if length > width {
-            return Err(wrong());
-        }
-        let ones = 128 - width + length;
-        let mask = if ones == 0 { 0 } else { u128::MAX << (128 - ones) };
-        Ok(Self { address: bits(address) & mask, mask })
-    }
-}
-
-/// IPv4 as IPv6 sees it, so that both are compared alike.
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
+    blocks: Ranges,
 }
 
 impl TrustedPeers {
     /// These blocks.
     #[must_use]
     pub fn new(blocks: Vec<Block>) -> Self {
-        Self { blocks }
+        Self { blocks: Ranges::new(blocks.into_iter()) }
     }
 
     /// Whether a peer is in one of them.
     #[must_use]
     pub fn contains(&self, peer: IpAddr) -> bool {
-        let peer = bits(peer);
-        self.blocks.iter().any(|block| peer & block.mask == block.address)
+        self.blocks.contains(peer)
     }
 }
 

@@ -4,23 +4,24 @@
 //! apart, so that `::/0` holds no IPv4 address.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use super::spec::{ALL, negative};
 
 /// Addresses, as ranges that neither touch nor overlap; sorted.
-#[derive(Debug, Default)]
-struct Ranges {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ranges {
     v4: Box<[(u128, u128)]>,
     v6: Box<[(u128, u128)]>,
 }
 
 impl Ranges {
-    fn new(blocks: impl Iterator<Item = Block>) -> Self {
+    pub(crate) fn new(blocks: impl Iterator<Item = Block>) -> Self {
         let (v4, v6): (Vec<Block>, Vec<Block>) = blocks.partition(|block| block.address.is_ipv4());
         Self { v4: merged(v4), v6: merged(v6) }
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let (address, ranges) = match address.to_canonical() {
             IpAddr::V4(address) => (u128::from(u32::from(address)), &self.v4),
             IpAddr::V6(address) => (u128::from(address), &self.v6),
@@ -43,9 +44,9 @@ fn merged(blocks: Vec<Block>) -> Box<[(u128, u128)]> {
     ranges.into()
 }
 
-/// A block of addresses.
+/// A block of addresses, such as 10.0.0.0/8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Block {
+pub struct Block {
     address: IpAddr,
     prefix_bits: u8,
 }
@@ -90,6 +91,15 @@ impl Block {
         let host_mask = 1_u128.checked_shl(host_bits).map_or(u128::MAX, |bit| bit - 1);
         let number = self.number();
         (number & !host_mask, number | host_mask)
+    }
+}
+
+impl FromStr for Block {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no address or block of addresses such as 10.0.0.0/8 or ::1");
+        Self::parse(text).ok_or_else(wrong)
     }
 }
 

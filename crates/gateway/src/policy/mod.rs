@@ -23,6 +23,8 @@ use std::net::IpAddr;
 use kubewharf_kube_api::RequestInfo;
 
 pub use self::access::{Access, Verdict};
+pub use self::address::Block;
+pub(crate) use self::address::Ranges;
 pub use self::dispatch::{
     Arm, CircuitBreaker, Decision, Degradation, DegradationMode, DispatchPolicy, Policies, Timeouts, Weights,
 };
