@@ -53,7 +53,7 @@ impl Load {
             .arg("-get=/api/v1/namespaces?resourceVersion=0")
             .arg("-get=/version")
             .arg("-get=/apis/rbac.authorization.k8s.io/v1/clusterroles/admin")
-            .arg("-v=2")
+            .arg("-vmodule=reflector=4")
             .start()
             .unwrap();
         let mut load = Self { process, client, begun: Instant::now(), reports_seen: 0 };
@@ -103,6 +103,18 @@ impl Load {
         Duration::from_millis(slowest.unwrap())
     }
 
+    /// What client-go says of the ends of watches, each text once, with how often it was said.
+    fn why_they_listed(&self) -> String {
+        let log = self.process.log_text().unwrap();
+        let mut texts: BTreeMap<&str, u64> = BTreeMap::new();
+        for line in log.lines() {
+            if let Some((_, text)) = line.split_once(" with: ").filter(|_| line.contains("reflector.go")) {
+                *texts.entry(text).or_default() += 1;
+            }
+        }
+        format!("{texts:#?}")
+    }
+
     /// Ends it and checks that nothing has happened to it. Gives back its last report.
     pub(crate) fn finish(mut self) -> Value {
         let seconds = self.begun.elapsed().as_secs();
@@ -112,7 +124,12 @@ impl Load {
         assert_eq!(report["load"]["failures"], json!({}), "{report:#}");
         assert_eq!(report["load"]["sent"], report["load"]["answered"], "{report:#}");
         assert!(report["load"]["sent"].as_u64().unwrap() >= seconds * RATE * 9 / 10, "{seconds} s: {report:#}");
-        assert_eq!(report["informers"]["lists"], INFORMERS, "some listed again: {report:#}");
+        assert_eq!(
+            report["informers"]["lists"],
+            INFORMERS,
+            "some listed again: {report:#}\n{}",
+            self.why_they_listed()
+        );
         assert_eq!(report["informers"]["errors"], json!({}), "{report:#}");
         report
     }

@@ -96,13 +96,15 @@ struct Inner {
     /// Written by the layer above, not yet by us, from `out_start` on.
     out: Vec<u8>,
     out_start: usize,
+    /// The system keeps what does not fill a packet, as more is to follow in this turn.
+    is_corked: bool,
     bytes_in: u64,
     bytes_out: u64,
 }
 
 impl Wire {
     pub(crate) fn new(io: Transport, ahead: Bytes) -> Self {
-        let inner = Inner { io, ahead, out: Vec::new(), out_start: 0, bytes_in: 0, bytes_out: 0 };
+        let inner = Inner { io, ahead, out: Vec::new(), out_start: 0, is_corked: false, bytes_in: 0, bytes_out: 0 };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -161,7 +163,25 @@ impl Inner {
         }
     }
 
+    /// Has the system put the large writes of one turn into few packets, each of which costs as much as a call. HTTP/2 makes a write of
+    /// every frame, and frames are short.
+    fn cork(&mut self, is_corked: bool) {
+        if let Transport::Plain(Socket::Tcp(socket)) = &self.io
+            && self.is_corked != is_corked
+        {
+            // Where it can't be had, packets are smaller.
+            let _ = socket2::SockRef::from(socket).set_tcp_cork(is_corked);
+            self.is_corked = is_corked;
+        }
+    }
+
     fn flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.flush_batch(context);
+        self.cork(false);
+        flushed
+    }
+
+    fn flush_batch(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.waiting() > 0 {
             ready!(self.write_through(context, &[]))?;
             return Pin::new(&mut self.io).poll_flush(context);
@@ -185,6 +205,7 @@ impl Inner {
             }
             return Poll::Ready(Ok(total));
         }
+        self.cork(true);
         self.write_through(context, slices)
     }
 }

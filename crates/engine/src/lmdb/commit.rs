@@ -46,15 +46,21 @@ const PAUSE_MAX: Duration = Duration::from_millis(4);
 /// What only the thread that commits uses.
 pub(super) struct Writer {
     pub(super) journal: Journal,
-    /// When the active delta got its first batch.
-    pub(super) active_since: Option<Instant>,
+    /// When the active delta got its batches; `None` while it is empty.
+    pub(super) active_times: Option<ActiveTimes>,
     /// The stored form of a row, reused from row to row.
     scratch: Vec<u8>,
 }
 
+/// When the active delta got its first and its last batch.
+pub(super) struct ActiveTimes {
+    pub(super) first: Instant,
+    pub(super) last: Instant,
+}
+
 impl Writer {
     pub(super) fn new(journal: Journal) -> Self {
-        Self { journal, active_since: None, scratch: Vec::new() }
+        Self { journal, active_times: None, scratch: Vec::new() }
     }
 }
 
@@ -108,7 +114,14 @@ fn journal(core: &Core, writer: &mut Writer, batch: &Batch) -> Result<bool, Comm
     active.apply(record);
     core.readers.publish(batch.next, active);
     std::mem::forget(unpublished);
-    writer.active_since.get_or_insert_with(Instant::now);
+    let now = Instant::now();
+    match &mut writer.active_times {
+        Some(times) => times.last = now,
+        None => {
+            writer.active_times = Some(ActiveTimes { first: now, last: now });
+            merge::watch_active(core);
+        }
+    }
     Ok(true)
 }
 

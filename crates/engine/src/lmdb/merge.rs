@@ -26,8 +26,16 @@ const STEP_BYTES: u64 = 4 << 20;
 /// A delta is merged when its oldest batch is this old, so that a store at rest is all in LMDB.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
-/// How often the thread looks at the age of the delta.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A delta of so many rows is merged as soon as nothing has been committed for so long: every scan of the table has to pass by them, those
+/// that only say that a row is gone too.
+const IDLE_ROWS_MIN: u64 = 1000;
+const IDLE_MIN: Duration = Duration::from_millis(200);
+
+/// How often the thread looks at a delta that is not merged yet.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Pause after a merge that failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest pause between two steps.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
@@ -92,8 +100,13 @@ impl Core {
 pub(super) fn freeze(core: &Core, writer: &mut Writer) {
     core.readers.freeze(writer.journal.next_record(), Delta::new(core.delta_bytes));
     writer.journal.turn();
-    writer.active_since = None;
+    writer.active_times = None;
     // Whoever is about to wait has the lock, and either sees the delta or is woken.
+    core.signals.change(|_| {});
+}
+
+/// Has the thread look at the active delta, which has got its first batch.
+pub(super) fn watch_active(core: &Core) {
     core.signals.change(|_| {});
 }
 
@@ -155,15 +168,15 @@ pub(super) fn flush(core: &Core) -> Result<MutexGuard<'_, Merger>, CommitError> 
             return Ok(merger);
         }
         drop(merger);
-        freeze_if(core, |_| true);
+        freeze_if(core, |_, _| true);
     }
 }
 
 /// Freezes the active delta if there is no other, it is not empty, and `is_due` says so.
-fn freeze_if(core: &Core, is_due: impl FnOnce(&mut Writer) -> bool) {
+fn freeze_if(core: &Core, is_due: impl FnOnce(&mut Writer, &Delta) -> bool) {
     let mut writer = core.writer.lock();
     let layers = core.readers.layers();
-    if layers.frozen.is_none() && !layers.active.is_empty() && is_due(&mut writer) {
+    if layers.frozen.is_none() && !layers.active.is_empty() && is_due(&mut writer, &layers.active) {
         drop(layers);
         freeze(core, &mut writer);
     }
@@ -198,15 +211,28 @@ fn work(core: &Core) {
     loop {
         {
             let mut state = core.signals.state.lock();
-            if !state.is_stopping && core.readers.layers().frozen.is_none() {
-                core.signals.changed.wait_for(&mut state, LOOK_INTERVAL);
+            if !state.is_stopping {
+                let layers = core.readers.layers();
+                if layers.frozen.is_none() {
+                    if layers.active.is_empty() {
+                        drop(layers);
+                        core.signals.changed.wait(&mut state);
+                    } else {
+                        drop(layers);
+                        core.signals.changed.wait_for(&mut state, LOOK_INTERVAL);
+                    }
+                }
             }
             if state.is_stopping {
                 break;
             }
         }
-        freeze_if(core, |writer| {
-            let is_due = writer.active_since.is_some_and(|since| since.elapsed() >= AGE_MAX);
+        freeze_if(core, |writer, active| {
+            let rows: u64 = Table::ALL.into_iter().map(|table| active.rows(table)).sum();
+            // Without times it is what the journal had when the store was opened.
+            let is_due = writer.active_times.as_ref().is_none_or(|times| {
+                times.first.elapsed() >= AGE_MAX || rows >= IDLE_ROWS_MIN && times.last.elapsed() >= IDLE_MIN
+            });
             if is_due {
                 writer.journal.release_memory();
             }
@@ -217,7 +243,7 @@ fn work(core: &Core) {
             // The journal has it. Commits meet the same cause and tell it; room may be made meanwhile.
             let mut state = core.signals.state.lock();
             if !state.is_stopping {
-                core.signals.changed.wait_for(&mut state, LOOK_INTERVAL);
+                core.signals.changed.wait_for(&mut state, RETRY_INTERVAL);
             }
         }
     }
