@@ -16,7 +16,9 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
 use crate::limit::Admission;
-use crate::limits::{READ_OFF_BYTES_MAX, READ_OFF_TIMEOUT, REPLAY_BYTES_MAX, SEND_PIECE_BYTES_MAX};
+use crate::limits::{
+    READ_OFF_BYTES_MAX, READ_OFF_TIMEOUT, REPLAY_BYTES_MAX, SEND_PIECE_BYTES_MAX, WATCH_END_NOT_BEFORE,
+};
 use crate::record::Record;
 use crate::upstream::{Lease, Pieces, UpgradeLease};
 
@@ -120,15 +122,38 @@ pub(crate) struct AnswerBody {
     pub(crate) stream: RecvStream,
     /// The rest of the request, if the answer has begun before its end.
     pub(crate) request: Option<Box<Upload>>,
-    /// Ends a watch without an error when its endpoint is lost: its client then asks for what follows the last event that it has, where an
-    /// error would make it list everything again.
-    pub(crate) is_watch: bool,
+    pub(crate) watch: Option<WatchEnd>,
     pub(crate) idle: Option<Idle>,
     pub(crate) record: Record,
     /// What the request occupies of a limit.
     pub(crate) _admission: Option<Admission>,
     /// Dropped last.
     pub(crate) _lease: Lease,
+}
+
+/// How a watch ends for its client, which is to ask for what follows the last event that it has, and not to list everything again.
+/// client-go lists again after an error, and after a watch that ends within a second without an event, as those do that begin at a
+/// kube-apiserver that is about to go.
+///
+/// So a lost endpoint is no error here, and such an early end is told when the second is over.
+pub(crate) struct WatchEnd {
+    /// When an end without an event may be told.
+    not_before: Instant,
+    /// Waits for that; there once the answer has ended.
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl WatchEnd {
+    /// For a watch whose answer has just begun.
+    pub(crate) fn new() -> Self {
+        Self { not_before: Instant::now() + WATCH_END_NOT_BEFORE, wait: None }
+    }
+
+    /// The answer has ended without a byte of an event; ready when that may be told.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.not_before)));
+        wait.as_mut().poll(context)
+    }
 }
 
 /// How long nothing may move.
@@ -145,7 +170,7 @@ impl Idle {
 
 impl AnswerBody {
     fn is_end_stream(&self) -> bool {
-        self.beginning.is_empty() && self.stream.is_end_stream()
+        self.beginning.is_empty() && self.stream.is_end_stream() && (self.watch.is_none() || self.record.answer_bytes > 0)
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
@@ -160,6 +185,9 @@ impl AnswerBody {
             && upload.poll(context).is_ready()
         {
             self.request = None;
+        }
+        if let Some(WatchEnd { wait: Some(wait), .. }) = &mut self.watch {
+            return wait.as_mut().poll(context).map(|()| None);
         }
         let polled = match self.poll_piece(context) {
             Poll::Ready(Some(Ok(piece))) => {
@@ -189,13 +217,18 @@ impl AnswerBody {
         }
         if let Poll::Ready(None) = polled {
             self.record.finished();
+            if self.record.answer_bytes == 0
+                && let Some(watch) = &mut self.watch
+            {
+                return watch.poll(context).map(|()| None);
+            }
         }
         polled
     }
 
     fn broken(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
         self.record.broke(crate::upstream::Failure::of(&error).as_str());
-        if self.is_watch { None } else { Some(Err(BodyError::Upstream(error))) }
+        if self.watch.is_some() { None } else { Some(Err(BodyError::Upstream(error))) }
     }
 }
 

@@ -136,6 +136,8 @@ pub(crate) const READ_OFF_TIMEOUT: std::time::Duration = std::time::Duration::fr
 pub(crate) const LONG_BODY_BYTES: u64 = 1 << 20;
 /// Piece in which a body is handed on, in bytes.
 pub(crate) const SEND_PIECE_BYTES_MAX: usize = 64 << 10;
+/// The soonest that a watch without an event ends for its client; see [`WatchEnd`](crate::body::WatchEnd).
+pub(crate) const WATCH_END_NOT_BEFORE: std::time::Duration = std::time::Duration::from_millis(1100);
 /// Endpoints that one request is tried at.
 pub const TRIES_MAX: usize = 4;
 /// Endpoints that one review is tried at.

@@ -24,7 +24,7 @@ use crate::User;
 use crate::access_log::AccessLog;
 use crate::authentication::token::remove_websocket_token;
 use crate::authentication::x509::ClientCertificate;
-use crate::body::{AnswerBody, Body, Http1Body, Idle, RequestBody, Upload, UploadError, read_off};
+use crate::body::{AnswerBody, Body, Http1Body, Idle, RequestBody, Upload, UploadError, WatchEnd, read_off};
 use crate::cluster::{Cluster, Clusters, PolicyAtWork};
 use crate::identity::{IdentityHeaders, Mode, strip, strip_response};
 use crate::limit::breaker;
@@ -343,7 +343,7 @@ pub(crate) struct Streaming {
     beginning: Pieces,
     stream: h2::RecvStream,
     request: Option<Box<Upload>>,
-    is_watch: bool,
+    watch: Option<WatchEnd>,
     idle: Option<Idle>,
     lease: crate::upstream::Lease,
     admission: Option<crate::limit::Admission>,
@@ -351,7 +351,7 @@ pub(crate) struct Streaming {
 
 impl Streaming {
     fn into_body(self, mut record: Record) -> Body {
-        let Self { beginning, stream, request, is_watch, idle, lease, admission } = self;
+        let Self { beginning, stream, request, watch, idle, lease, admission } = self;
         if beginning.is_empty() && stream.is_end_stream() && request.is_none() {
             record.finished();
         }
@@ -359,7 +359,7 @@ impl Streaming {
             beginning,
             stream,
             request,
-            is_watch,
+            watch,
             idle,
             record,
             _admission: admission,
@@ -422,7 +422,7 @@ impl Admitted<'_> {
                             continue;
                         }
                     }
-                    return Ok(self.streaming(answered, record));
+                    return Ok(self.streaming(answered));
                 }
                 Tried::Failed { refused, body: left, may_retry } => {
                     let is_whole = left.as_ref().map_or(!has_body, RequestBody::can_replay);
@@ -433,7 +433,7 @@ impl Admitted<'_> {
                         let Some(answered) = unavailable else { return Err(refused) };
                         // What an endpoint says is worth more than that another one says nothing.
                         record.endpoint = Some(answered.lease.endpoint().url().clone());
-                        return Ok(self.streaming(answered, record));
+                        return Ok(self.streaming(answered));
                     }
                 }
             }
@@ -548,14 +548,15 @@ impl Admitted<'_> {
         }
     }
 
-    fn streaming(&self, answered: Answered, record: &Record) -> Answer {
+    fn streaming(&self, answered: Answered) -> Answer {
         let Answered { response, mut beginning, upload, lease } = answered;
         beginning.reverse();
         let (mut head, stream) = response.into_parts();
         strip_response(&mut head.headers);
         let idle = self.policy.timeouts.idle.map(Idle::new);
-        let is_watch = record.is_long_running && head.status == StatusCode::OK;
-        let streaming = Streaming { beginning, stream, request: upload, is_watch, idle, lease, admission: None };
+        let is_watch = &*self.info.verb == "watch" && self.info.is_resource_request && head.status == StatusCode::OK;
+        let watch = is_watch.then(WatchEnd::new);
+        let streaming = Streaming { beginning, stream, request: upload, watch, idle, lease, admission: None };
         Answer::Streams(head, Box::new(streaming))
     }
 

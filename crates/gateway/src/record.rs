@@ -69,9 +69,11 @@ impl Record {
         }
     }
 
-    /// All of the answer was handed over.
+    /// All of the answer was handed over, or all that there was before it broke.
     pub(crate) fn finished(&mut self) {
-        self.end = End::Finished;
+        if self.end == End::Abandoned {
+            self.end = End::Finished;
+        }
     }
 
     /// The answer broke off, and why in one word.
