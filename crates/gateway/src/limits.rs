@@ -85,6 +85,8 @@ pub(crate) const CONFIG_QUIET_WAIT_MAX: std::time::Duration = std::time::Duratio
 
 /// Client connections at once, unless the operator says otherwise.
 pub const CONNECTIONS_MAX: usize = 50_000;
+/// Open files that are not a client's: connections to kube-apiservers, which are few, logs, and what is read now and then.
+pub(crate) const OWN_DESCRIPTORS: u64 = 1024;
 /// Connections that the kernel may hold that were not accepted yet.
 pub(crate) const LISTEN_BACKLOG: u32 = 4096;
 /// Silence after which the kernel asks a client's machine whether it is still there.
