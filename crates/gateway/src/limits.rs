@@ -150,6 +150,8 @@ pub(crate) const REVIEW_BYTES_MAX: usize = 1 << 20;
 pub(crate) const UPGRADE_ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// Buffer of each direction of an upgraded connection, in bytes.
 pub(crate) const SPLICE_BYTES: usize = 16 << 10;
+/// Kinds of answers (by endpoint, verb and status) that are counted apart for one policy; with the next, its counts begin anew.
+pub(crate) const POLICY_ANSWER_KINDS_MAX: usize = 4096;
 /// Lines that wait for the writer of the access log.
 pub(crate) const ACCESS_LOG_LINES_MAX: usize = 16_384;
 /// Time between two looks at the DNS.
