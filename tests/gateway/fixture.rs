@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kubewharf_testkit::address::free_port;
@@ -198,6 +199,13 @@ impl Fixture {
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.apiservers.iter().map(Apiserver::url).collect()
     }
+}
+
+/// One test at a time that keeps the machine busy and looks at how long things take.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    // A test that failed leaves nothing behind that another one would meet.
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until it is so.

@@ -15,7 +15,7 @@ use crate::fixture::wait;
 
 /// A reflector lists again after a watch that was shorter and had no event.
 const SHORT: Duration = Duration::from_secs(1);
-/// How long a reflector waits before it watches again, at least.
+/// How long a reflector waits before it lists again, at least. After a watch that ended well, it begins the next at once.
 const PAUSE: Duration = Duration::from_millis(800);
 
 /// The watches.
@@ -80,10 +80,10 @@ async fn follow(connection: Connection, place: usize, tally: Arc<Tally>) {
     loop {
         let begun = Instant::now();
         let before = tally.seen[place].load(SeqCst);
-        if let Err(error) = watch(&connection, place, &tally).await {
-            tally.relists.add(error);
-        } else if begun.elapsed() < SHORT && tally.seen[place].load(SeqCst) == before {
-            tally.relists.add("a watch ended at once and without an event");
+        match watch(&connection, place, &tally).await {
+            Ok(()) if begun.elapsed() >= SHORT || tally.seen[place].load(SeqCst) > before => continue,
+            Ok(()) => tally.relists.add("a watch ended at once and without an event"),
+            Err(error) => tally.relists.add(error),
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -11,7 +11,7 @@ pub(crate) mod requests;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use kubewharf_testkit::folder::Folder;
@@ -20,10 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::apiserver::{Apiserver, Etcd};
 use self::client::Connector;
-use crate::fixture::{Gateway, wait};
-
-/// One such test at a time: each of them keeps the machine busy, and measures.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+use crate::fixture::{Gateway, alone, wait};
 
 /// A gateway in front of mock apiservers.
 pub(crate) struct Mock {
@@ -47,8 +44,7 @@ impl Mock {
 
     /// The same behind further endpoints of the gateway, with TLS or all without.
     pub(crate) fn start_beside(others: &[String], count: usize, has_tls: bool, spec: &str) -> Self {
-        // A test that failed leaves nothing behind that another one would meet.
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = alone();
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let folder = Folder::new("mock").unwrap();
         let authority = Authority::new(&folder, "authority").unwrap();
