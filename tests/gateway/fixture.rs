@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kubewharf_testkit::address::free_port;
@@ -96,15 +97,29 @@ impl Gateway {
 
     /// What the administrator's listener says at `/status`.
     pub(crate) fn status(&self) -> Value {
+        serde_json::from_str(&self.ask_admin("/status")).unwrap()
+    }
+
+    /// What is measured under that name, all labels together.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.ask_admin("/metrics");
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        });
+        values.sum()
+    }
+
+    pub(crate) fn ask_admin(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.admin_address).unwrap();
         stream.set_read_timeout(Some(WITHIN)).unwrap();
         let headers = format!("Host: admin\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nConnection: close\r\n\r\n");
-        stream.write_all(format!("GET /status HTTP/1.1\r\n{headers}").as_bytes()).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\n{headers}").as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        serde_json::from_str(body).unwrap()
+        body.to_owned()
     }
 
     /// How the endpoints are, in the order of the manifest.
@@ -138,12 +153,17 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Starts everything; for the spec see [`Gateway::start`].
     pub(crate) fn start(spec: &str) -> Self {
+        Self::start_with(spec, &[])
+    }
+
+    /// The same with further flags of the kube-apiservers.
+    pub(crate) fn start_with(spec: &str, flags: &[&str]) -> Self {
         let store = Store::brain::<&str>(&[]).unwrap();
         // The first one ends its watches when it stops; the second one waits for a minute whether they end, as a
         // kube-apiserver does unless it is told otherwise.
-        let grace = "--shutdown-watch-termination-grace-period=2s";
-        let first = Apiserver::start(&store.url(), &[grace]).unwrap();
-        let second = first.start_beside::<&str>(&store.url(), &[]).unwrap();
+        let grace: &[&str] = &["--shutdown-watch-termination-grace-period=2s"];
+        let first = Apiserver::start(&store.url(), &[grace, flags].concat()).unwrap();
+        let second = first.start_beside(&store.url(), flags).unwrap();
         let endpoints = [first.url(), second.url()];
         let gateway = Gateway::start(first.authority(), &endpoints, spec);
         Self { gateway, apiservers: vec![first, second], _store: store }
@@ -179,6 +199,13 @@ impl Fixture {
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.apiservers.iter().map(Apiserver::url).collect()
     }
+}
+
+/// One test at a time that keeps the machine busy and looks at how long things take.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    // A test that failed leaves nothing behind that another one would meet.
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until it is so.

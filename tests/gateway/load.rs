@@ -1,8 +1,8 @@
 //! A load through the gateway that must not notice what happens behind it: `tests/go/informers`, and a writer.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, MutexGuard};
 use std::time::{Duration, Instant};
 
 use kubewharf_testkit::go_program;
@@ -10,7 +10,7 @@ use kubewharf_testkit::http::{Answer, Client};
 use kubewharf_testkit::process::{Process, Spec};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, WITHIN};
+use crate::fixture::{Fixture, WITHIN, alone};
 
 /// Where everything is written, and what the informers follow.
 const CONFIG_MAPS: &str = "/api/v1/namespaces/team/configmaps";
@@ -31,11 +31,13 @@ pub(crate) struct Load {
     client: Client,
     begun: Instant,
     reports_seen: usize,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Load {
     /// Starts it through the fixture's gateway, and waits until all informers know a first state.
     pub(crate) fn start(fixture: &Fixture) -> Self {
+        let alone = alone();
         let client = fixture.admin();
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}});
         client.post("/api/v1/namespaces", &namespace).unwrap().ok().unwrap();
@@ -56,7 +58,7 @@ impl Load {
             .arg("-vmodule=reflector=4")
             .start()
             .unwrap();
-        let mut load = Self { process, client, begun: Instant::now(), reports_seen: 0 };
+        let mut load = Self { process, client, begun: Instant::now(), reports_seen: 0, _alone: alone };
         load.wait("all informers are in step", |report| report["informers"]["synced"] == INFORMERS);
         load
     }

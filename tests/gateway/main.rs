@@ -2,10 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod connections;
+mod faults;
 mod fixture;
 mod identity;
 mod kubectl;
 mod load;
+mod mock;
+mod nodes;
 mod reload;
 mod rolling;
+mod trace;
+mod unprocessed;
 mod upgrade;

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, wait};
 use crate::load::{Load, while_writing};
+use crate::mock::Mock;
+use crate::mock::informers::Informers;
+use crate::mock::requests::Requests;
 
 const ROUNDS: usize = 100;
 
@@ -90,6 +93,42 @@ fn a_hundred_configurations_in_turn_fail_no_request_and_end_no_watch() {
     load.wait_until_all_is_known();
     let report = load.finish();
     assert_eq!(report["informers"]["watches"], 0, "watches ended and were begun again: {report:#}");
+}
+
+#[test]
+#[ignore = "takes two minutes"]
+fn five_hundred_configurations_in_turn_do_not_touch_two_thousand_watches_and_a_thousand_requests_a_second() {
+    const ROUNDS: usize = 500;
+    const WATCHES: usize = 2000;
+    let mock = Mock::start(2, &spec(0));
+    let endpoints = mock.endpoints();
+    let informers = Informers::start(&mock, WATCHES, 20);
+    let requests = Requests::start(&mock, 1000, 20);
+    for round in 1..=ROUNDS {
+        let generation = mock.gateway.status()["generation"].clone();
+        // The same endpoints twice, then one of them alone.
+        let endpoints = match round % 4 {
+            1 => &endpoints[..1],
+            3 => &endpoints[1..],
+            _ => &endpoints[..],
+        };
+        mock.gateway.configure(endpoints, &spec(round));
+        wait("the new configuration is used", || mock.gateway.status()["generation"] != generation);
+        if round % 10 == 0 {
+            mock.etcd.write();
+        }
+    }
+    assert_eq!(mock.gateway.status()["config_errors"], json!([]));
+    informers.wait_until_all_is_known(&mock);
+    let informers = informers.finish(&mock);
+    let requests = requests.finish(&mock);
+    println!("{requests:?} {informers:?}");
+    assert_eq!((requests.failures, informers.relists), ([].into(), [].into()));
+    assert_eq!(requests.sent, requests.answered);
+    assert_eq!(informers.begun, WATCHES as u64, "some watches ended");
+    // What was counted for policies that are gone is gone too.
+    let metrics = mock.gateway.ask_admin("/metrics");
+    assert!(metrics.contains(&format!("policy=\"watches-{ROUNDS}\"")) && !metrics.contains("policy=\"watches-7\""));
 }
 
 /// Puts a file there that can't be used, and checks that it is told and not used.

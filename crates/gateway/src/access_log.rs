@@ -39,6 +39,7 @@ struct Entry<'a> {
     client: &'a str,
     cluster: &'a str,
     policy: &'a str,
+    rule: usize,
     method: &'a str,
     target: &'a str,
     verb: &'a str,
@@ -47,6 +48,8 @@ struct Entry<'a> {
     impersonator: &'a str,
     user_agent: &'a str,
     audit_id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    trace_id: &'a str,
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<&'a str>,
@@ -93,6 +96,7 @@ impl AccessLog {
             client: &line.client,
             cluster: &line.cluster,
             policy: &line.policy,
+            rule: record.rule,
             method: &line.method,
             target: &line.target,
             verb: record.verb,
@@ -100,6 +104,7 @@ impl AccessLog {
             impersonator: &line.impersonator,
             user_agent: &line.user_agent,
             audit_id: &line.audit_id,
+            trace_id: &line.trace_id,
             status: record.status,
             endpoint: record.endpoint.as_deref(),
             tries: record.tries,

@@ -60,7 +60,7 @@ pub(crate) struct PolicyAtWork {
     pub(crate) subset: Option<EndpointSet>,
     /// The endpoints of each arm of its weights.
     pub(crate) arms: Vec<EndpointSet>,
-    pub(crate) metrics: PolicyMetrics,
+    pub(crate) metrics: Arc<PolicyMetrics>,
 }
 
 /// A cluster at work.
@@ -230,7 +230,7 @@ impl Cluster {
                     .flat_map(policy::Weights::arms)
                     .map(|arm| endpoint_set(&arm.endpoints))
                     .collect(),
-                metrics: common.metrics.policy(&config.name, &policy.name),
+                metrics: common.metrics.policy(&config.name, &policy.name, config.policies.rules(policy.place).len()),
             })
             .collect();
         let retries = match old {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::RealClock;
+use kubewharf_foundation::descriptors;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
@@ -23,7 +24,9 @@ use crate::config::{
     ClusterConfig, Discovery, LoadError, Problem, ServingPem, Severity, Snapshot, Source, SourceOptions,
 };
 use crate::front::Front;
-use crate::limits::{CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL};
+use crate::limits::{
+    CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG, OWN_DESCRIPTORS, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
+};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::TrustedPeers;
@@ -217,11 +220,25 @@ impl Gateway {
         for listener in listeners {
             serving.spawn(front.clone().listen(listener));
         }
+        raise_descriptor_limit(options.connections_max);
         tracing::info!("ready to serve clients");
         while serving.join_next().await.is_some() {}
         // The rest has no end of its own.
         background.shutdown().await;
         tracing::info!("stopped");
+    }
+}
+
+/// Sees to it that as many connections as allowed can be open, or says that they can't.
+fn raise_descriptor_limit(connections_max: usize) {
+    match descriptors::raise_limit() {
+        Ok(limit) if limit.saturating_sub(OWN_DESCRIPTORS) < connections_max as u64 => tracing::warn!(
+            limit,
+            connections_max,
+            "fewer files may be open (ulimit -n) than client connections are allowed (--max-connections): others will wait"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),
     }
 }
 

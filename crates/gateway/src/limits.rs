@@ -85,6 +85,8 @@ pub(crate) const CONFIG_QUIET_WAIT_MAX: std::time::Duration = std::time::Duratio
 
 /// Client connections at once, unless the operator says otherwise.
 pub const CONNECTIONS_MAX: usize = 50_000;
+/// Open files that are not a client's: connections to kube-apiservers, which are few, logs, and what is read now and then.
+pub(crate) const OWN_DESCRIPTORS: u64 = 1024;
 /// Connections that the kernel may hold that were not accepted yet.
 pub(crate) const LISTEN_BACKLOG: u32 = 4096;
 /// Silence after which the kernel asks a client's machine whether it is still there.
@@ -148,6 +150,8 @@ pub(crate) const REVIEW_BYTES_MAX: usize = 1 << 20;
 pub(crate) const UPGRADE_ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// Buffer of each direction of an upgraded connection, in bytes.
 pub(crate) const SPLICE_BYTES: usize = 16 << 10;
+/// Kinds of answers (by endpoint, verb and status) that are counted apart for one policy; with the next, its counts begin anew.
+pub(crate) const POLICY_ANSWER_KINDS_MAX: usize = 4096;
 /// Lines that wait for the writer of the access log.
 pub(crate) const ACCESS_LOG_LINES_MAX: usize = 16_384;
 /// Time between two looks at the DNS.

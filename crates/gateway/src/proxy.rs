@@ -33,7 +33,9 @@ use crate::metrics::Metrics;
 use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};
 use crate::upgrade;
-use crate::upstream::{Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, UpgradeLease};
+use crate::upstream::{
+    Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, SendError, UpgradeLease,
+};
 
 static AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -186,6 +188,7 @@ impl Client {
                 impersonator: if impersonated.is_some() { authenticated.user.name.clone() } else { String::new() },
                 user_agent: user_agent.to_owned(),
                 audit_id: String::new(),
+                trace_id: trace_id(&parts.headers).unwrap_or_default().to_owned(),
                 reason: String::new(),
             }));
         }
@@ -204,6 +207,7 @@ impl Client {
         let policy = decision.policy;
         let at_work = &cluster.policies[policy.place];
         record.policy = Some(at_work.metrics.clone());
+        record.rule = decision.rule;
         if let Some(degradation) = &policy.degradation
             && degradation.mode == DegradationMode::Always
         {
@@ -379,7 +383,18 @@ struct Answered {
 /// How one try ended.
 enum Tried {
     Answered(Answered),
-    Failed { refused: Box<Refused>, body: Option<RequestBody>, may_retry: bool },
+    Failed { refused: Box<Refused>, body: Option<RequestBody>, again: Again },
+}
+
+/// Where a request that failed may be sent again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// Nowhere: it is at fault itself, or nobody knows what became of it.
+    Never,
+    /// At another endpoint.
+    Elsewhere,
+    /// At another endpoint, or at the same one if there is no other: only the connection was to blame.
+    Anywhere,
 }
 
 impl Admitted<'_> {
@@ -424,10 +439,15 @@ impl Admitted<'_> {
                     }
                     return Ok(self.streaming(answered));
                 }
-                Tried::Failed { refused, body: left, may_retry } => {
+                Tried::Failed { refused, body: left, again } => {
                     let is_whole = left.as_ref().map_or(!has_body, RequestBody::can_replay);
                     body = left;
-                    next = if may_retry && is_whole { self.another(&tried, |_| true) } else { None };
+                    next = match again {
+                        _ if !is_whole => None,
+                        Again::Never => None,
+                        Again::Elsewhere => self.another(&tried, |_| true),
+                        Again::Anywhere => self.another(&tried, |_| true).or_else(|| self.once_more(&tried, endpoint)),
+                    };
                     if next.is_none() {
                         *unread = body.map(RequestBody::into_unread);
                         let Some(answered) = unavailable else { return Err(refused) };
@@ -445,6 +465,16 @@ impl Admitted<'_> {
     /// An endpoint for a further try, if one is left that fits and the budget allows.
     fn another(&self, tried: &[EndpointId], fits: impl FnOnce(&Endpoint) -> bool) -> Option<Arc<Endpoint>> {
         let next = (tried.len() < TRIES_MAX).then(|| self.pick(tried)).flatten().filter(|next| fits(next))?;
+        self.afford(next)
+    }
+
+    /// The endpoint that was tried last, for one further try, if the budget allows.
+    fn once_more(&self, tried: &[EndpointId], last: Arc<Endpoint>) -> Option<Arc<Endpoint>> {
+        let times = tried.iter().filter(|id| **id == last.id()).count();
+        (times < 2 && tried.len() < TRIES_MAX).then(|| self.afford(last)).flatten()
+    }
+
+    fn afford(&self, next: Arc<Endpoint>) -> Option<Arc<Endpoint>> {
         self.cluster.retries.withdraw().then(|| {
             self.at_work.metrics.retried();
             next
@@ -462,18 +492,22 @@ impl Admitted<'_> {
     ) -> Tried {
         let request = match outbound(parts, endpoint) {
             Ok(request) => request,
-            Err(refused) => return Tried::Failed { refused, body, may_retry: false },
+            Err(refused) => return Tried::Failed { refused, body, again: Again::Never },
         };
         let exchange = match endpoint.send(class, request, body.is_none()).await {
             Ok(exchange) => exchange,
             Err(error) => {
-                let may_retry = !error.is_request_fault();
-                let status = if may_retry {
-                    Status::service_unavailable("the kube-apiserver can't be reached").with_retry_after(1)
-                } else {
+                let status = if error.is_request_fault() {
                     Status::bad_request("the request can't be sent to a kube-apiserver")
+                } else {
+                    Status::service_unavailable("the kube-apiserver can't be reached").with_retry_after(1)
                 };
-                return Tried::Failed { refused: Refused::because(status, error), body, may_retry };
+                let again = match error {
+                    _ if error.is_request_fault() => Again::Never,
+                    SendError::GoingAway { .. } => Again::Anywhere,
+                    _ => Again::Elsewhere,
+                };
+                return Tried::Failed { refused: Refused::because(status, error), body, again };
             }
         };
         let mut response = if is_safe { exchange.response.abandon_when_hung() } else { exchange.response };
@@ -515,7 +549,7 @@ impl Admitted<'_> {
                     return Tried::Failed {
                         refused,
                         body: upload.map(|upload| upload.into_body()),
-                        may_retry: is_safe,
+                        again: if is_safe { Again::Elsewhere } else { Again::Never },
                     };
                 }
             },
@@ -530,20 +564,26 @@ impl Admitted<'_> {
                 if matches!(error.failure, Failure::Reset(_)) {
                     endpoint.report(Outcome::Broken);
                 }
-                let may_retry = is_safe || error.processed == Processed::No;
+                let again = if error.processed == Processed::No || (is_safe && error.failure == Failure::Lost) {
+                    Again::Anywhere
+                } else if is_safe {
+                    Again::Elsewhere
+                } else {
+                    Again::Never
+                };
                 let status = match error.failure {
                     Failure::Hung => Status::gateway_timeout("the kube-apiserver does not answer", 1),
                     _ => Status::bad_gateway("the kube-apiserver broke the request off"),
                 };
                 let body = upload.map(|upload| upload.into_body());
-                Tried::Failed { refused: Refused::because(status, error), body, may_retry }
+                Tried::Failed { refused: Refused::because(status, error), body, again }
             }
             None => {
                 let refused = match upload_failure {
                     Some(UploadError::TooLong { bytes_max }) => too_long(bytes_max),
                     _ => Refused::new(Status::bad_request("the body of the request broke off")),
                 };
-                Tried::Failed { refused, body: upload.map(|upload| upload.into_body()), may_retry: false }
+                Tried::Failed { refused, body: upload.map(|upload| upload.into_body()), again: Again::Never }
             }
         }
     }
@@ -705,6 +745,14 @@ fn random_u128() -> u128 {
     static KEYS: std::sync::LazyLock<(RandomState, RandomState)> = std::sync::LazyLock::new(Default::default);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     u128::from(KEYS.0.hash_one(number)) << 64 | u128::from(KEYS.1.hash_one(number))
+}
+
+/// Of the trace that a request belongs to (W3C Trace Context, section 3.2). Both its headers go to the endpoint as they are.
+fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let mut fields = headers.get("traceparent")?.to_str().ok()?.split('-').skip(1);
+    let id = fields.next()?;
+    let is_hex = id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (id.len() == 32 && is_hex && id.bytes().any(|byte| byte != b'0')).then_some(id)
 }
 
 /// The verb as metrics have it: a client can't make up new ones.

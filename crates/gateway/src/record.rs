@@ -11,7 +11,9 @@ pub(crate) struct Record {
     pub(crate) line: Option<Box<Line>>,
     pub(crate) log: Arc<AccessLog>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) policy: Option<PolicyMetrics>,
+    pub(crate) policy: Option<Arc<PolicyMetrics>>,
+    /// The place of the rule that took the request.
+    pub(crate) rule: usize,
     pub(crate) begun: Instant,
     /// When the answer's head came.
     pub(crate) head: Option<Instant>,
@@ -45,6 +47,8 @@ pub(crate) struct Line {
     pub(crate) impersonator: String,
     pub(crate) user_agent: String,
     pub(crate) audit_id: String,
+    /// Of the trace that the client has begun; empty if there is none.
+    pub(crate) trace_id: String,
     /// Why the gateway itself answered, if it did.
     pub(crate) reason: String,
 }
@@ -57,6 +61,7 @@ impl Record {
             log,
             metrics,
             policy: None,
+            rule: 0,
             begun: Instant::now(),
             head: None,
             verb: "",

@@ -4,7 +4,7 @@
 //! apiserver to that very question is an error, never a verdict.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -37,7 +37,11 @@ impl ClusterReviewer {
         let limit = limit.map(|limit| {
             Schema::new(SchemaSettings {
                 name: "clientConfig".to_owned(),
-                limit: FlowLimit::TokenBucket { qps: limit.per_second.ceil().max(1.0) as u32, burst: limit.burst },
+                // Less than one a second too.
+                limit: FlowLimit::OneEach {
+                    interval: Duration::from_secs_f64(1.0 / limit.per_second),
+                    burst: limit.burst,
+                },
                 per_user: FlowLimit::Exempt,
             })
         });

@@ -90,6 +90,17 @@ impl Authority {
     }
 }
 
+/// A request for a client's certificate, as PEM text.
+///
+/// # Errors
+/// When there is no new key.
+pub fn certificate_request(user: &str, group: &str) -> Result<String> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, user);
+    params.distinguished_name.push(DnType::OrganizationName, group);
+    Ok(params.serialize_request(&KeyPair::generate()?)?.pem()?)
+}
+
 /// Writes a new pair of keys for signing and checking service-account tokens, and returns the files: first the private
 /// key, then the public one.
 ///

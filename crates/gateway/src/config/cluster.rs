@@ -47,8 +47,6 @@ pub struct ClusterConfig {
     pub policies: Policies,
     /// Who is let in at all.
     pub access: Access,
-    /// The name of the one etcd behind all endpoints, if they are declared to have one.
-    pub store: Option<Arc<str>>,
     /// Changes with anything that the cluster's manifest says, and with the contents of the files that it names.
     pub fingerprint: u128,
 }

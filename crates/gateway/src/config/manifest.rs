@@ -100,8 +100,6 @@ pub struct ClusterSpec {
     pub authentication: AuthenticationSpec,
     /// Whether negative values of rules mean what the original's code does. Not in the original.
     pub compat: Compat,
-    /// The name of the one etcd behind all servers: watches move only among servers of one store. Not in the original.
-    pub store: String,
 }
 
 /// A kube-apiserver.

@@ -292,7 +292,6 @@ spec:
   secureServing: {certFile: tls.crt, keyFile: tls.key, clientCAFile: ca.crt}
   identityMode: requestHeader
   anonymous: yes
-  store: etcd-a
   discovery: {static: {}}
   authentication:
     tokenReview: {cacheSeconds: 0, failureCacheSeconds: 5, timeoutSeconds: 3, audiences: [api]}
@@ -331,7 +330,7 @@ spec:
     let cluster = folder.cluster("a.example.com");
     assert_eq!(cluster.client.token.as_ref().unwrap().reveal(), "from-a-file");
     assert_eq!(cluster.endpoints[0].weight, 3);
-    assert_eq!((cluster.identity_mode, cluster.store.as_deref()), (IdentityMode::RequestHeader, Some("etcd-a")));
+    assert_eq!(cluster.identity_mode, IdentityMode::RequestHeader);
     let review = cluster.authentication.token_review.as_ref().unwrap();
     assert_eq!((review.cache, review.timeout), (Duration::ZERO, Duration::from_secs(3)));
     assert!(cluster.authentication.anonymous);
@@ -924,13 +923,13 @@ fn a_snapshot_may_be_refused_by_who_is_to_use_it() {
     let counted = asked.clone();
     let accept = move |snapshot: &Arc<Snapshot>| {
         counted.fetch_add(1, Ordering::Relaxed);
-        let refused = snapshot.clusters().values().find(|cluster| cluster.store.is_some());
+        let refused = snapshot.clusters().values().find(|cluster| cluster.authentication.anonymous);
         refused
             .map(|cluster| Problem {
                 severity: Severity::Error,
                 file: cluster.file.to_path_buf(),
                 line: cluster.line,
-                field: "spec.store".into(),
+                field: "spec.anonymous".into(),
                 problem: "is not supported".into(),
                 remedy: String::new(),
             })
@@ -941,10 +940,10 @@ fn a_snapshot_may_be_refused_by_who_is_to_use_it() {
         SourceOptions { directory: folder.path().to_owned(), default_cluster: None, accept: Some(Box::new(accept)) };
     let source = Source::open(options).unwrap();
     assert_eq!((source.reload(), asked.load(Ordering::Relaxed)), (Reload::Unchanged, 1));
-    folder.write("a.yaml", &manifest("a.example.com", "store: etcd-a"));
+    folder.write("a.yaml", &manifest("a.example.com", "anonymous: true"));
     assert_eq!(source.reload(), Reload::Refused);
-    assert_eq!(source.status().errors[0].field, "spec.store");
-    assert!(source.current().cluster("a.example.com").unwrap().store.is_none());
+    assert_eq!(source.status().errors[0].field, "spec.anonymous");
+    assert!(!source.current().cluster("a.example.com").unwrap().authentication.anonymous);
 }
 
 async fn next_generation(receiver: &mut tokio::sync::watch::Receiver<Arc<Snapshot>>) -> u64 {
@@ -969,9 +968,9 @@ async fn a_watch_sees_a_mounted_config_map_change() {
     let source = open(&folder);
     let mut snapshots = source.subscribe();
     let watching = tokio::spawn(source.clone().watch());
-    version(2, &manifest("a.example.com", "store: etcd-a"));
+    version(2, &manifest("a.example.com", "anonymous: true"));
     assert_eq!(next_generation(&mut snapshots).await, 2);
-    assert_eq!(source.current().cluster("a.example.com").unwrap().store.as_deref(), Some("etcd-a"));
+    assert!(source.current().cluster("a.example.com").unwrap().authentication.anonymous);
     folder.write("b.yaml", &manifest("b.example.com", ""));
     assert_eq!(next_generation(&mut snapshots).await, 3);
     watching.abort();

@@ -48,8 +48,12 @@ impl Entered {
 
     /// Takes it back as if it had not been: the request was refused elsewhere.
     pub(super) fn undo(self, limit: FlowLimit) {
-        if let (Self::Token(gate), FlowLimit::TokenBucket { qps, .. }) = (&self, limit) {
-            let interval_ns = interval_ns(qps);
+        let interval_ns = match limit {
+            FlowLimit::TokenBucket { qps, .. } => interval_ns(qps),
+            FlowLimit::OneEach { interval, .. } => nanoseconds(interval),
+            FlowLimit::Exempt | FlowLimit::MaxRequestsInflight { .. } => return,
+        };
+        if let Self::Token(gate) = &self {
             let _ = gate.full_at_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, |full_at_ns| {
                 Some(full_at_ns.saturating_sub(interval_ns))
             });
@@ -60,6 +64,10 @@ impl Entered {
 /// Time in which one token comes.
 fn interval_ns(qps: u32) -> u64 {
     (1_000_000_000 / u64::from(qps.max(1))).max(1)
+}
+
+fn nanoseconds(interval: Duration) -> u64 {
+    u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Gate {
@@ -84,17 +92,18 @@ impl Gate {
                     Err(_) => Err(Duration::ZERO),
                 }
             }
-            FlowLimit::TokenBucket { qps, burst } => self.take(qps, burst, now),
+            FlowLimit::TokenBucket { qps: 0, .. } => Err(Duration::ZERO),
+            FlowLimit::TokenBucket { qps, burst } => self.take(interval_ns(qps), burst, now),
+            FlowLimit::OneEach { interval, burst } => self.take(nanoseconds(interval), burst, now),
         }
     }
 
-    fn take(self: &Arc<Self>, qps: u32, burst: u32, now: Duration) -> Result<Entered, Duration> {
-        if qps == 0 || burst == 0 {
+    fn take(self: &Arc<Self>, interval_ns: u64, burst: u32, now: Duration) -> Result<Entered, Duration> {
+        if burst == 0 {
             return Err(Duration::ZERO);
         }
         // 584 years fit.
         let now_ns = now.as_nanos() as u64;
-        let interval_ns = interval_ns(qps);
         let latest_ns = now_ns.saturating_add(interval_ns.saturating_mul(u64::from(burst)));
         let after = |full_at_ns: u64| full_at_ns.max(now_ns).saturating_add(interval_ns);
         let take = |full_at_ns| Some(after(full_at_ns)).filter(|full_at_ns| *full_at_ns <= latest_ns);

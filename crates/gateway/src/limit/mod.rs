@@ -36,6 +36,13 @@ pub enum FlowLimit {
         /// Requests at once; 0 refuses all.
         burst: u32,
     },
+    /// The same with any rate.
+    OneEach {
+        /// Time in which one more request is allowed.
+        interval: Duration,
+        /// Requests at once; 0 refuses all.
+        burst: u32,
+    },
 }
 
 /// A flow control schema, as it is configured.

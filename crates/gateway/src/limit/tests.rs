@@ -73,6 +73,18 @@ fn a_refusal_tells_when_a_token_will_be_there() {
 }
 
 #[test]
+fn less_than_one_a_second_is_a_limit_too() {
+    let schema = schema(FlowLimit::OneEach { interval: Duration::from_secs(100), burst: 2 }, FlowLimit::Exempt);
+    let start = Instant::now();
+    for _ in 0..2 {
+        drop(schema.admit("", start).expect("within the burst"));
+    }
+    assert_eq!(schema.admit("", start).expect_err("empty").retry_after_seconds, 100);
+    schema.admit("", start + Duration::from_secs(99)).expect_err("not yet");
+    drop(schema.admit("", start + Duration::from_secs(100)).expect("a token"));
+}
+
+#[test]
 fn limits_of_zero_refuse_all() {
     let now = Instant::now();
     for limit in [

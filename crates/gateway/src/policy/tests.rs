@@ -105,6 +105,102 @@ fn compat_restores_what_the_original_does() {
     }
 }
 
+/// Each row of what the original's API says of its fields: values, what they match, and what they do not.
+#[test]
+fn each_field_matches_as_the_original_documents_it() {
+    type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str]);
+    let check = |field: &str, rows: &[Row<'_>], asks: &dyn Fn(&[&str], &str) -> bool| {
+        for (values, matching, others) in rows {
+            for request in *matching {
+                assert!(asks(values, request), "{field}: {values:?} must match {request:?}");
+            }
+            for request in *others {
+                assert!(!asks(values, request), "{field}: {values:?} must not match {request:?}");
+            }
+        }
+    };
+    let anybody = user("anybody", &["dev", "system:authenticated"]);
+    let matches = |spec: &RuleSpec, info: &RequestInfo<'_>| is_match(spec, Semantics::Documented, info, &anybody);
+    let verbs: [Row<'_>; 6] = [
+        (&["*"], &["get", "list"], &[]),
+        (&["get", "list"], &["get", "list"], &["watch", "GET"]),
+        (&["-get"], &["list", "deletecollection"], &["get"]),
+        (&["-get", "-list"], &["watch"], &["get", "list"]),
+        (&["-get", "list"], &["list"], &["get", "watch"]),
+        (&[], &[], &["get"]),
+    ];
+    check("verbs", &verbs, &|values, verb| {
+        let spec = RuleSpec { verbs: texts(values), ..everything() };
+        let matched = matches(&spec, &request(verb, "", "pods"));
+        // They count for requests for no resource too.
+        assert_eq!(matches(&spec, &path(verb, "/healthz")), matched);
+        matched
+    });
+    let groups: [Row<'_>; 5] = [
+        (&["*"], &["", "apps", "example.com"], &[]),
+        (&[""], &[""], &["apps"]),
+        (&["apps", "batch"], &["apps", "batch"], &["", "extensions.apps"]),
+        (&["-apps"], &["", "batch"], &["apps"]),
+        (&[], &[], &["", "apps"]),
+    ];
+    check("apiGroups", &groups, &|values, group| {
+        matches(&RuleSpec { api_groups: texts(values), ..everything() }, &request("get", group, "pods"))
+    });
+    let names: [Row<'_>; 5] = [
+        (&["*"], &["nginx", ""], &[]),
+        (&[], &["nginx", ""], &[]),
+        (&["nginx"], &["nginx"], &["nginx-2", ""]),
+        (&["ngi*"], &["ngi*"], &["nginx"]),
+        (&["-nginx"], &["other", ""], &["nginx"]),
+    ];
+    check("resourceNames", &names, &|values, name| {
+        let info = RequestInfo { name: name.to_owned().into(), ..request("get", "", "pods") };
+        matches(&RuleSpec { resource_names: texts(values), ..everything() }, &info)
+    });
+    let users: [Row<'_>; 6] = [
+        (&["*"], &["alice", "system:node:a"], &[]),
+        (&[], &["alice", "system:node:a"], &[]),
+        (&["alice"], &["alice"], &["alice2", "Alice"]),
+        (&["system:node:*"], &["system:node:a", "system:node:"], &["system:nodes", "alice"]),
+        (&["-alice"], &["bob"], &["alice"]),
+        (&["-alice", "bob"], &["bob"], &["alice", "carol"]),
+    ];
+    check("users", &users, &|values, name| {
+        let spec = RuleSpec { users: texts(values), ..everything() };
+        is_match(&spec, Semantics::Documented, &request("get", "", "pods"), &user(name, &[]))
+    });
+    // A user who has this group and another one.
+    let user_groups: [Row<'_>; 6] = [
+        (&["*"], &["dev"], &[]),
+        (&[], &["dev"], &[]),
+        (&["dev", "ops"], &["dev", "ops"], &["sales"]),
+        (&["de*"], &["de*"], &["dev"]),
+        (&["-dev"], &["ops"], &["dev"]),
+        (&["-system:authenticated"], &[], &["dev", "ops"]),
+    ];
+    check("userGroups", &user_groups, &|values, group| {
+        let spec = RuleSpec { user_groups: texts(values), ..everything() };
+        is_match(
+            &spec,
+            Semantics::Documented,
+            &request("get", "", "pods"),
+            &user("a", &[group, "system:authenticated"]),
+        )
+    });
+    // A rule for resources takes no path, and the other way round.
+    let resources_alone = RuleSpec { non_resource_urls: Vec::new(), ..everything() };
+    let paths_alone = RuleSpec { api_groups: Vec::new(), resources: Vec::new(), ..everything() };
+    let (pods, healthz) = (request("get", "", "pods"), path("get", "/healthz"));
+    assert!(matches(&resources_alone, &pods) && !matches(&resources_alone, &healthz));
+    assert!(matches(&paths_alone, &healthz) && !matches(&paths_alone, &pods));
+    // All fields must match.
+    let narrow =
+        RuleSpec { verbs: texts(&["get"]), resources: texts(&["pods"]), users: texts(&["anybody"]), ..everything() };
+    assert!(matches(&narrow, &pods) && !matches(&narrow, &request("list", "", "pods")));
+    assert!(!matches(&narrow, &request("get", "", "nodes")));
+    assert!(!is_match(&narrow, Semantics::Documented, &pods, &user("somebody", &[])));
+}
+
 #[test]
 fn users_and_service_accounts_are_alternatives() {
     let account = |namespace: &str, name: &str| ServiceAccountSpec { namespace: namespace.into(), name: name.into() };

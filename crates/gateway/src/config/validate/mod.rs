@@ -100,7 +100,6 @@ impl Check<'_, '_> {
             flow_schemas,
             policies,
             access,
-            store: (!spec.store.is_empty()).then(|| spec.store.as_str().into()),
             fingerprint,
         }
     }
