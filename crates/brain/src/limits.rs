@@ -3,7 +3,7 @@
 /// Writes that one commit takes at most.
 pub(crate) const BATCH_REQUESTS_MAX: usize = 1024;
 /// Bytes of rows and of responses at which a commit takes no further write.
-pub(crate) const BATCH_BYTES: usize = 8 << 20;
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// Writes that wait for the committer at most, in all.
 pub(crate) const QUEUE_REQUESTS_MAX: usize = 50_000;
 /// Bytes of the writes that wait for the committer at most, in all.

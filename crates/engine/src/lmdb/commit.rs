@@ -17,8 +17,7 @@
 //! A record is written and synced in two steps of which the same is to be said as of 2 and 3.
 
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use heed::{MdbError, RwTxn};
 use parking_lot::MutexGuard;
@@ -38,10 +37,6 @@ const LARGE_BATCH_BYTES: u64 = 32 << 20;
 
 /// A batch that takes more than this part of a delta goes to LMDB directly.
 const DELTA_PART_MAX: u64 = 4;
-
-/// The longest pause of a commit while the merge is behind. Pauses grow from nothing, at half of a delta, to this, so that commits are
-/// slowed down early instead of being held up at the end.
-const PAUSE_MAX: Duration = Duration::from_millis(4);
 
 /// What only the thread that commits uses.
 pub(super) struct Writer {
@@ -97,7 +92,8 @@ fn journal(core: &Core, writer: &mut Writer, batch: &Batch) -> Result<bool, Comm
         merge::freeze(core, writer);
         layers = core.readers.layers();
     } else if layers.frozen.is_some() {
-        thread::sleep(pause(layers.active.memory_bytes(), core.delta_bytes));
+        core.keep_pace(layers.active.memory_bytes(), memory_bytes);
+        layers = core.readers.layers();
     }
     if !has_room(core, &layers, batch) {
         return Ok(false);
@@ -132,12 +128,6 @@ impl Drop for Unpublished<'_> {
     fn drop(&mut self) {
         let _ = self.0.poison.set("a batch was written and could not be made visible".to_owned());
     }
-}
-
-/// How long a commit waits for the sake of the merge, with so much in the active delta.
-fn pause(active_bytes: u64, delta_bytes: u64) -> Duration {
-    let behind = active_bytes.saturating_sub(delta_bytes / 2);
-    PAUSE_MAX.mul_f64(behind as f64 / (delta_bytes / 2).max(1) as f64)
 }
 
 /// Whether all that is in the layers, and the batch, can be merged with the room that there is, and what is to be kept back is.

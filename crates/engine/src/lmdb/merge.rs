@@ -40,6 +40,10 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest pause between two steps.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// The longest that a commit waits for a merge that is behind, for each MiB that it brings, unless both deltas are full: several times what
+/// merging that takes. So commits are slowed down to the merge's pace by and by, instead of being held up at its end.
+const COMMIT_WAIT_MAX_PER_MIB: Duration = Duration::from_millis(100);
+
 /// What only the thread that writes to LMDB uses. Locked behind the writer where both are.
 pub(super) struct Merger {
     /// The first record that LMDB has not passed.
@@ -64,8 +68,10 @@ pub(super) struct Signals {
 #[derive(Default)]
 struct SignalState {
     is_stopping: bool,
-    /// Threads that wait for a merge to end.
+    /// Threads that wait for a merge to end, or to get further.
     waiting: usize,
+    /// How much of the frozen delta's rows has been merged, from 0 to 1; 1 if there is no such delta.
+    progress: f64,
 }
 
 impl Signals {
@@ -82,6 +88,22 @@ impl Core {
         let merger = self.merger.lock();
         self.signals.state.lock().waiting -= 1;
         merger
+    }
+
+    /// Waits, but not for long, until the merge has got as far as the active delta, with so much in it, lets it be: the second half of one
+    /// is filled no faster than the other is merged.
+    pub(super) fn keep_pace(&self, active_bytes: u64, batch_bytes: u64) {
+        let needed = 2.0 * active_bytes as f64 / self.delta_bytes as f64 - 1.0;
+        let wait_max = COMMIT_WAIT_MAX_PER_MIB.mul_f64(batch_bytes as f64 / f64::from(1 << 20));
+        let mut state = self.signals.state.lock();
+        if state.progress >= needed {
+            return;
+        }
+        let deadline = Instant::now() + wait_max;
+        state.waiting += 1;
+        self.signals.changed.notify_all();
+        while state.progress < needed && !self.signals.changed.wait_until(&mut state, deadline).timed_out() {}
+        state.waiting -= 1;
     }
 
     /// Waits between two steps, the longer the longer they take, unless somebody waits for the merge or the next delta fills up.
@@ -102,7 +124,7 @@ pub(super) fn freeze(core: &Core, writer: &mut Writer) {
     writer.journal.turn();
     writer.active_times = None;
     // Whoever is about to wait has the lock, and either sees the delta or is woken.
-    core.signals.change(|_| {});
+    core.signals.change(|state| state.progress = 0.0);
 }
 
 /// Has the thread look at the active delta, which has got its first batch.
@@ -115,6 +137,8 @@ pub(super) fn run(core: &Core, merger: &mut Merger, is_hurried: bool) -> Result<
     core.check_poison().map_err(CommitError::Fatal)?;
     let Some(frozen) = core.readers.layers().frozen.clone() else { return Ok(()) };
     let all = (Bound::Unbounded, Bound::Unbounded);
+    let rows_in_all: u64 = Table::ALL.into_iter().map(|table| frozen.delta.rows(table)).sum();
+    let mut rows_merged = 0;
     let mut changes = Table::ALL.into_iter().flat_map(|table| {
         frozen.delta.changes(table, all, Direction::Forward).map(move |(key, value)| (table, key, value))
     });
@@ -149,6 +173,9 @@ pub(super) fn run(core: &Core, merger: &mut Merger, is_hurried: bool) -> Result<
             }
         })?;
         merger.position = position;
+        rows_merged += rows;
+        let progress = if is_last { 1.0 } else { rows_merged as f64 / rows_in_all as f64 };
+        core.signals.change(|state| state.progress = progress);
         if is_last {
             return Ok(());
         }
