@@ -12,6 +12,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use memchr::memmem;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
@@ -131,26 +132,50 @@ pub(crate) struct AnswerBody {
     pub(crate) _lease: Lease,
 }
 
+/// The annotation of the bookmark behind the objects that a watch begins with (`sendInitialEvents`), in every encoding.
+const INITIAL_EVENTS_END: &[u8] = b"k8s.io/initial-events-end";
+
 /// How a watch ends for its client, which is to ask for what follows the last event that it has, and not to list everything again.
 /// client-go lists again after an error, and after a watch that ends within a second without an event, as those do that begin at a
-/// kube-apiserver that is about to go.
+/// kube-apiserver that is about to go. A watch that begins with all objects is a new one for it from the bookmark behind them on.
 ///
 /// So a lost endpoint is no error here, and such an early end is told when the second is over.
 pub(crate) struct WatchEnd {
-    /// When an end without an event may be told.
+    /// The client has got an event that it counts.
+    has_event: bool,
+    /// All objects that are there come first, and a bookmark behind them that has not come yet.
+    begins_with_all: bool,
+    /// When the end may be told if nothing was heard.
     not_before: Instant,
     /// Waits for that; there once the answer has ended.
     wait: Option<Pin<Box<Sleep>>>,
 }
 
 impl WatchEnd {
-    /// For a watch whose answer has just begun.
-    pub(crate) fn new() -> Self {
-        Self { not_before: Instant::now() + WATCH_END_NOT_BEFORE, wait: None }
+    /// For a watch whose answer has just begun, and may begin with all objects that are there.
+    pub(crate) fn new(begins_with_all: bool) -> Self {
+        Self { has_event: false, begins_with_all, not_before: Instant::now() + WATCH_END_NOT_BEFORE, wait: None }
     }
 
-    /// The answer has ended without a byte of an event; ready when that may be told.
+    /// A piece goes to the client. kube-apiserver sends each event by itself.
+    fn pass(&mut self, piece: &[u8]) {
+        if self.begins_with_all && memmem::find(piece, INITIAL_EVENTS_END).is_some() {
+            *self = Self::new(false);
+        } else {
+            self.has_event = true;
+        }
+    }
+
+    /// Whether the answer may end for the client as it ends here.
+    fn may_end_at_once(&self) -> bool {
+        self.has_event
+    }
+
+    /// The answer has ended; ready when that may be told.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.may_end_at_once() {
+            return Poll::Ready(());
+        }
         let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.not_before)));
         wait.as_mut().poll(context)
     }
@@ -172,7 +197,7 @@ impl AnswerBody {
     fn is_end_stream(&self) -> bool {
         self.beginning.is_empty()
             && self.stream.is_end_stream()
-            && (self.watch.is_none() || self.record.answer_bytes > 0)
+            && self.watch.as_ref().is_none_or(WatchEnd::may_end_at_once)
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
@@ -196,6 +221,9 @@ impl AnswerBody {
                 // It is on its way to the client, whose own window says how much of this there can be. Fails only when the stream is over.
                 let _ = self.stream.flow_control().release_capacity(piece.len());
                 self.record.answer_bytes += piece.len() as u64;
+                if let Some(watch) = &mut self.watch {
+                    watch.pass(&piece);
+                }
                 // Who has the last piece does not ask for another.
                 if self.is_end_stream() {
                     self.record.finished();
@@ -219,9 +247,7 @@ impl AnswerBody {
         }
         if let Poll::Ready(None) = polled {
             self.record.finished();
-            if self.record.answer_bytes == 0
-                && let Some(watch) = &mut self.watch
-            {
+            if let Some(watch) = &mut self.watch {
                 return watch.poll(context).map(|()| None);
             }
         }
@@ -402,5 +428,47 @@ impl Upload {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long the end of the watch waits.
+    async fn wait(watch: &mut WatchEnd) -> Duration {
+        let begun = Instant::now();
+        std::future::poll_fn(|context| watch.poll(context)).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_watch_waits_until_its_client_does_not_list_again() {
+        let event = b"{\"type\":\"ADDED\",\"object\":{}}";
+        let bookmark = b"{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":{\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}}}}";
+
+        assert_eq!(wait(&mut WatchEnd::new(false)).await, WATCH_END_NOT_BEFORE);
+        let mut watch = WatchEnd::new(false);
+        watch.pass(event);
+        assert_eq!(wait(&mut watch).await, Duration::ZERO);
+
+        // Among the objects that it begins with; the client asks for all of them again in any case.
+        let mut watch = WatchEnd::new(true);
+        watch.pass(event);
+        assert_eq!(wait(&mut watch).await, Duration::ZERO);
+        // Behind them, some time later.
+        let mut watch = WatchEnd::new(true);
+        watch.pass(event);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        watch.pass(bookmark);
+        assert_eq!(wait(&mut watch).await, WATCH_END_NOT_BEFORE);
+        let mut watch = WatchEnd::new(true);
+        watch.pass(bookmark);
+        watch.pass(event);
+        assert_eq!(wait(&mut watch).await, Duration::ZERO);
+        let mut watch = WatchEnd::new(true);
+        watch.pass(bookmark);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(wait(&mut watch).await, Duration::ZERO);
     }
 }

@@ -77,6 +77,9 @@ impl MetricConstructor<Histogram> for RuleLatencies {
     }
 }
 
+/// The policies that are counted for, by cluster and name.
+type ByPolicy = HashMap<(Arc<str>, Arc<str>), Weak<PolicyMetrics>>;
+
 /// All that has labels of a policy.
 #[derive(Clone)]
 struct Families {
@@ -86,8 +89,7 @@ struct Families {
     long_running: Family<PolicyLabels, Gauge>,
     broken: Family<EndLabels, Counter>,
     retries: Family<PolicyLabels, Counter>,
-    /// The policies that are counted for, by cluster and name.
-    policies: Arc<Mutex<HashMap<(Arc<str>, Arc<str>), Weak<PolicyMetrics>>>>,
+    policies: Arc<Mutex<ByPolicy>>,
 }
 
 /// All metrics of a gateway.

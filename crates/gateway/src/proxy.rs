@@ -437,7 +437,7 @@ impl Admitted<'_> {
                             continue;
                         }
                     }
-                    return Ok(self.streaming(answered));
+                    return Ok(self.streaming(parts, answered));
                 }
                 Tried::Failed { refused, body: left, again } => {
                     let is_whole = left.as_ref().map_or(!has_body, RequestBody::can_replay);
@@ -453,7 +453,7 @@ impl Admitted<'_> {
                         let Some(answered) = unavailable else { return Err(refused) };
                         // What an endpoint says is worth more than that another one says nothing.
                         record.endpoint = Some(answered.lease.endpoint().url().clone());
-                        return Ok(self.streaming(answered));
+                        return Ok(self.streaming(parts, answered));
                     }
                 }
             }
@@ -588,14 +588,15 @@ impl Admitted<'_> {
         }
     }
 
-    fn streaming(&self, answered: Answered) -> Answer {
+    fn streaming(&self, parts: &Parts, answered: Answered) -> Answer {
         let Answered { response, mut beginning, upload, lease } = answered;
         beginning.reverse();
         let (mut head, stream) = response.into_parts();
         strip_response(&mut head.headers);
         let idle = self.policy.timeouts.idle.map(Idle::new);
         let is_watch = &*self.info.verb == "watch" && self.info.is_resource_request && head.status == StatusCode::OK;
-        let watch = is_watch.then(WatchEnd::new);
+        let begins_with_all = parts.uri.query().is_some_and(|query| query.contains("sendInitialEvents=true"));
+        let watch = is_watch.then(|| WatchEnd::new(begins_with_all));
         let streaming = Streaming { beginning, stream, request: upload, watch, idle, lease, admission: None };
         Answer::Streams(head, Box::new(streaming))
     }
