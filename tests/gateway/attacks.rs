@@ -11,7 +11,7 @@ use kubewharf_foundation::descriptors;
 use kubewharf_testkit::tls::Connection;
 use kubewharf_testkit::usage;
 
-use crate::fixture::{CLUSTER, EVERYTHING, wait};
+use crate::fixture::{CLUSTER, EVERYTHING, alone, wait};
 use crate::raw::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, End, HEADERS, Http2, PING, PRIORITY, RST_STREAM, SETTINGS,
     WINDOW_UPDATE, fields, frame,
@@ -157,6 +157,7 @@ const ATTACKS: [Attack; 19] = [
 
 #[test]
 fn floods_end_the_connection_that_they_come_on() {
+    let _alone = alone();
     let target = Target::start(EVERYTHING, &[]);
     // With and without a name: most of it needs none.
     for identity in [None, Some(&target.alice)] {
@@ -283,6 +284,7 @@ fn drips(connection: &mut (impl Read + Write), bytes: &[u8]) -> bool {
 
 #[test]
 fn clients_that_are_slow_to_ask_are_let_go() {
+    let _alone = alone();
     let target = Target::start(EVERYTHING, &TIMEOUTS);
     let connect = || {
         let stream = TcpStream::connect(target.gateway.address).unwrap();
@@ -401,6 +403,7 @@ fn clients_that_are_slow_to_ask_are_let_go() {
 
 #[test]
 fn clients_that_are_slow_to_send_or_to_read_are_let_go() {
+    let _alone = alone();
     let spec = "  flowControl:
     flowControlSchemas:
     - name: one
@@ -478,6 +481,7 @@ fn clients_that_are_slow_to_send_or_to_read_are_let_go() {
 #[test]
 fn thousands_of_connections_that_say_nothing_keep_nobody_out() {
     const CONNECTIONS: usize = 2500;
+    let _alone = alone();
     descriptors::raise_limit().unwrap();
     let target = Target::start(EVERYTHING, &["--handshake-timeout=5"]);
     let before = memory(&target);
