@@ -612,11 +612,9 @@ impl Admitted<'_> {
             endpoint.report(Outcome::Deadline);
             let why = format!("no answer from the kube-apiserver within {} ms", begun.elapsed().as_millis());
             let refused = Refused::new(timed_out(&why, is_safe));
-            return Tried::Failed {
-                refused,
-                body: upload.map(|upload| upload.into_body()),
-                again: if is_safe { Again::Elsewhere } else { Again::Never },
-            };
+            let is_over = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+            let again = if is_safe && !is_over { Again::Elsewhere } else { Again::Never };
+            return Tried::Failed { refused, body: upload.map(|upload| upload.into_body()), again };
         };
         match answered {
             Ok(response) => {
