@@ -183,7 +183,15 @@ impl Front {
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => return result.map_err(io::Error::other),
-            () = requests.are_none(self.timeouts.head, self.timeouts.idle) => connection.as_mut().graceful_shutdown(),
+            () = requests.are_none(self.timeouts.head, self.timeouts.idle) => {
+                connection.as_mut().graceful_shutdown();
+                // A request that crossed this on its way is answered, however long that takes.
+                tokio::select! {
+                    result = connection.as_mut() => return result.map_err(io::Error::other),
+                    () = requests.are_none(self.drain_timeout, self.drain_timeout) => return Ok(()),
+                    () = self.shutdown.requested() => {}
+                }
+            }
             () = self.shutdown.requested() => connection.as_mut().graceful_shutdown(),
         }
         self.drained(connection).await
