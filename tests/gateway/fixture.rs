@@ -48,6 +48,11 @@ impl Gateway {
     /// Starts one in front of these endpoints. The spec is the manifest's `dispatchPolicies` and what is beside them,
     /// indented by two.
     pub(crate) fn start(authority: &Authority, endpoints: &[String], spec: &str) -> Self {
+        Self::start_with(authority, endpoints, spec, &[])
+    }
+
+    /// The same with further flags.
+    pub(crate) fn start_with(authority: &Authority, endpoints: &[String], spec: &str, flags: &[&str]) -> Self {
         let folder = Folder::new("gateway").unwrap();
         let (address, admin_address) = (free_port(), free_port());
         std::fs::create_dir(folder.path().join("config")).unwrap();
@@ -74,6 +79,7 @@ impl Gateway {
             .arg(format!("--default-cluster={CLUSTER}"))
             .arg(format!("--access-log={}", folder.path().join("access.log").display()))
             .arg("--drain-timeout=5")
+            .args(flags)
             .start()
             .unwrap();
         process.wait_for_log(WITHIN, "ready to serve clients").unwrap();
@@ -209,7 +215,7 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// Waits until it is so.
-pub(crate) fn wait(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + WITHIN;
     while !done() {
         assert!(Instant::now() < deadline, "never came: {what}");

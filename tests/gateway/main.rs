@@ -2,16 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod attacks;
 mod connections;
 mod faults;
 mod fixture;
+mod h2spec;
 mod identity;
 mod kubectl;
 mod load;
 mod mock;
 mod nodes;
+mod raw;
+mod recorder;
 mod reload;
 mod rolling;
+mod smuggling;
+mod spoofing;
 mod trace;
 mod unprocessed;
 mod upgrade;

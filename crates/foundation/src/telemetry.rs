@@ -23,7 +23,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Libraries that write a line for every frame they see; a plain level means the products' own lines.
+/// Libraries that write a line for every frame they see, and warn of what a peer does wrong as often as it does; a plain level means the
+/// products' own lines.
 const CHATTY: [&str; 5] = ["h2", "hyper", "rustls", "tokio", "tonic"];
 
 /// Changes the log level.
@@ -79,11 +80,11 @@ where
 }
 
 fn filter(level: &str) -> Result<EnvFilter, Error> {
-    let plain = matches!(level.to_ascii_lowercase().as_str(), "debug" | "trace");
+    let plain = matches!(level.to_ascii_lowercase().as_str(), "warn" | "info" | "debug" | "trace");
     let mut directives = level.to_owned();
     if plain {
         for library in CHATTY {
-            directives.push_str(&format!(",{library}=info"));
+            directives.push_str(&format!(",{library}=error"));
         }
     }
     EnvFilter::builder()
@@ -126,6 +127,25 @@ mod tests {
         let text = String::from_utf8(captured.0.lock().expect("no panic").clone()).expect("text");
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains("\"revision\":7") && text.contains("\"message\":\"now\""), "{text}");
+    }
+
+    #[test]
+    fn a_peer_can_not_make_libraries_write_lines_unless_somebody_wants_them() {
+        for (level, expected) in [("info", 1), ("warn", 1), ("trace", 1), ("info,h2=warn", 2)] {
+            let captured = Captured::default();
+            let writer = captured.clone();
+            let subscriber = tracing_subscriber::registry().with(filter(level).expect("a level")).with(lines(
+                LogFormat::Text,
+                false,
+                move || writer.clone(),
+            ));
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(target: "h2::proto::ping_pong", "recv PING ack that we never sent");
+                tracing::error!(target: "h2::proto", "something is wrong with us");
+            });
+            let text = String::from_utf8(captured.0.lock().expect("no panic").clone()).expect("text");
+            assert_eq!(text.lines().count(), expected, "{level}: {text}");
+        }
     }
 
     #[test]

@@ -16,12 +16,14 @@ use memchr::memmem;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
+use crate::guard::Pause;
 use crate::limit::Admission;
 use crate::limits::{
     READ_OFF_BYTES_MAX, READ_OFF_TIMEOUT, REPLAY_BYTES_MAX, SEND_PIECE_BYTES_MAX, WATCH_END_NOT_BEFORE,
 };
 use crate::record::Record;
 use crate::upstream::{Lease, Pieces, UpgradeLease};
+use crate::watchdog::{self, Deadlines};
 
 /// The body of an answer to a client.
 pub(crate) enum Body {
@@ -37,8 +39,38 @@ pub(crate) enum Body {
 /// An answer over HTTP/1.1.
 pub(crate) struct Http1Body {
     pub(crate) incoming: Incoming,
+    pub(crate) pace: Pace,
     pub(crate) record: Record,
     pub(crate) _lease: UpgradeLease,
+}
+
+/// How long an answer may take, as its task's [watchdog](crate::watchdog) is told.
+pub(crate) struct Pace {
+    /// For the client to take a piece.
+    pub(crate) unread: Duration,
+    /// The answer's last moment.
+    pub(crate) end: Option<Instant>,
+    /// Over HTTP/1.1.
+    pub(crate) _pause: Option<Pause>,
+}
+
+impl Pace {
+    /// The answer was asked for more.
+    fn tell<T>(&self, polled: &Poll<Option<T>>) {
+        match polled {
+            // The client must take that now.
+            Poll::Ready(Some(_)) => watchdog::expect(Deadlines { unread: Some(self.unread), end: self.end }),
+            // It is not the client that is waited for.
+            Poll::Pending => watchdog::expect(Deadlines { unread: None, end: self.end }),
+            Poll::Ready(None) => watchdog::over(),
+        }
+    }
+}
+
+impl Drop for Pace {
+    fn drop(&mut self) {
+        watchdog::over();
+    }
 }
 
 impl Body {
@@ -71,7 +103,11 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Whole(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(stream) => stream.poll_frame(context),
+            Self::Stream(stream) => {
+                let polled = stream.poll_frame(context);
+                stream.pace.tell(&polled);
+                polled
+            }
             Self::Http1(body) => {
                 let polled = Pin::new(&mut body.incoming).poll_frame(context);
                 match &polled {
@@ -79,6 +115,7 @@ impl http_body::Body for Body {
                     Poll::Ready(None) => body.record.finished(),
                     _ => {}
                 }
+                body.pace.tell(&polled);
                 polled.map_err(BodyError::Http1)
             }
         }
@@ -125,6 +162,7 @@ pub(crate) struct AnswerBody {
     pub(crate) request: Option<Box<Upload>>,
     pub(crate) watch: Option<WatchEnd>,
     pub(crate) idle: Option<Idle>,
+    pub(crate) pace: Pace,
     pub(crate) record: Record,
     /// What the request occupies of a limit.
     pub(crate) _admission: Option<Admission>,
@@ -242,7 +280,8 @@ impl AnswerBody {
                 idle.timer.as_mut().reset(Instant::now() + idle.timeout);
             } else if idle.timer.as_mut().poll(context).is_ready() {
                 self.record.broke("idle");
-                return Poll::Ready(Some(Err(BodyError::Idle(idle.timeout))));
+                // As when its endpoint is lost: the client asks for what follows.
+                return Poll::Ready(self.watch.is_none().then_some(Err(BodyError::Idle(idle.timeout))));
             }
         }
         if let Poll::Ready(None) = polled {

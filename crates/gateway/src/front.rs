@@ -4,17 +4,22 @@
 //! connections, handshakes, heads, streams. A connection is never dropped by a new configuration; it is only told to go when the gateway
 //! stops, and may then finish what it has begun.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::Clock;
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
 use rustls_pki_types::UnixTime;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -24,13 +29,18 @@ use tokio_rustls::server::TlsStream;
 
 use crate::authentication::x509::ClientCertificate;
 use crate::cluster::Cluster;
+use crate::gateway::ClientTimeouts;
+use crate::guard::{Guarded, Outlet};
 use crate::limits::{
-    ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, HANDSHAKE_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX,
-    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, RESET_STREAMS_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
-    STREAMS_PER_CONNECTION_MAX,
+    ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HEADERS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    RESET_STREAMS_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
 };
-use crate::proxy::{Client, Proxy};
+use crate::proxy::{Client, Place, Proxy};
 use crate::proxy_protocol::{self, TrustedPeers};
+use crate::watchdog::Watched;
+
+/// A client's connection within TLS.
+type Stream = TlsStream<Outlet<TcpStream>>;
 
 /// What all listeners share.
 pub(crate) struct Front {
@@ -38,7 +48,10 @@ pub(crate) struct Front {
     pub(crate) clock: Arc<dyn Clock>,
     /// Who may tell, by the PROXY protocol, that a connection is somebody else's.
     pub(crate) proxy_protocol_peers: TrustedPeers,
+    /// Places for connections, so many in all.
     pub(crate) connections: Arc<Semaphore>,
+    pub(crate) connections_max: usize,
+    pub(crate) timeouts: ClientTimeouts,
     pub(crate) drain_timeout: Duration,
     pub(crate) shutdown: Shutdown,
 }
@@ -62,13 +75,11 @@ impl Front {
             match accepted {
                 Ok((stream, address)) => {
                     let front = self.clone();
+                    let place = Place::new(front.proxy.metrics.clone(), place);
                     tasks.spawn(async move {
-                        front.proxy.metrics.connection(1);
-                        if let Err(error) = front.serve(stream, address).await {
+                        if let Err(error) = front.serve(stream, address, place).await {
                             tracing::debug!(%address, %error, "a connection failed");
                         }
-                        front.proxy.metrics.connection(-1);
-                        drop(place);
                     });
                 }
                 Err(error) => {
@@ -80,19 +91,30 @@ impl Front {
         }
         drop(listener);
         while tasks.join_next().await.is_some() {}
+        // Upgraded connections have left these tasks, but not their places.
+        let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
+        let ended = async { drop(self.connections.acquire_many(all).await) };
+        tokio::select! {
+            () = ended => {}
+            () = tokio::time::sleep(self.drain_timeout) => {}
+            () = self.shutdown.requested_now() => {}
+        }
     }
 
-    async fn serve(&self, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    async fn serve(&self, mut stream: TcpStream, peer: SocketAddr, place: Arc<Place>) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        let may_pause = Arc::new(AtomicBool::new(false));
         let handshake = async {
             let address = if self.proxy_protocol_peers.contains(peer.ip()) {
                 proxy_protocol::read(&mut stream).await?.unwrap_or(peer)
             } else {
                 peer
             };
+            let stream = Outlet::new(stream, self.timeouts.send, may_pause.clone());
             Ok::<_, io::Error>((address, self.handshake(stream).await?))
         };
-        let (address, (stream, cluster, by_sni)) = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        let timed = tokio::time::timeout(self.timeouts.handshake, handshake).await;
+        let (address, (stream, cluster, by_sni)) = match timed {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => {
                 self.proxy.metrics.handshake_failed();
@@ -112,13 +134,15 @@ impl Front {
             address,
             cluster_by_sni: by_sni.then(|| cluster.config.name.clone()),
             named: Mutex::default(),
+            may_pause,
+            place,
         });
         drop(cluster);
         if is_http2 { self.http2(stream, client).await } else { self.http1(stream, client).await }
     }
 
     /// The TLS handshake, as the cluster wants it that the client names; and whether it named one.
-    async fn handshake(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Arc<Cluster>, bool)> {
+    async fn handshake(&self, stream: Outlet<TcpStream>) -> io::Result<(Stream, Arc<Cluster>, bool)> {
         let started = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let clusters = self.proxy.clusters.load_full();
         let hello = started.client_hello();
@@ -138,12 +162,13 @@ impl Front {
         Ok((stream, cluster, by_sni))
     }
 
-    async fn http2(&self, stream: TlsStream<TcpStream>, client: Arc<Client>) -> io::Result<()> {
+    async fn http2(&self, stream: Stream, client: Arc<Client>) -> io::Result<()> {
         let service = service_fn(move |request| {
             let client = client.clone();
             async move { Ok::<_, std::convert::Infallible>(client.serve(request).await) }
         });
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let requests = Arc::new(Requests::default());
+        let connection = http2::Builder::new(Streams(requests.clone()))
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -154,34 +179,47 @@ impl Front {
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Guarded::new(stream, self.timeouts.head)), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => return result.map_err(io::Error::other),
+            () = requests.are_none(self.timeouts.head, self.timeouts.idle) => {
+                connection.as_mut().graceful_shutdown();
+                // A request that crossed this on its way is answered, however long that takes.
+                tokio::select! {
+                    result = connection.as_mut() => return result.map_err(io::Error::other),
+                    () = requests.are_none(self.drain_timeout, self.drain_timeout) => return Ok(()),
+                    () = self.shutdown.requested() => {}
+                }
+            }
             () = self.shutdown.requested() => connection.as_mut().graceful_shutdown(),
         }
         self.drained(connection).await
     }
 
-    async fn http1(&self, stream: TlsStream<TcpStream>, client: Arc<Client>) -> io::Result<()> {
+    async fn http1(&self, stream: Stream, client: Arc<Client>) -> io::Result<()> {
         let service = service_fn(move |request| {
             let client = client.clone();
             async move { Ok::<_, std::convert::Infallible>(client.serve(request).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(self.timeouts.head)
             .max_headers(HEADERS_MAX)
             .max_buf_size(HEAD_BYTES_MAX as usize)
             .preserve_header_case(true)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
+        let mut connection = std::pin::pin!(Watched::new(connection));
         tokio::select! {
-            result = connection.as_mut() => return result.map_err(io::Error::other),
-            () = self.shutdown.requested() => connection.as_mut().graceful_shutdown(),
+            result = connection.as_mut() => return result.unwrap_or(Ok(())).map_err(io::Error::other),
+            () = self.shutdown.requested() => {
+                if let Some(connection) = connection.as_mut().task() {
+                    connection.graceful_shutdown();
+                }
+            }
         }
-        self.drained(connection).await
+        self.drained(async { connection.await.unwrap_or(Ok(())) }).await
     }
 
     /// Lets a connection finish what it has begun, for as long as that may take.
@@ -191,5 +229,61 @@ impl Front {
             () = tokio::time::sleep(self.drain_timeout) => Ok(()),
             () = self.shutdown.requested_now() => Ok(()),
         }
+    }
+}
+
+/// The requests of an HTTP/2 connection.
+#[derive(Default)]
+struct Requests {
+    open: AtomicUsize,
+    begun: AtomicU64,
+}
+
+impl Requests {
+    /// Ends when the first one does not come in time, or when there was none for `idle`, or up to twice that.
+    async fn are_none(&self, first: Duration, idle: Duration) {
+        tokio::time::sleep(first).await;
+        let mut begun_before = 0;
+        loop {
+            let begun = self.begun.load(Ordering::Relaxed);
+            if self.open.load(Ordering::Relaxed) == 0 && begun == begun_before {
+                return;
+            }
+            begun_before = begun;
+            tokio::time::sleep(idle).await;
+        }
+    }
+}
+
+/// Gives each request of an HTTP/2 connection a task.
+#[derive(Clone)]
+struct Streams(Arc<Requests>);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, task: F) {
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(OpenRequest { task: Watched::new(task), requests: self.0.clone() });
+    }
+}
+
+pin_project! {
+    struct OpenRequest<F> {
+        #[pin]
+        task: Watched<F>,
+        requests: Arc<Requests>,
+    }
+    impl<F> PinnedDrop for OpenRequest<F> {
+        fn drop(this: Pin<&mut Self>) {
+            this.requests.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<F: Future<Output = ()>> Future for OpenRequest<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(context).map(|_| ())
     }
 }

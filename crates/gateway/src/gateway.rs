@@ -25,7 +25,8 @@ use crate::config::{
 };
 use crate::front::Front;
 use crate::limits::{
-    CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG, OWN_DESCRIPTORS, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
+    CONNECTIONS_MAX, DNS_INTERVAL, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, LISTEN_BACKLOG, OWN_DESCRIPTORS,
+    SEND_TIMEOUT, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
 };
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
@@ -51,12 +52,33 @@ pub struct Options {
     pub client_ca: Option<PathBuf>,
     /// How long connections may take to end when the gateway stops.
     pub drain_timeout: Duration,
-    /// Client connections at once.
+    /// Client connections at once. As many as the system lets this process have, if those are less.
     pub connections_max: usize,
+    /// How long clients may take.
+    pub client_timeouts: ClientTimeouts,
     /// Who may tell by the PROXY protocol whose connection it is.
     pub proxy_protocol_from: TrustedPeers,
     /// The access log.
     pub access_log: AccessLogTarget,
+}
+
+/// How long a client may take for what a connection needs beside its requests, before the connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientTimeouts {
+    /// For a PROXY header and the TLS handshake together.
+    pub handshake: Duration,
+    /// For the head of a request, or one frame of HTTP/2; and until the next request, over HTTP/1.1.
+    pub head: Duration,
+    /// Until the next request, over HTTP/2; up to twice that.
+    pub idle: Duration,
+    /// Until it takes a part of what is there for it.
+    pub send: Duration,
+}
+
+impl Default for ClientTimeouts {
+    fn default() -> Self {
+        Self { handshake: HANDSHAKE_TIMEOUT, head: HEAD_TIMEOUT, idle: IDLE_TIMEOUT, send: SEND_TIMEOUT }
+    }
 }
 
 impl Options {
@@ -73,6 +95,7 @@ impl Options {
             client_ca: None,
             drain_timeout: Duration::from_secs(30),
             connections_max: CONNECTIONS_MAX,
+            client_timeouts: ClientTimeouts::default(),
             proxy_protocol_from: TrustedPeers::default(),
             access_log: AccessLogTarget::Off,
         }
@@ -190,11 +213,14 @@ impl Gateway {
         let mut follower = Follower { proxy: proxy.clone(), common: common.clone(), resolvers: HashMap::new() };
         let mut snapshots = source.subscribe();
         follower.follow(&snapshots.borrow_and_update().clone());
+        let connections_max = connections_max(options.connections_max);
         let front = Arc::new(Front {
             proxy: proxy.clone(),
             clock: common.clock.clone(),
             proxy_protocol_peers: options.proxy_protocol_from,
-            connections: Arc::new(Semaphore::new(options.connections_max)),
+            connections: Arc::new(Semaphore::new(connections_max)),
+            connections_max,
+            timeouts: options.client_timeouts,
             drain_timeout: options.drain_timeout,
             shutdown: shutdown.clone(),
         });
@@ -220,25 +246,11 @@ impl Gateway {
         for listener in listeners {
             serving.spawn(front.clone().listen(listener));
         }
-        raise_descriptor_limit(options.connections_max);
         tracing::info!("ready to serve clients");
         while serving.join_next().await.is_some() {}
         // The rest has no end of its own.
         background.shutdown().await;
         tracing::info!("stopped");
-    }
-}
-
-/// Sees to it that as many connections as allowed can be open, or says that they can't.
-fn raise_descriptor_limit(connections_max: usize) {
-    match descriptors::raise_limit() {
-        Ok(limit) if limit.saturating_sub(OWN_DESCRIPTORS) < connections_max as u64 => tracing::warn!(
-            limit,
-            connections_max,
-            "fewer files may be open (ulimit -n) than client connections are allowed (--max-connections): others will wait"
-        ),
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),
     }
 }
 
@@ -310,6 +322,28 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.resolvers.values().for_each(|(_, resolver)| resolver.abort());
     }
+}
+
+/// Sees to it that as many connections as wanted can be open, or else takes less, so that clients can't use up what connections to
+/// kube-apiservers need.
+fn connections_max(wanted: usize) -> usize {
+    let limit = match descriptors::raise_limit() {
+        Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files can't be raised");
+            return wanted;
+        }
+    };
+    let possible = limit.saturating_sub(OWN_DESCRIPTORS).max(limit / 2);
+    if possible < wanted {
+        tracing::warn!(
+            limit,
+            possible,
+            wanted,
+            "fewer files may be open (ulimit -n) than connections are allowed (--max-connections): further clients will wait"
+        );
+    }
+    possible.min(wanted)
 }
 
 /// What of a snapshot can't be put to work.

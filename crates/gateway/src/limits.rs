@@ -86,7 +86,7 @@ pub(crate) const CONFIG_QUIET_WAIT_MAX: std::time::Duration = std::time::Duratio
 /// Client connections at once, unless the operator says otherwise.
 pub const CONNECTIONS_MAX: usize = 50_000;
 /// Open files that are not a client's: connections to kube-apiservers, which are few, logs, and what is read now and then.
-pub(crate) const OWN_DESCRIPTORS: u64 = 1024;
+pub(crate) const OWN_DESCRIPTORS: usize = 1024;
 /// Connections that the kernel may hold that were not accepted yet.
 pub(crate) const LISTEN_BACKLOG: u32 = 4096;
 /// Silence after which the kernel asks a client's machine whether it is still there.
@@ -95,10 +95,29 @@ pub(crate) const TCP_KEEPALIVE_AFTER: std::time::Duration = std::time::Duration:
 pub(crate) const TCP_KEEPALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
 /// Pause after a connection could not be accepted.
 pub(crate) const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
-/// The most that a PROXY header and a TLS handshake may take together.
+/// The most that a PROXY header and a TLS handshake may take together, unless the operator says otherwise.
 pub const HANDSHAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-/// The most that the head of an HTTP/1.1 request may take, and how long such a connection may be idle.
+/// The most that the head of a request, or any one frame of HTTP/2, may take, and how long an HTTP/1.1 connection may be idle; unless the
+/// operator says otherwise.
 pub const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long an HTTP/2 connection may be without a request, unless the operator says otherwise; up to twice that, as it is looked at now and
+/// then. Longer than Go's clients keep one (90 s).
+pub const IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(300);
+/// How long a client may take nothing of what is there for it, unless the operator says otherwise. Does not count against an answer over
+/// HTTP/1.1 that streams, nor an upgraded connection: their readers may pause.
+pub const SEND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Frames of HTTP/2 that ask for nothing (SETTINGS, PING, RST_STREAM, PRIORITY, and unknown ones) which a client may send at once.
+pub(crate) const CONTROL_FRAMES_BURST: u64 = 1000;
+/// The same in a second.
+pub(crate) const CONTROL_FRAMES_PER_SECOND: u64 = 100;
+/// Requests that give reason for one more of them, which may be a reset.
+pub(crate) const REQUESTS_PER_CONTROL_FRAME: u64 = 2;
+/// WINDOW_UPDATE frames that a client may send at once.
+pub(crate) const WINDOW_UPDATES_BURST: u64 = 10_000;
+/// The same in a second.
+pub(crate) const WINDOW_UPDATES_PER_SECOND: u64 = 1000;
+/// Bytes sent to a client that give reason for one more: there are clients that open both windows after each of a watch's events.
+pub(crate) const WRITTEN_BYTES_PER_WINDOW_UPDATE: u64 = 64;
 /// Longest head of a request, in bytes.
 pub const HEAD_BYTES_MAX: u32 = 96 << 10;
 /// Headers of an HTTP/1.1 request.
@@ -122,6 +141,10 @@ pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 64;
 
 // Requests.
 
+/// How long a client may leave a piece of an answer unread, unless a policy says otherwise (`timeouts.idle`).
+pub(crate) const UNREAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// The same of an answer that lasts (a log, a watch), whose reader may be a person who has paused it.
+pub(crate) const UNREAD_LASTING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1800);
 /// Longest body of a request, in bytes, unless a policy says otherwise. kube-apiserver takes 3 MiB of an object; uploads through the
 /// proxies of pods and services are longer.
 pub const BODY_BYTES_MAX: u64 = 128 << 20;

@@ -5,30 +5,39 @@
 //! begun, or changes nothing.
 
 use std::borrow::Cow;
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::Poll;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use kubewharf_kube_api::{RequestInfo, Status, request_info, status};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::error::Elapsed;
 
 use crate::User;
 use crate::access_log::AccessLog;
 use crate::authentication::token::remove_websocket_token;
 use crate::authentication::x509::ClientCertificate;
-use crate::body::{AnswerBody, Body, Http1Body, Idle, RequestBody, Upload, UploadError, WatchEnd, read_off};
+use crate::body::{AnswerBody, Body, Http1Body, Idle, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off};
 use crate::cluster::{Cluster, Clusters, PolicyAtWork};
+use crate::guard::Pause;
 use crate::identity::{IdentityHeaders, Mode, strip, strip_response};
 use crate::limit::breaker;
-use crate::limits::{ANSWER_HELD_BYTES, BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX};
+use crate::limits::{
+    ANSWER_HELD_BYTES, BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX, UNREAD_LASTING_TIMEOUT, UNREAD_TIMEOUT,
+};
 use crate::metrics::Metrics;
 use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};
@@ -56,6 +65,29 @@ pub(crate) struct Client {
     pub(crate) certificate: Option<ClientCertificate>,
     /// The user who asked last and the headers for that user: mostly the next request is the same user's.
     pub(crate) named: Mutex<Option<Named>>,
+    /// Whether the connection waits for the client to read as long as that takes; see [`Outlet`](crate::guard::Outlet).
+    pub(crate) may_pause: Arc<AtomicBool>,
+    /// Its place among all connections.
+    pub(crate) place: Arc<Place>,
+}
+
+/// The place of a client's connection among all that may be there. Given back when the connection ends, whatever has become of it.
+pub(crate) struct Place {
+    metrics: Arc<Metrics>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    pub(crate) fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit) -> Arc<Self> {
+        metrics.connection(1);
+        Arc::new(Self { metrics, _permit: permit })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.metrics.connection(-1);
+    }
 }
 
 /// A user, and the headers that name it.
@@ -92,6 +124,9 @@ pub(crate) struct Admitted<'a> {
     pub(crate) info: &'a RequestInfo<'a>,
     pub(crate) user: &'a User,
     pub(crate) identity: Arc<IdentityHeaders>,
+    /// When all of the answer must be there.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) version: Version,
 }
 
 impl Client {
@@ -101,6 +136,7 @@ impl Client {
         let (mut parts, body) = request.into_parts();
         // Never reused: a response that is refused before its request was read closes an HTTP/1.1 connection.
         let mut body = Some(body);
+        let is_head = parts.method == Method::HEAD;
         match self.answer(&mut parts, &mut body, &mut record).await {
             Ok(Answer::Streams(head, stream)) => {
                 let mut response = Response::from_parts(head, Body::empty());
@@ -112,9 +148,12 @@ impl Client {
                 record.status = head.status.as_u16();
                 Response::from_parts(head, Body::Http1(Box::new(Http1Body::new(*stream, record))))
             }
-            Ok(Answer::Whole(response)) => {
+            Ok(Answer::Whole(mut response)) => {
                 record.status = response.status().as_u16();
                 record.finished();
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    finish(&mut response, is_head, body).await;
+                }
                 response
             }
             Err(refused) => {
@@ -123,13 +162,8 @@ impl Client {
                 }
                 record.status = refused.status.code;
                 record.finished();
-                if let Some(unread) = &mut body {
-                    read_off(unread).await;
-                }
                 let mut response = respond(&refused.status);
-                if let Body::Whole(_, unread) = response.body_mut() {
-                    *unread = body;
-                }
+                finish(&mut response, is_head, body).await;
                 response
             }
         }
@@ -143,6 +177,7 @@ impl Client {
         record: &mut Record,
     ) -> Result<Answer, Box<Refused>> {
         let clusters = self.proxy.clusters.load_full();
+        check_form(parts)?;
         let cluster = self.cluster(&clusters, parts)?;
         let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let method = parts.method.clone();
@@ -241,8 +276,19 @@ impl Client {
         if record.is_long_running {
             at_work.metrics.long_running(1);
         }
-        let admitted = Admitted { client: self, cluster, policy, at_work, info: &info, user: &user, identity };
-        let upgrades = upgrade::is_wanted(parts);
+        let deadline = if record.is_long_running { None } else { policy.timeouts.request };
+        let admitted = Admitted {
+            client: self,
+            cluster,
+            policy,
+            at_work,
+            info: &info,
+            user: &user,
+            identity,
+            deadline: deadline.map(|time| record.begun + time),
+            version: parts.version,
+        };
+        let upgrades = upgrade::is_wanted(parts, &info);
         let answer = if upgrades {
             Box::pin(admitted.upgrade(parts, body.as_ref(), record)).await
         } else {
@@ -282,17 +328,10 @@ impl Client {
         let misdirected = || Refused::new(Status::misdirected("this gateway serves no cluster of that name here"));
         let host = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
-            None => {
-                let mut hosts = parts.headers.get_all(HOST).iter();
-                let host = hosts.next();
-                if hosts.next().is_some() {
-                    return Err(Refused::new(Status::bad_request("there is more than one Host header")));
-                }
-                match host {
-                    Some(host) => host.to_str().map_err(|_| misdirected())?,
-                    None => "",
-                }
-            }
+            None => match parts.headers.get(HOST) {
+                Some(host) => host.to_str().map_err(|_| misdirected())?,
+                None => "",
+            },
         };
         let config = clusters.snapshot.cluster_of_authority(host).ok_or_else(misdirected)?;
         let cluster = clusters.of(config).ok_or_else(misdirected)?;
@@ -329,7 +368,7 @@ pub(crate) enum Answer {
     /// A kube-apiserver's: its head, and its body still to come.
     Streams(http::response::Parts, Box<Streaming>),
     /// The same over HTTP/1.1.
-    Http1(http::response::Parts, Box<(Incoming, UpgradeLease)>),
+    Http1(http::response::Parts, Box<(Incoming, Pace, UpgradeLease)>),
 }
 
 impl Answer {
@@ -349,13 +388,14 @@ pub(crate) struct Streaming {
     request: Option<Box<Upload>>,
     watch: Option<WatchEnd>,
     idle: Option<Idle>,
+    pace: Pace,
     lease: crate::upstream::Lease,
     admission: Option<crate::limit::Admission>,
 }
 
 impl Streaming {
     fn into_body(self, mut record: Record) -> Body {
-        let Self { beginning, stream, request, watch, idle, lease, admission } = self;
+        let Self { beginning, stream, request, watch, idle, pace, lease, admission } = self;
         if beginning.is_empty() && stream.is_end_stream() && request.is_none() {
             record.finished();
         }
@@ -365,6 +405,7 @@ impl Streaming {
             request,
             watch,
             idle,
+            pace,
             record,
             _admission: admission,
             _lease: lease,
@@ -378,6 +419,16 @@ struct Answered {
     beginning: Pieces,
     upload: Option<Box<Upload>>,
     lease: crate::upstream::Lease,
+}
+
+/// What comes first of a try.
+enum Sent {
+    /// The request is sent, or the endpoint wants no more of it.
+    All,
+    /// The client broke off, or sends too much.
+    Broken,
+    /// The answer, while the rest of the request is still on its way.
+    Answered(Result<Response<h2::RecvStream>, crate::upstream::ExchangeError>),
 }
 
 /// How one try ended.
@@ -518,50 +569,61 @@ impl Admitted<'_> {
         let is_held = is_held && (is_built_in(self.info) || !self.info.is_resource_request);
         let mut beginning = Pieces::new();
         let mut upload_failure = None;
-        let both = std::future::poll_fn(|context| {
-            if let (Some(running), None) = (&mut upload, upload_failure)
-                && let std::task::Poll::Ready(Err(error)) = running.poll(context)
-            {
-                upload_failure = Some(error);
-                if error != UploadError::Upstream {
-                    return std::task::Poll::Ready(None);
-                }
+        // Until all of the request is sent, it is the client that takes its time.
+        let sends = std::future::poll_fn(|context| {
+            let Some(running) = &mut upload else { return Poll::Ready(Sent::All) };
+            if let Poll::Ready(sent) = running.poll(context) {
+                upload_failure = sent.err();
+                return Poll::Ready(match upload_failure {
+                    None | Some(UploadError::Upstream) => Sent::All,
+                    Some(UploadError::Client | UploadError::TooLong { .. }) => Sent::Broken,
+                });
             }
-            std::pin::Pin::new(&mut response).poll(context).map(Some)
+            Pin::new(&mut response).poll(context).map(Sent::Answered)
         });
-        let both = async {
-            let mut answered = both.await;
-            if is_held && let Some(Ok(response)) = &mut answered {
+        let Ok(sent) = before(self.deadline, sends).await else {
+            let refused = Refused::new(Status::request_timeout("the request was not sent in time"));
+            return Tried::Failed { refused, body: upload.map(|upload| upload.into_body()), again: Again::Never };
+        };
+        if matches!(sent, Sent::Broken) {
+            let refused = match upload_failure {
+                Some(UploadError::TooLong { bytes_max }) => too_long(bytes_max),
+                _ => Refused::new(Status::bad_request("the body of the request broke off")),
+            };
+            return Tried::Failed { refused, body: upload.map(|upload| upload.into_body()), again: Again::Never };
+        }
+        let begun = Instant::now();
+        let answers = async {
+            let mut answered = match sent {
+                Sent::Answered(answered) => answered,
+                Sent::All | Sent::Broken => (&mut response).await,
+            };
+            if is_held && let Ok(response) = &mut answered {
                 match exchange.lease.beginning(response.body_mut(), ANSWER_HELD_BYTES).await {
                     Ok(pieces) => beginning = pieces,
-                    Err(error) => answered = Some(Err(error)),
+                    Err(error) => answered = Err(error),
                 }
             }
             answered
         };
-        let answered = match self.policy.timeouts.per_try.or(self.policy.timeouts.request) {
-            Some(timeout) if class != Class::Watch => match tokio::time::timeout(timeout, both).await {
-                Ok(answered) => answered,
-                Err(_) => {
-                    endpoint.report(Outcome::Deadline);
-                    let why = format!("no answer from the kube-apiserver within {} ms", timeout.as_millis());
-                    let refused = Refused::new(Status::gateway_timeout(&why, 1));
-                    return Tried::Failed {
-                        refused,
-                        body: upload.map(|upload| upload.into_body()),
-                        again: if is_safe { Again::Elsewhere } else { Again::Never },
-                    };
-                }
-            },
-            _ => both.await,
+        let per_try = self.policy.timeouts.per_try.filter(|_| class != Class::Watch).map(|time| begun + time);
+        let deadline = [per_try, self.deadline].into_iter().flatten().min();
+        let Ok(answered) = before(deadline, answers).await else {
+            endpoint.report(Outcome::Deadline);
+            let why = format!("no answer from the kube-apiserver within {} ms", begun.elapsed().as_millis());
+            let refused = Refused::new(timed_out(&why, is_safe));
+            let is_over = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+            let again = if is_safe && !is_over { Again::Elsewhere } else { Again::Never };
+            return Tried::Failed { refused, body: upload.map(|upload| upload.into_body()), again };
         };
         match answered {
-            Some(Ok(response)) => {
+            Ok(response) => {
                 let upload = upload.filter(|upload| !upload.is_over() && upload_failure.is_none());
                 Tried::Answered(Answered { response, beginning, upload, lease: exchange.lease })
             }
-            Some(Err(error)) => {
-                if matches!(error.failure, Failure::Reset(_)) {
+            Err(error) => {
+                // What breaks a log or a proxied request off may as well be what is behind the apiserver.
+                if matches!(error.failure, Failure::Reset(_)) && is_own_affair(self.info) {
                     endpoint.report(Outcome::Broken);
                 }
                 let again = if error.processed == Processed::No || (is_safe && error.failure == Failure::Lost) {
@@ -572,18 +634,13 @@ impl Admitted<'_> {
                     Again::Never
                 };
                 let status = match error.failure {
-                    Failure::Hung => Status::gateway_timeout("the kube-apiserver does not answer", 1),
+                    Failure::Hung => timed_out("the kube-apiserver does not answer", is_safe),
                     _ => Status::bad_gateway("the kube-apiserver broke the request off"),
                 };
+                // Kubernetes' clients then try again by themselves.
+                let status = if again != Again::Never { status.with_retry_after(1) } else { status };
                 let body = upload.map(|upload| upload.into_body());
                 Tried::Failed { refused: Refused::because(status, error), body, again }
-            }
-            None => {
-                let refused = match upload_failure {
-                    Some(UploadError::TooLong { bytes_max }) => too_long(bytes_max),
-                    _ => Refused::new(Status::bad_request("the body of the request broke off")),
-                };
-                Tried::Failed { refused, body: upload.map(|upload| upload.into_body()), again: Again::Never }
             }
         }
     }
@@ -594,11 +651,27 @@ impl Admitted<'_> {
         let (mut head, stream) = response.into_parts();
         strip_response(&mut head.headers);
         let idle = self.policy.timeouts.idle.map(Idle::new);
+        let pace = self.pace();
         let is_watch = &*self.info.verb == "watch" && self.info.is_resource_request && head.status == StatusCode::OK;
         let begins_with_all = parts.uri.query().is_some_and(|query| query.contains("sendInitialEvents=true"));
         let watch = is_watch.then(|| WatchEnd::new(begins_with_all));
-        let streaming = Streaming { beginning, stream, request: upload, watch, idle, lease, admission: None };
+        let streaming = Streaming { beginning, stream, request: upload, watch, idle, pace, lease, admission: None };
         Answer::Streams(head, Box::new(streaming))
+    }
+
+    /// How long the answer may take.
+    pub(crate) fn pace(&self) -> Pace {
+        let default = if self.info.is_long_running() { UNREAD_LASTING_TIMEOUT } else { UNREAD_TIMEOUT };
+        Pace {
+            unread: self.policy.timeouts.idle.unwrap_or(default),
+            end: self.deadline.map(tokio::time::Instant::from_std),
+            _pause: self.pause(),
+        }
+    }
+
+    /// Lets the client of an HTTP/1.1 connection pause.
+    pub(crate) fn pause(&self) -> Option<Pause> {
+        (self.version != Version::HTTP_2).then(|| Pause::new(self.client.may_pause.clone()))
     }
 
     /// The next endpoint to try.
@@ -639,6 +712,45 @@ impl Admitted<'_> {
     }
 }
 
+/// Refuses what has more than one meaning, before anything is decided by one of them.
+fn check_form(parts: &Parts) -> Result<(), Box<Refused>> {
+    let bad = |why: &'static str| Err(Refused::new(Status::bad_request(why)));
+    if parts.method == Method::CONNECT {
+        return bad("CONNECT is not a request to an apiserver");
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    match (parts.uri.authority(), hosts.next(), parts.version) {
+        (_, Some(_), _) if hosts.next().is_some() => bad("there is more than one Host header"),
+        (None, None, Version::HTTP_11) => bad("there is no Host header"),
+        // RFC 9113, section 8.3.1. The absolute form of HTTP/1.1 has precedence over its Host header instead.
+        (Some(authority), Some(host), Version::HTTP_2)
+            if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) =>
+        {
+            bad("the Host header and :authority differ")
+        }
+        _ if parts.headers.get_all(CONTENT_LENGTH).iter().count() > 1 => {
+            bad("there is more than one Content-Length header")
+        }
+        _ if parts.headers.contains_key(CONTENT_LENGTH) && content_length(&parts.headers).is_none() => {
+            bad("the Content-Length header is no length")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What comes of it, unless the deadline does first.
+async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), future).await,
+        None => Ok(future.await),
+    }
+}
+
+/// 504. Only what changes nothing may be repeated, and Kubernetes' clients repeat whatever has a Retry-After.
+pub(crate) fn timed_out(why: &str, may_repeat: bool) -> Status {
+    Status::gateway_timeout(why, u32::from(may_repeat))
+}
+
 /// The request as an endpoint gets it.
 fn outbound(parts: &Parts, endpoint: &Endpoint) -> Result<Request<()>, Box<Refused>> {
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -652,8 +764,13 @@ fn outbound(parts: &Parts, endpoint: &Endpoint) -> Result<Request<()>, Box<Refus
     Ok(request)
 }
 
-/// The API groups that kube-apiserver itself serves. For another group, an apiserver that answers 503 only passes on that the server behind it
-/// is away.
+/// Whether an answer tells how the apiserver itself is. It passes on what pods, services and nodes answer, or that they don't.
+fn is_own_affair(info: &RequestInfo<'_>) -> bool {
+    &*info.verb == "watch" || !info.is_long_running()
+}
+
+/// Whether kube-apiserver itself serves that: it is of one of its own API groups. For another group, an apiserver that answers 503 only passes
+/// on that the server behind it is away.
 fn is_built_in(info: &RequestInfo<'_>) -> bool {
     const GROUPS: [&str; 23] = [
         "",
@@ -680,11 +797,13 @@ fn is_built_in(info: &RequestInfo<'_>) -> bool {
         "storage.k8s.io",
         "storagemigration.k8s.io",
     ];
-    info.is_resource_request && GROUPS.binary_search(&&*info.api_group).is_ok()
+    info.is_resource_request && is_own_affair(info) && GROUPS.binary_search(&&*info.api_group).is_ok()
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    let text = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    // Rust's own reader takes a sign, too.
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 fn too_long(bytes_max: u64) -> Box<Refused> {
@@ -706,6 +825,20 @@ pub(crate) fn respond(status: &Status) -> Response<Body> {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// Makes an answer of the gateway's own ready to go out, whatever is left of its request.
+async fn finish(response: &mut Response<Body>, is_head: bool, mut unread: Option<Incoming>) {
+    if let Some(unread) = &mut unread {
+        read_off(unread).await;
+    }
+    let Body::Whole(bytes, rest) = response.body_mut() else { return };
+    *rest = unread;
+    if is_head {
+        // What its length would be is told all the same.
+        let length = bytes.take().map_or(0, |bytes| bytes.len());
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
 }
 
 fn degraded(degradation: &policy::Degradation) -> Response<Body> {
@@ -774,4 +907,57 @@ fn known_verb(verb: &str) -> &'static str {
         "options",
     ];
     VERBS.into_iter().find(|known| *known == verb).unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_behind_an_apiserver_tells_nothing_of_the_apiserver() {
+        for (target, expected) in [
+            ("/api/v1/namespaces/a/services/b", true),
+            ("/api/v1/namespaces/a/pods?watch=1", true),
+            ("/apis/apps/v1/deployments", true),
+            ("/api/v1/namespaces/a/services/b/proxy/metrics", false),
+            ("/api/v1/nodes/b/proxy/stats", false),
+            ("/api/v1/namespaces/a/pods/b/exec", false),
+            ("/api/v1/namespaces/a/pods/b/log?follow=1", false),
+            ("/apis/metrics.k8s.io/v1beta1/nodes", false),
+            ("/healthz", false),
+        ] {
+            assert_eq!(is_built_in(&RequestInfo::parse("GET", target).unwrap()), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_has_two_meanings_is_refused() {
+        let with = |version, uri: &str, headers: &[(&'static str, &'static str)]| {
+            let mut builder = Request::builder().version(version).uri(uri);
+            for (name, value) in headers {
+                builder = builder.header(*name, *value);
+            }
+            check_form(&builder.body(()).unwrap().into_parts().0).map_err(|refused| refused.status.code)
+        };
+        let (one, two) = (Version::HTTP_11, Version::HTTP_2);
+        let host = ("host", "a.test");
+        for (version, uri, headers, expected) in [
+            (one, "/", &[host][..], Ok(())),
+            (one, "/", &[], Err(400)),
+            (one, "/", &[host, host], Err(400)),
+            (one, "https://b.test/", &[host], Ok(())),
+            (Version::HTTP_10, "/", &[], Ok(())),
+            (two, "https://a.test/", &[], Ok(())),
+            (two, "https://A.test/", &[host], Ok(())),
+            (two, "https://b.test/", &[host], Err(400)),
+            (two, "https://a.test/", &[host, host], Err(400)),
+            (two, "https://a.test/", &[("content-length", "1"), ("content-length", "1")], Err(400)),
+            (two, "https://a.test/", &[("content-length", "1,1")], Err(400)),
+            (two, "https://a.test/", &[("content-length", "+1")], Err(400)),
+            (two, "https://a.test/", &[("content-length", "18446744073709551616")], Err(400)),
+            (two, "https://a.test/", &[("content-length", "1")], Ok(())),
+        ] {
+            assert_eq!(with(version, uri, headers), expected, "{version:?} {uri} {headers:?}");
+        }
+    }
 }

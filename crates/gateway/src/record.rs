@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::access_log::AccessLog;
 use crate::metrics::{Metrics, PolicyMetrics};
+use crate::watchdog;
 
 /// Written down when it is dropped.
 pub(crate) struct Record {
@@ -98,6 +99,11 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.end == End::Abandoned
+            && let Some(why) = watchdog::ending()
+        {
+            self.end = End::Broke(why);
+        }
         self.metrics.request_ended(self);
         if let Some(line) = self.line.take() {
             self.log.write(self, &line);

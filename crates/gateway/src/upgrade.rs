@@ -14,23 +14,34 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use kubewharf_kube_api::Status;
+use kubewharf_kube_api::{RequestInfo, Status};
 use smallvec::SmallVec;
 
-use crate::body::{Body, Http1Body};
+use crate::body::{Body, Http1Body, Pace};
 use crate::identity::strip_response;
 use crate::limits::{TRIES_MAX, UPGRADE_ANSWER_TIMEOUT};
-use crate::proxy::{Admitted, Answer, Refused, unavailable_now};
+use crate::proxy::{Admitted, Answer, Refused, timed_out, unavailable_now};
 use crate::record::Record;
-use crate::upstream::{EndpointId, Outcome, Upgrade};
+use crate::upstream::{EndpointId, Outcome, Upgrade, UpgradeLease};
 
-/// Whether a request asks for an upgrade.
-pub(crate) fn is_wanted(parts: &Parts) -> bool {
+/// Whether a request asks for an upgrade that a kube-apiserver could agree to. Any other such wish is not heard, as HTTP allows (RFC 9110,
+/// section 7.8): not that of a request which can't become a stream, as it would only cost a connection of its own; and not that for another
+/// version of HTTP, in which a client could then write requests, identities and all, that nobody looks at.
+pub(crate) fn is_wanted(parts: &Parts, info: &RequestInfo<'_>) -> bool {
     parts.version == Version::HTTP_11
-        && parts.headers.contains_key(UPGRADE)
+        && info.is_long_running()
+        && parts.headers.get(UPGRADE).is_some_and(|protocol| !names_http(protocol))
         && parts.headers.get_all(CONNECTION).iter().any(|value| {
             value.as_bytes().split(|byte| *byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
         })
+}
+
+/// Whether one of the protocols is a version of HTTP, or the TLS that would hide one.
+fn names_http(protocols: &HeaderValue) -> bool {
+    protocols.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|protocol| {
+        let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
+        ["h2", "h2c", "h3", "http", "tls"].iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    })
 }
 
 impl Admitted<'_> {
@@ -68,20 +79,19 @@ impl Admitted<'_> {
             let answered = tokio::time::timeout(UPGRADE_ANSWER_TIMEOUT, sender.send_request(request)).await;
             let mut response = match answered {
                 Ok(Ok(response)) => response,
+                // Neither need be the apiserver's fault: what it connects to is a kubelet, or anybody's pod.
                 Ok(Err(_)) => {
-                    endpoint.report(Outcome::Broken);
                     return Err(Refused::new(Status::bad_gateway("the kube-apiserver broke the request off")));
                 }
                 Err(_) => {
-                    endpoint.report(Outcome::Deadline);
-                    return Err(Refused::new(Status::gateway_timeout("the kube-apiserver does not answer", 1)));
+                    return Err(Refused::new(timed_out("the kube-apiserver does not answer", false)));
                 }
             };
             endpoint.report(Outcome::Answered);
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let (mut head, incoming) = response.into_parts();
                 strip_response(&mut head.headers);
-                return Ok(Answer::Http1(head, Box::new((incoming, lease))));
+                return Ok(Answer::Http1(head, Box::new((incoming, self.pace(), lease))));
             }
             let agreed = response.headers().get(UPGRADE);
             if agreed.is_none_or(|agreed| !agreed.as_bytes().eq_ignore_ascii_case(protocol.as_bytes())) {
@@ -90,11 +100,13 @@ impl Admitted<'_> {
             let server = hyper::upgrade::on(&mut response);
             let idle = self.policy.timeouts.idle;
             let connections = self.client.proxy.metrics.clone();
+            // It is a connection still, and counts as one.
+            let (place, pause) = (self.client.place.clone(), self.pause());
             tokio::spawn(async move {
                 connections.upgraded(1);
                 join(client, server, idle).await;
                 connections.upgraded(-1);
-                drop(lease);
+                drop((lease, pause, place));
             });
             let (head, _) = response.into_parts();
             return Ok(Answer::Whole(Response::from_parts(head, Body::empty())));
@@ -104,8 +116,8 @@ impl Admitted<'_> {
 }
 
 impl Http1Body {
-    pub(crate) fn new((incoming, lease): (Incoming, crate::upstream::UpgradeLease), record: Record) -> Self {
-        Self { incoming, record, _lease: lease }
+    pub(crate) fn new((incoming, pace, lease): (Incoming, Pace, UpgradeLease), record: Record) -> Self {
+        Self { incoming, pace, record, _lease: lease }
     }
 }
 
@@ -141,5 +153,34 @@ async fn join(client: OnUpgrade, server: OnUpgrade, idle: Option<Duration>) {
     let (client, server) = (TokioIo::new(client), TokioIo::new(server));
     if let Err(error) = crate::splice::splice(client, server, idle).await {
         tracing::debug!(%error, "an upgraded connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_becomes_a_stream_is_upgraded_and_never_to_another_http() {
+        let exec = "/api/v1/namespaces/a/pods/b/exec";
+        for (version, target, protocol, connection, expected) in [
+            (Version::HTTP_11, exec, "websocket", "Upgrade", true),
+            (Version::HTTP_11, exec, "SPDY/3.1", "keep-alive, upgrade", true),
+            (Version::HTTP_11, "/api/v1/namespaces/a/services/b/proxy/", "own-protocol", "upgrade", true),
+            (Version::HTTP_11, "/api/v1/pods?watch=1", "websocket", "upgrade", true),
+            (Version::HTTP_11, "/api/v1/pods", "websocket", "upgrade", false),
+            (Version::HTTP_11, "/version", "websocket", "upgrade", false),
+            (Version::HTTP_11, exec, "websocket", "keep-alive", false),
+            (Version::HTTP_10, exec, "websocket", "upgrade", false),
+            (Version::HTTP_11, exec, "h2c", "upgrade", false),
+            (Version::HTTP_11, exec, "websocket,H2C", "upgrade", false),
+            (Version::HTTP_11, exec, "http/2.0", "upgrade", false),
+            (Version::HTTP_11, exec, "TLS/1.3", "upgrade", false),
+        ] {
+            let request = Request::builder().version(version).header(UPGRADE, protocol).header(CONNECTION, connection);
+            let parts = request.body(()).unwrap().into_parts().0;
+            let info = RequestInfo::parse("GET", target).unwrap();
+            assert_eq!(is_wanted(&parts, &info), expected, "{version:?} {target} {protocol} {connection}");
+        }
     }
 }

@@ -165,6 +165,12 @@ impl Status {
         Self::new(404, Reason::NotFound, message)
     }
 
+    /// 408: the client did not send its request in time. Kubernetes has no reason for it.
+    #[must_use]
+    pub fn request_timeout(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(408, Reason::Unknown, message)
+    }
+
     /// 413: the body is too large.
     #[must_use]
     pub fn request_entity_too_large(why: &str) -> Self {

@@ -10,9 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::telemetry::{self, LogFormat};
 use kubewharf_gateway::config::{self, Severity, Source, SourceOptions};
-use kubewharf_gateway::limits::CONNECTIONS_MAX;
+use kubewharf_gateway::limits::{CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT};
 use kubewharf_gateway::policy::Attributes;
-use kubewharf_gateway::{AccessLogTarget, Block, Options, TrustedPeers, User};
+use kubewharf_gateway::{AccessLogTarget, Block, ClientTimeouts, Options, TrustedPeers, User};
 use kubewharf_kube_api::RequestInfo;
 use tracing::error;
 
@@ -83,6 +83,19 @@ struct Serve {
     /// Client connections at once.
     #[arg(long, value_name = "N", default_value_t = CONNECTIONS_MAX)]
     max_connections: usize,
+    /// Seconds that a client may take for the TLS handshake.
+    #[arg(long, value_name = "SECONDS", default_value_t = HANDSHAKE_TIMEOUT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    handshake_timeout: u64,
+    /// Seconds that a client may take to send the head of a request, or one frame of HTTP/2; and that an HTTP/1.1 connection may be idle.
+    #[arg(long, value_name = "SECONDS", default_value_t = HEAD_TIMEOUT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    header_timeout: u64,
+    /// Seconds that an HTTP/2 connection may be without a request; up to twice that.
+    #[arg(long, value_name = "SECONDS", default_value_t = IDLE_TIMEOUT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    idle_timeout: u64,
+    /// Seconds for which a client may take nothing of what is there for it. Readers of one stream may pause for longer: see timeouts.idle
+    /// of the manifests.
+    #[arg(long, value_name = "SECONDS", default_value_t = SEND_TIMEOUT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    send_timeout: u64,
     /// Addresses of load balancers that tell by the PROXY protocol whose connection they pass on, such as 10.0.0.0/8; may be given several
     /// times.
     #[arg(long, value_name = "CIDR")]
@@ -188,6 +201,12 @@ fn options(flags: Serve) -> anyhow::Result<Options> {
         client_ca: flags.client_ca,
         drain_timeout: Duration::from_secs(flags.drain_timeout),
         connections_max: flags.max_connections.max(1),
+        client_timeouts: ClientTimeouts {
+            handshake: Duration::from_secs(flags.handshake_timeout),
+            head: Duration::from_secs(flags.header_timeout),
+            idle: Duration::from_secs(flags.idle_timeout),
+            send: Duration::from_secs(flags.send_timeout),
+        },
         proxy_protocol_from: TrustedPeers::new(flags.proxy_protocol_from),
         access_log: match flags.access_log {
             None => AccessLogTarget::Off,

@@ -12,19 +12,34 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use crate::error::{Error, Result};
 use crate::pki::{Authority, Identity};
 
-/// The connection. It agrees on HTTP/1.1.
+/// The connection.
 #[derive(Debug)]
 pub struct Connection {
     stream: StreamOwned<ClientConnection, TcpStream>,
 }
 
 impl Connection {
-    /// Connects with a client's certificate to the server at that IP address, which `authority` has signed for. Reading
-    /// fails when nothing comes `within` that time.
+    /// Connects for HTTP/1.1 with a client's certificate to the server at that IP address, which `authority` has signed
+    /// for. Reading fails when nothing comes `within` that time.
     ///
     /// # Errors
     /// When nobody listens there. TLS begins with the first byte that is written or read.
     pub fn open(address: SocketAddr, authority: &Authority, identity: &Identity, within: Duration) -> Result<Self> {
+        Self::open_for("http/1.1", address, authority, Some(identity), within)
+    }
+
+    /// The same for any protocol of ALPN, such as `h2`, and with a certificate or without. Writing fails too when nothing
+    /// is taken `within` that time.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_for(
+        protocol: &str,
+        address: SocketAddr,
+        authority: &Authority,
+        identity: Option<&Identity>,
+        within: Duration,
+    ) -> Result<Self> {
         let failed = |why: &dyn std::fmt::Display| Error::Request {
             what: format!("a TLS connection to {address}"),
             why: why.to_string(),
@@ -34,21 +49,27 @@ impl Connection {
         };
         let mut roots = RootCertStore::empty();
         roots.add(certificate(authority.certificate())).map_err(|error| failed(&error))?;
-        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key of this crate can be read");
-        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .and_then(|builder| {
-                let builder = builder.with_root_certificates(roots);
-                builder.with_client_auth_cert(vec![certificate(&identity.certificate)], key)
-            })
-            .map_err(|error| failed(&error))?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            .map_err(|error| failed(&error))?
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes());
+                let key = key.expect("a key of this crate can be read");
+                let chain = vec![certificate(&identity.certificate)];
+                builder.with_client_auth_cert(chain, key).map_err(|error| failed(&error))?
+            }
+        };
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let name = ServerName::from(address.ip());
         let client = ClientConnection::new(Arc::new(config), name).map_err(|error| failed(&error))?;
         let socket = TcpStream::connect(address).map_err(|error| failed(&error))?;
         socket
             .set_nodelay(true)
             .and_then(|()| socket.set_read_timeout(Some(within)))
+            .and_then(|()| socket.set_write_timeout(Some(within)))
             .map_err(|error| failed(&error))?;
         Ok(Self { stream: StreamOwned::new(client, socket) })
     }

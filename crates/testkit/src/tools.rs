@@ -2,12 +2,12 @@
 //!
 //! A program is looked for in the folder that `KUBEBUILDER_ASSETS` names, then in `PATH`, then in `target/tools/` of
 //! the checkout. The first whose version fits is taken; what is not found is built into `target/tools/` from the Go
-//! modules `tests/tools/kubernetes` and `tests/tools/etcd`, which pin the versions. What fits:
+//! modules below `tests/tools`, which pin the versions. What fits:
 //!
 //! | program | version |
 //! |---|---|
 //! | kube-apiserver, kube-controller-manager | the pinned minor version, any patch |
-//! | etcd, etcdctl, etcdutl | the pinned minor version, any patch |
+//! | etcd, etcdctl, etcdutl, h2spec | the pinned minor version, any patch |
 //! | kubectl | at most one minor version from the pinned one, which is what Kubernetes supports |
 //!
 //! Invariant: a program that this module built is never used for another pin than the one it was built from: a note
@@ -31,7 +31,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// How much of the end of a failed build's output is shown.
 const OUTPUT_LINES_MAX: usize = 30;
 
-/// A program of Kubernetes or etcd.
+/// A program of Kubernetes or etcd, or one that checks ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tool {
     /// The server that kubectl and controllers talk to.
@@ -46,12 +46,21 @@ pub enum Tool {
     Etcdctl,
     /// The tool for etcd's data files.
     Etcdutl,
+    /// Checks an HTTP/2 server against the protocol's rules.
+    H2spec,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: &[Self] =
-        &[Self::Etcd, Self::Etcdctl, Self::Etcdutl, Self::KubeApiserver, Self::KubeControllerManager, Self::Kubectl];
+    pub const ALL: &[Self] = &[
+        Self::Etcd,
+        Self::Etcdctl,
+        Self::Etcdutl,
+        Self::KubeApiserver,
+        Self::KubeControllerManager,
+        Self::Kubectl,
+        Self::H2spec,
+    ];
 
     /// What a cluster without nodes is made of, beside its store.
     pub const CLUSTER: &[Self] = &[Self::KubeApiserver, Self::KubeControllerManager, Self::Kubectl];
@@ -65,6 +74,7 @@ impl Tool {
             Self::Etcd => "etcd",
             Self::Etcdctl => "etcdctl",
             Self::Etcdutl => "etcdutl",
+            Self::H2spec => "h2spec",
         }
     }
 
@@ -72,6 +82,7 @@ impl Tool {
         match self {
             Self::KubeApiserver | Self::KubeControllerManager | Self::Kubectl => &KUBERNETES,
             Self::Etcd | Self::Etcdctl | Self::Etcdutl => &ETCD,
+            Self::H2spec => &H2SPEC,
         }
     }
 
@@ -83,12 +94,13 @@ impl Tool {
             Self::Etcd => "go.etcd.io/etcd/server/v3",
             Self::Etcdctl => "go.etcd.io/etcd/etcdctl/v3",
             Self::Etcdutl => "go.etcd.io/etcd/etcdutl/v3",
+            Self::H2spec => "github.com/summerwind/h2spec/cmd/h2spec",
         }
     }
 
     fn version_arguments(self) -> &'static [&'static str] {
         match self {
-            Self::KubeApiserver | Self::KubeControllerManager | Self::Etcd => &["--version"],
+            Self::KubeApiserver | Self::KubeControllerManager | Self::Etcd | Self::H2spec => &["--version"],
             Self::Kubectl => &["version", "--client"],
             Self::Etcdctl | Self::Etcdutl => &["version"],
         }
@@ -112,20 +124,36 @@ struct Module {
     folder: &'static str,
     /// The required module whose version is the pin.
     pin: &'static str,
-    /// Packages that hold the version a program tells; Kubernetes has its builds fill it in. Without it a
-    /// kube-apiserver takes itself for v0.0.0, and with that all its features for not yet released.
-    version_packages: &'static [&'static str],
+    /// How the linker fills in the version that a program tells, with `VERSION`, `MAJOR` and `MINOR` for its numbers.
+    version_variables: &'static [&'static str],
 }
 
 static KUBERNETES: Module = Module {
     folder: "kubernetes",
     pin: "k8s.io/kubernetes",
-    version_packages: &["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"],
+    // Without them a kube-apiserver takes itself for v0.0.0, and with that all its features for not yet released.
+    version_variables: &[
+        "k8s.io/component-base/version.gitVersion=VERSION",
+        "k8s.io/component-base/version.gitMajor=MAJOR",
+        "k8s.io/component-base/version.gitMinor=MINOR",
+        "k8s.io/component-base/version.gitTreeState=clean",
+        "k8s.io/client-go/pkg/version.gitVersion=VERSION",
+        "k8s.io/client-go/pkg/version.gitMajor=MAJOR",
+        "k8s.io/client-go/pkg/version.gitMinor=MINOR",
+        "k8s.io/client-go/pkg/version.gitTreeState=clean",
+    ],
 };
 
-static ETCD: Module = Module { folder: "etcd", pin: "go.etcd.io/etcd/server/v3", version_packages: &[] };
+static ETCD: Module = Module { folder: "etcd", pin: "go.etcd.io/etcd/server/v3", version_variables: &[] };
 
-static MODULES: [&Module; 2] = [&ETCD, &KUBERNETES];
+static H2SPEC: Module = Module {
+    folder: "h2spec",
+    pin: "github.com/summerwind/h2spec",
+    // Else it takes itself for 2.0.0.
+    version_variables: &["main.VERSION=VERSION"],
+};
+
+static MODULES: [&Module; 3] = [&ETCD, &KUBERNETES, &H2SPEC];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Version {
@@ -242,6 +270,7 @@ fn names(tools: &[Tool]) -> String {
 fn pinned_version(module: &Module, workspace: Option<&PathBuf>) -> Version {
     let built_in = match module.folder {
         "kubernetes" => include_str!("../../../tests/tools/kubernetes/go.mod"),
+        "h2spec" => include_str!("../../../tests/tools/h2spec/go.mod"),
         _ => include_str!("../../../tests/tools/etcd/go.mod"),
     };
     let text = workspace.and_then(|root| std::fs::read_to_string(module_folder(root, module).join("go.mod")).ok());
@@ -347,12 +376,15 @@ fn file_name_by_go(package: &str) -> &str {
 
 fn linker_flags(module: &Module, version: Version) -> String {
     let mut flags = "-s -w".to_owned();
-    for package in module.version_packages {
-        let Version { major, minor, .. } = version;
-        flags += &format!(
-            " -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor} -X \
-             {package}.gitTreeState=clean"
-        );
+    for variable in module.version_variables {
+        let (name, value) = variable.split_once('=').expect("a name and a value");
+        let value = match value {
+            "VERSION" => version.to_string(),
+            "MAJOR" => version.major.to_string(),
+            "MINOR" => version.minor.to_string(),
+            value => value.to_owned(),
+        };
+        flags += &format!(" -X {name}={value}");
     }
     flags
 }
@@ -454,6 +486,7 @@ mod tests {
             ("etcd Version: 3.7.3\nGit SHA: GitNotFound\nGo Version: go1.26.8\n", version(3, 7, 3)),
             ("etcdctl version: 3.7.3\nAPI version: 3.7\n", version(3, 7, 3)),
             ("Kubernetes v1.37.0-alpha.1+abc\n", version(1, 37, 0)),
+            ("Version: v2.2.1 ((Unknown))\n", version(2, 2, 1)),
         ] {
             assert_eq!(Version::find(text), Some(expected), "{text}");
         }
@@ -477,6 +510,7 @@ mod tests {
         let root = workspace().unwrap();
         assert_eq!(pinned_version(&KUBERNETES, Some(&root)).minor, 36);
         assert_eq!(pinned_version(&ETCD, Some(&root)).minor, 7);
+        assert_eq!(pinned_version(&H2SPEC, Some(&root)), version(2, 2, 1));
         // The staging modules must be those of the same release.
         let go_mod = read(&module_folder(&root, &KUBERNETES).join("go.mod")).unwrap();
         let pinned = pinned_version(&KUBERNETES, Some(&root));
@@ -496,11 +530,12 @@ mod tests {
     }
 
     #[test]
-    fn the_linker_is_told_the_version_of_kubernetes_only() {
+    fn the_linker_is_told_the_version_where_it_has_to_be() {
         let flags = linker_flags(&KUBERNETES, version(1, 36, 3));
         assert!(flags.contains("-X k8s.io/component-base/version.gitVersion=v1.36.3 "), "{flags}");
         assert!(flags.contains("-X k8s.io/client-go/pkg/version.gitMinor=36 "), "{flags}");
         assert_eq!(linker_flags(&ETCD, version(3, 7, 3)), "-s -w");
+        assert_eq!(linker_flags(&H2SPEC, version(2, 2, 1)), "-s -w -X main.VERSION=v2.2.1");
     }
 
     #[test]

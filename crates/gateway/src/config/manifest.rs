@@ -314,11 +314,11 @@ pub struct WeightSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TimeoutsSpec {
-    /// Of a request as a whole.
+    /// Of a request as a whole, from its head to the end of its answer. Not of watches, logs and upgrades.
     pub request: Option<DurationText>,
-    /// Until one endpoint begins to answer.
+    /// Until one endpoint that has the whole request begins to answer.
     pub per_try: Option<DurationText>,
-    /// Without a byte in either direction.
+    /// Without a byte of an answer, or without a client reading it.
     pub idle: Option<DurationText>,
 }
 

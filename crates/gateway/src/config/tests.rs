@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
+use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, prop_oneof, proptest};
 use proptest::sample::select;
+use proptest::strategy::Strategy as Generator;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::files::Files;
@@ -1007,9 +1008,36 @@ proptest! {
             let begin = index.index(text.len());
             text.replace_range(begin..(begin + length).min(text.len()), replacement);
         }
-        let load::Loaded { snapshot, problems, .. } = Folder::with(&text).load();
+        let folder = Folder::with(&text);
+        let load::Loaded { snapshot, problems, .. } = folder.load();
         let has_errors = problems.iter().any(|problem| problem.severity == Severity::Error);
         prop_assert_eq!(snapshot.is_none(), has_errors, "{}\n{:?}", text, problems);
+        // What loads is found valid, and is the same when it is loaded again.
+        prop_assert_eq!(&check(folder.path(), None), &problems, "{}", text);
+        let fingerprints = |snapshot: Option<Snapshot>| -> Vec<u128> {
+            snapshot.iter().flat_map(|snapshot| snapshot.clusters().values().map(|cluster| cluster.fingerprint)).collect()
+        };
+        prop_assert_eq!(fingerprints(snapshot), fingerprints(folder.load().snapshot), "{}", text);
+    }
+
+    #[test]
+    fn no_bytes_at_all_make_it_panic(
+        bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..400),
+            prop::collection::vec(select(&b"-:?,[]{}#&*!|>'\"%@` \n\tab0\xff"[..]), 0..200),
+            (any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..8)).prop_map(|(index, bytes)| {
+                let mut text = manifest("a.example.com", "compat: ''").into_bytes();
+                let at = index.index(text.len());
+                text.splice(at..at, bytes);
+                text
+            }),
+        ],
+    ) {
+        let folder = Folder::new();
+        fs::write(folder.path().join("a.yaml"), &bytes).unwrap();
+        let load::Loaded { snapshot, problems, .. } = folder.load();
+        let has_errors = problems.iter().any(|problem| problem.severity == Severity::Error);
+        prop_assert_eq!(snapshot.is_none(), has_errors, "{:?}", problems);
     }
 }
 

@@ -15,11 +15,12 @@ use crate::upstream::Strategy;
 /// When a request waits too long. Each is the gateway's default where it is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Timeouts {
-    /// From the request's head to the answer's end; watches and upgrades are exempt.
+    /// From the request's head to the answer's end; watches, logs and upgrades are exempt.
     pub request: Option<Duration>,
-    /// From the request sent to one endpoint to its answer's head.
+    /// From the end of the request sent to one endpoint to its answer's head.
     pub per_try: Option<Duration>,
-    /// Without any byte in either direction, of an answer or an upgraded connection.
+    /// Without any byte of an answer, or of an upgraded connection in either direction; and for how long a client may leave an answer unread.
+    /// By default an endpoint may be silent as long as it likes, and a client for a minute, or half an hour where an answer lasts.
     pub idle: Option<Duration>,
 }
 

@@ -592,6 +592,47 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_text_in_a_rule_or_a_request_makes_it_panic(
+        lists in prop::collection::vec(prop::collection::vec("-?[*a/.:]{0,3}\\PC{0,3}\\*?", 0..4), 11),
+        method in "[A-Z]{1,6}",
+        target in "/\\PC{0,30}",
+        name in "\\PC{0,8}",
+    ) {
+        let mut lists = lists.into_iter();
+        let mut next = || lists.next().unwrap();
+        let spec = RuleSpec {
+            verbs: next(),
+            api_groups: next(),
+            resources: next(),
+            resource_names: next(),
+            users: next(),
+            service_accounts: Vec::new(),
+            user_groups: next(),
+            non_resource_urls: next(),
+            namespaces: next(),
+            user_agents: next(),
+            cidrs: Vec::new(),
+        };
+        let groups = next();
+        let Ok(info) = RequestInfo::parse(&method, &target) else { return Ok(()) };
+        let user = User { name: name.clone(), groups, ..User::default() };
+        let client = std::net::IpAddr::from([127, 0, 0, 1]);
+        let attributes = Attributes { info: &info, user: &user, user_agent: &name, client };
+        for semantics in [Semantics::Documented, Semantics::KubeGateway] {
+            let Ok(rule) = Rule::new(spec.clone(), semantics) else { continue };
+            let matches = rule.matches(&attributes);
+            // An index is made of many.
+            let again = (0..crate::limits::INDEXED_RULES_MIN).map(|_| Rule::new(spec.clone(), semantics).unwrap());
+            let set = RuleSet::new(again.collect());
+            prop_assert_eq!(set.first_match(&attributes), matches.then_some(0));
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
