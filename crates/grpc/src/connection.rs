@@ -26,6 +26,7 @@ use crate::inbox::{Event, HeldRequest, Shared, SlotWaker};
 use crate::limits::{CALLS_PER_TURN_MAX, QUOTED_BYTES_MAX, RELEASE_EARLY_BYTES_MIN, SHRINK_INTERVAL, TURNS_MAX};
 use crate::reply::{Account, Payload};
 use crate::slab::{Slab, SlotId};
+use crate::stall::{self, Followers, Owner, Sending, Stall};
 use crate::stats::Tally;
 use crate::status::GRPC_CONTENT_TYPE;
 use crate::stream::{StreamShared, cut_short};
@@ -72,6 +73,8 @@ enum Call {
         shared: Arc<StreamShared>,
         deadline: Option<Instant>,
         waker: Waker,
+        /// Of its guarded messages, if it has any.
+        sending: Option<Arc<Sending>>,
     },
     Http(Box<HttpCall>),
 }
@@ -173,6 +176,8 @@ pub(crate) struct Connection {
     /// When to look whether the connection has become quiet; `None` if it was, and since then.
     shrink_at: Option<Instant>,
     drain_until: Option<Instant>,
+    /// Calls with replies that hold something until they have left.
+    followers: Followers,
     tally: Tally,
     bytes_told: (u64, u64),
 }
@@ -208,6 +213,7 @@ impl Connection {
             is_used: false,
             shrink_at: None,
             drain_until: None,
+            followers: Followers::default(),
             tally: Tally::default(),
             bytes_told: (0, 0),
         }
@@ -388,18 +394,22 @@ impl Connection {
 
     /// Sends the outcome of a unary call.
     fn answer(&mut self, mut responder: Responder, result: Result<Reply, Status>) {
-        let payload = match result {
-            Ok(reply) => match Payload::message(reply, Account::Connection(self.shared.clone())) {
-                Some(payload) => payload,
-                None => return refuse(responder, &too_long()),
-            },
+        let reply = match result {
+            Ok(reply) => reply,
             Err(status) => return refuse(responder, &status),
+        };
+        let sending = reply.has_guard().then(Arc::default);
+        let Some(payload) = Payload::message(reply, Account::Connection(self.shared.clone()), sending.clone()) else {
+            return refuse(responder, &too_long());
         };
         // Every error below means that the client has reset the call or gone.
         let Ok(mut stream) = responder.send_response(self.ok_response(), false) else { return };
         if stream.send_data(payload, false).is_ok() {
             self.tally.messages_out += 1;
             let _ = stream.send_trailers(self.common.ok_trailers.clone());
+            if let Some(sending) = sending {
+                self.followers.add(Owner::Answered(stream), sending, self.common.options.reply_stall_timeout);
+            }
         }
     }
 
@@ -416,7 +426,8 @@ impl Connection {
         let waker = self.slot_waker(slot);
         let deadline = context.deadline;
         let answer = Answer::Waiting(responder);
-        self.calls.insert(Call::Stream { method, answer, shared: shared.clone(), deadline, waker });
+        let sending = None;
+        self.calls.insert(Call::Stream { method, answer, shared: shared.clone(), deadline, waker, sending });
         self.watch_reset(slot);
         let max = self.common.options.request_bytes_max;
         let held = HeldRequest::new(self.shared.clone());
@@ -442,12 +453,20 @@ impl Connection {
 
     fn stream_message(&mut self, slot: SlotId, reply: Reply) {
         let bytes = reply.message_len() + crate::deframer::PREFIX_LEN;
-        let Some(Call::Stream { answer, shared, .. }) = self.calls.get_mut(slot) else {
+        let Some(Call::Stream { answer, shared, sending, .. }) = self.calls.get_mut(slot) else {
             // The stream's counters are gone with it, the connection's are not.
             self.shared.discharge_stream(bytes);
             return;
         };
-        let Some(payload) = Payload::message(reply, Account::Stream(shared.clone())) else {
+        let followed = reply.has_guard().then(|| {
+            let sending = sending.get_or_insert_with(|| {
+                let sending = Arc::<Sending>::default();
+                self.followers.add(Owner::Call(slot), sending.clone(), self.common.options.reply_stall_timeout);
+                sending
+            });
+            sending.clone()
+        });
+        let Some(payload) = Payload::message(reply, Account::Stream(shared.clone()), followed) else {
             shared.discharge(bytes);
             return self.stream_finish(slot, &too_long());
         };
@@ -472,20 +491,32 @@ impl Connection {
         if !matches!(self.calls.get_mut(slot), Some(Call::Stream { .. })) {
             return;
         }
-        if let Some(Call::Stream { answer, shared, .. }) = self.remove(slot, status.code()) {
+        if let Some(Call::Stream { answer, shared, sending, .. }) = self.take(slot, status.code()) {
             shared.close();
             match answer {
                 Answer::Waiting(responder) => refuse(responder, status),
                 Answer::Started(mut stream) => {
                     // Fails only when the client has reset the stream.
                     let _ = stream.send_trailers(status.trailers());
+                    if sending.is_some() {
+                        self.followers.ended(slot, Some(stream));
+                    }
                 }
             }
         }
     }
 
-    /// Takes a call away that ends with this code.
+    /// Takes a call away that ends with this code, and what is queued for it.
     fn remove(&mut self, slot: SlotId, code: Code) -> Option<Call> {
+        let call = self.take(slot, code);
+        if let Some(Call::Stream { sending: Some(_), .. }) = &call {
+            self.followers.ended(slot, None);
+        }
+        call
+    }
+
+    /// Takes a call away that ends with this code.
+    fn take(&mut self, slot: SlotId, code: Code) -> Option<Call> {
         let call = self.calls.remove(slot);
         if let Some(method) = call.as_ref().and_then(Call::method) {
             self.ended(method, code);
@@ -554,11 +585,15 @@ impl Connection {
                 tracing::debug!(peer = %self.peer.address(), "the client does not answer pings");
                 return true;
             }
+            if self.followers.look_at().is_some_and(|at| at <= now) && self.end_stalled(now) {
+                tracing::debug!(peer = %self.peer.address(), "the client takes nothing of what it has asked for");
+                return true;
+            }
             if self.shrink_at.is_some_and(|at| at <= now) {
                 if self.is_used { self.shrink_later(now) } else { self.shrink() }
             }
         }
-        let next = [self.deadline_next, self.drain_until, self.shrink_at]
+        let next = [self.deadline_next, self.drain_until, self.shrink_at, self.followers.look_at()]
             .into_iter()
             .flatten()
             .fold(self.keepalive_at, Instant::min);
@@ -594,6 +629,29 @@ impl Connection {
                 },
             }
         }
+    }
+
+    /// Resets the calls that have stalled. Returns true when that does not help.
+    fn end_stalled(&mut self, now: Instant) -> bool {
+        let mut is_stuck = false;
+        for stall in self.followers.look(now, self.common.options.reply_stall_timeout) {
+            match stall {
+                Stall::Stuck => is_stuck = true,
+                Stall::Reset(slot) => {
+                    let Some(Call::Stream { answer, shared, .. }) = self.take(slot, Code::ResourceExhausted) else {
+                        continue;
+                    };
+                    shared.close();
+                    if let Answer::Started(mut stream) = answer {
+                        stall::reset(&mut stream);
+                        self.followers.ended(slot, Some(stream));
+                        self.tally.replies_stalled += 1;
+                    }
+                }
+            }
+        }
+        self.tally.replies_stalled += self.followers.take_resets();
+        is_stuck
     }
 
     /// Returns true if the client is dead.

@@ -51,6 +51,7 @@ mod limits;
 mod reply;
 mod server;
 mod slab;
+mod stall;
 mod stats;
 mod status;
 mod stream;

@@ -68,6 +68,10 @@ pub struct ServerOptions {
     pub keepalive_interval: Duration,
     /// A ping that is not answered for this long ends the connection.
     pub keepalive_timeout: Duration,
+    /// A call with a guarded reply ([`Reply::with_guard`](crate::Reply::with_guard)) of which nothing could be sent for about this long is
+    /// reset, so that what the guard stands for is free again; if the socket does not even take that, the connection ends after as long
+    /// again. Other replies, those of watches, wait without end.
+    pub reply_stall_timeout: Duration,
     /// At shutdown: the time that calls in flight have to end.
     pub drain_timeout: Duration,
 }
@@ -89,6 +93,7 @@ impl Default for ServerOptions {
             handshake_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
+            reply_stall_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
         }
     }

@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes};
 
 use crate::deframer::PREFIX_LEN;
 use crate::inbox::Shared;
+use crate::stall::{Sending, Waiting};
 use crate::stream::StreamShared;
 
 /// A reply message: its encoded bytes in one or several pieces, without the 5-byte gRPC prefix.
@@ -45,6 +46,11 @@ impl Reply {
     pub fn with_guard(mut self, guard: impl Send + 'static) -> Self {
         self.guard = Some(Box::new(guard));
         self
+    }
+
+    /// Whether something is dropped when the reply has left.
+    pub(crate) fn has_guard(&self) -> bool {
+        self.guard.is_some()
     }
 
     /// The length of the message in bytes, without the prefix.
@@ -103,11 +109,12 @@ pub(crate) struct Payload {
     remaining: usize,
     _charge: Charge,
     _guard: Option<Box<dyn Any + Send>>,
+    waiting: Option<Waiting>,
 }
 
 impl Payload {
-    /// Frames a message. `None` if it is longer than a gRPC prefix can tell.
-    pub(crate) fn message(reply: Reply, account: Account) -> Option<Self> {
+    /// Frames a message, the way of which is noted in `sending`. `None` if it is longer than a gRPC prefix can tell.
+    pub(crate) fn message(reply: Reply, account: Account, sending: Option<Arc<Sending>>) -> Option<Self> {
         let len = reply.message_len();
         let [a, b, c, d] = u32::try_from(len).ok()?.to_be_bytes();
         let remaining = len + PREFIX_LEN;
@@ -125,6 +132,7 @@ impl Payload {
             remaining,
             _charge: Charge { account, bytes: remaining },
             _guard: reply.guard,
+            waiting: sending.map(Waiting::new),
         })
     }
 
@@ -141,6 +149,7 @@ impl Payload {
             remaining,
             _charge: Charge { account: Account::Connection(shared), bytes: remaining },
             _guard: None,
+            waiting: None,
         }
     }
 
@@ -180,6 +189,9 @@ impl Buf for Payload {
     fn advance(&mut self, mut count: usize) {
         assert!(count <= self.remaining, "advanced past the end of a payload");
         self.remaining -= count;
+        if let Some(waiting) = &self.waiting {
+            waiting.take(count);
+        }
         let prefix = count.min(self.prefix_left().len());
         self.prefix_sent += prefix as u8;
         count -= prefix;
@@ -206,7 +218,7 @@ mod tests {
     fn payload(pieces: &[&'static [u8]]) -> (Payload, Arc<Shared>) {
         let shared = Shared::new(&ServerOptions::default());
         let reply = Reply::from_pieces(pieces.iter().map(|piece| Bytes::from_static(piece)));
-        let payload = Payload::message(reply, Account::Connection(shared.clone()));
+        let payload = Payload::message(reply, Account::Connection(shared.clone()), None);
         (payload.expect("a short message"), shared)
     }
 
@@ -241,7 +253,7 @@ mod tests {
         let shared = Shared::new(&ServerOptions::default());
         let guard = Arc::new(());
         let reply = Reply::from(Bytes::from_static(b"x")).with_guard(guard.clone());
-        let payload = Payload::message(reply, Account::Connection(shared)).expect("a short message");
+        let payload = Payload::message(reply, Account::Connection(shared), None).expect("a short message");
         assert_eq!(Arc::strong_count(&guard), 2);
         drop(payload);
         assert_eq!(Arc::strong_count(&guard), 1);

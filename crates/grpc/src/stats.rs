@@ -18,6 +18,7 @@ pub struct Stats {
     pub(crate) bytes_out: AtomicU64,
     pub(crate) messages_in: AtomicU64,
     pub(crate) messages_out: AtomicU64,
+    pub(crate) replies_stalled: AtomicU64,
 }
 
 impl Stats {
@@ -61,6 +62,11 @@ impl Stats {
         self.bytes_out.load(Ordering::Relaxed)
     }
 
+    /// Calls that were reset because their clients took nothing of what waited for them.
+    pub fn replies_stalled(&self) -> u64 {
+        self.replies_stalled.load(Ordering::Relaxed)
+    }
+
     /// gRPC messages received.
     pub fn messages_in(&self) -> u64 {
         self.messages_in.load(Ordering::Relaxed)
@@ -86,6 +92,7 @@ pub(crate) struct Tally {
     pub(crate) messages_out: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    pub(crate) replies_stalled: u64,
 }
 
 impl Tally {
@@ -101,6 +108,7 @@ impl Tally {
         add(&stats.messages_out, self.messages_out);
         add(&stats.bytes_in, self.bytes_in);
         add(&stats.bytes_out, self.bytes_out);
+        add(&stats.replies_stalled, self.replies_stalled);
         let begun = self.calls_unary + self.calls_streaming;
         if begun != self.calls_ended {
             let change = begun as i64 - self.calls_ended as i64;

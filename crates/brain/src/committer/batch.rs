@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use kubewharf_engine::{Batch, Direction, EngineError, Head, Reserve, Snapshot, Table};
+use kubewharf_engine::{Batch, EngineError, Head, Reserve, Snapshot, Table};
 use kubewharf_etcd_api::etcdserverpb::{DeleteRangeResponse, ResponseHeader};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Submission, WriteRequest, WriteResponse};
 use crate::error::Error;
@@ -345,7 +345,13 @@ fn revoke(
         let (start, end) = lease::attachment_bounds(id);
         let mut failed = Ok(());
         let range = (std::ops::Bound::Included(&start[..]), end.as_ref().map(|end| &end[..]));
-        view.scan(Table::LeaseKey, range, Direction::Forward, &mut |row_key, _| {
+        view.scan_past_damage(Table::LeaseKey, range, &mut |row_key, value| {
+            if value.is_none() {
+                // All of it is in its key. If that is what is damaged, it names no key of this lease, and nothing is deleted for it.
+                let (lease, row) = (format!("{id:x}"), row_key.escape_ascii().to_string());
+                error!(lease, row, "a row that attaches a key to a lease is damaged: a key that it hides stays");
+                ground.leases.counters().count_damaged_attachment();
+            }
             match attached_key(row_key) {
                 Ok(key) => keys.push(Bytes::copy_from_slice(key)),
                 Err(cause) => failed = Err(cause),

@@ -97,6 +97,7 @@ pub struct Counters {
     revoked: AtomicU64,
     renewed: AtomicU64,
     expired: AtomicU64,
+    damaged_attachments: AtomicU64,
 }
 
 impl Counters {
@@ -118,6 +119,15 @@ impl Counters {
     /// Leases whose time was up.
     pub fn expired(&self) -> u64 {
         self.expired.load(Ordering::Relaxed)
+    }
+
+    /// Damaged rows, each to attach a key, that were met when their leases ended.
+    pub fn damaged_attachments(&self) -> u64 {
+        self.damaged_attachments.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_damaged_attachment(&self) {
+        self.damaged_attachments.fetch_add(1, Ordering::Relaxed);
     }
 }
 

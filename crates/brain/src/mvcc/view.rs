@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
-use kubewharf_engine::{Direction, EngineError, Operation, Snapshot, Table, Visitor};
+use kubewharf_engine::{DamageVisitor, Direction, EngineError, Operation, Snapshot, Table, Visitor};
 
 /// Rows that can be read; the common part of a snapshot and of a snapshot with overlays.
 pub trait Rows {
@@ -22,6 +22,16 @@ pub trait Rows {
         direction: Direction,
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError>;
+
+    /// As [`Rows::scan`] forward, but shows a damaged row without its value and goes on behind it.
+    fn scan_past_damage(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        visit: &mut DamageVisitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.scan(table, range, Direction::Forward, &mut |key, value| visit(key, Some(value)))
+    }
 }
 
 /// An engine's snapshot as rows.
@@ -41,6 +51,15 @@ impl Rows for SnapshotRows<'_> {
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
         self.0.scan(table, range, direction, visit)
+    }
+
+    fn scan_past_damage(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        visit: &mut DamageVisitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.0.scan_past_damage(table, range, visit)
     }
 }
 
@@ -92,6 +111,15 @@ impl Rows for RecentRows<'_> {
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
         self.snapshot.scan(table, range, direction, visit)
+    }
+
+    fn scan_past_damage(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        visit: &mut DamageVisitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.snapshot.scan_past_damage(table, range, visit)
     }
 }
 
@@ -222,6 +250,62 @@ impl<'a> Layered<'a> {
     fn overlays(&self) -> impl Iterator<Item = &'a Overlay> {
         self.overlays.iter().copied().flatten()
     }
+
+    /// Visits the rows of the base that no overlay changes, and the changes, in one order. `scan_base` visits those of the base.
+    fn overlaid(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        visit: &mut DamageVisitor<'_>,
+        scan_base: impl FnOnce(&mut DamageVisitor<'_>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let mut changed: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        if is_empty_range(&range) {
+            return Ok(());
+        }
+        for overlay in self.overlays() {
+            for (key, value) in overlay.table(table).range::<[u8], _>(range) {
+                // The newest overlay comes first and wins.
+                changed.entry(key).or_insert(value.as_deref());
+            }
+        }
+        if changed.is_empty() {
+            return scan_base(visit);
+        }
+        let mut pending: Vec<(&[u8], Option<&[u8]>)> = changed.into_iter().collect();
+        if direction == Direction::Forward {
+            pending.reverse();
+        }
+        let before = |a: &[u8], b: &[u8]| if direction == Direction::Forward { a < b } else { a > b };
+        let mut stopped = false;
+        scan_base(&mut |key, value| {
+            while let Some((changed_key, changed_value)) =
+                pending.pop_if(|(changed_key, _)| *changed_key == key || before(changed_key, key))
+            {
+                let replaces = changed_key == key;
+                if changed_value.is_some() && visit(changed_key, changed_value).is_break() {
+                    stopped = true;
+                    return ControlFlow::Break(());
+                }
+                if replaces {
+                    return ControlFlow::Continue(());
+                }
+            }
+            let flow = visit(key, value);
+            stopped = flow.is_break();
+            flow
+        })?;
+        while let Some((key, value)) = pending.pop() {
+            if stopped {
+                break;
+            }
+            if value.is_some() {
+                stopped = visit(key, value).is_break();
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Rows for Layered<'_> {
@@ -244,53 +328,20 @@ impl Rows for Layered<'_> {
         direction: Direction,
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
-        let mut changed: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
-        if is_empty_range(&range) {
-            return Ok(());
-        }
-        for overlay in self.overlays() {
-            for (key, value) in overlay.table(table).range::<[u8], _>(range) {
-                // The newest overlay comes first and wins.
-                changed.entry(key).or_insert(value.as_deref());
-            }
-        }
-        if changed.is_empty() {
-            return self.base.scan(table, range, direction, visit);
-        }
-        let mut pending: Vec<(&[u8], Option<&[u8]>)> = changed.into_iter().collect();
-        if direction == Direction::Forward {
-            pending.reverse();
-        }
-        let before = |a: &[u8], b: &[u8]| if direction == Direction::Forward { a < b } else { a > b };
-        let mut stopped = false;
-        self.base.scan(table, range, direction, &mut |key, value| {
-            while let Some((changed_key, changed_value)) =
-                pending.pop_if(|(changed_key, _)| *changed_key == key || before(changed_key, key))
-            {
-                let replaces = changed_key == key;
-                if let Some(changed_value) = changed_value
-                    && visit(changed_key, changed_value).is_break()
-                {
-                    stopped = true;
-                    return ControlFlow::Break(());
-                }
-                if replaces {
-                    return ControlFlow::Continue(());
-                }
-            }
-            let flow = visit(key, value);
-            stopped = flow.is_break();
-            flow
-        })?;
-        while let Some((key, value)) = pending.pop() {
-            if stopped {
-                break;
-            }
-            if let Some(value) = value {
-                stopped = visit(key, value).is_break();
-            }
-        }
-        Ok(())
+        // Damage is an error of the base's, so there always is a value.
+        let visit = &mut |key: &[u8], value: Option<&[u8]>| value.map_or(ControlFlow::Continue(()), |v| visit(key, v));
+        self.overlaid(table, range, direction, visit, |visit| {
+            self.base.scan(table, range, direction, &mut |key, value| visit(key, Some(value)))
+        })
+    }
+
+    fn scan_past_damage(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        visit: &mut DamageVisitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.overlaid(table, range, Direction::Forward, visit, |visit| self.base.scan_past_damage(table, range, visit))
     }
 }
 

@@ -373,6 +373,11 @@ fn write_leases(text: &mut Exposition, server: &Server) {
         counters.expired(),
     );
     text.gauge("kubebrain_leases", "Leases that exist.", leases.len());
+    text.counter(
+        "kubebrain_lease_damaged_attachments_total",
+        "Damaged rows that attach a key to a lease, met when the lease ended.",
+        counters.damaged_attachments(),
+    );
 }
 
 fn write_network(text: &mut Exposition, stats: &Stats) {
@@ -391,6 +396,11 @@ fn write_network(text: &mut Exposition, stats: &Stats) {
     text.counter("kubebrain_connections_total", "Connections accepted.", stats.connections());
     text.gauge("kubebrain_connections", "Connections that are open.", stats.connections_open());
     text.gauge("kubebrain_calls", "gRPC calls that are open.", stats.calls_open());
+    text.counter(
+        "kubebrain_stalled_replies_total",
+        "Lists that were given up because their clients took nothing of what waited for them.",
+        stats.replies_stalled(),
+    );
     text.counter(
         "kubebrain_handshakes_failed_total",
         "Connections that ended before they spoke HTTP.",

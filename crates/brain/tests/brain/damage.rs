@@ -118,3 +118,53 @@ async fn a_damaged_row_fails_what_needs_it_alone_and_its_key_can_be_deleted() {
     assert_eq!(store.failure(), None);
     store.close();
 }
+
+/// The damage may be in the row's checksum, or in the key that it names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_ends_although_a_row_that_attaches_a_key_to_it_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let keys = ["held-a", "held-m", "held-z"];
+    for lease in [7, 8] {
+        write(&store, WriteRequest::LeaseGrant { id: lease, ttl_seconds: 1000 }).await.unwrap();
+        for key in keys {
+            write(&store, WriteRequest::Put(put(&format!("{key}-of-{lease}"), "value", lease))).await.unwrap();
+        }
+    }
+    store.close();
+    drop(store);
+    let path = directory.path().join("data.mdb");
+    let mut content = fs::read(&path).unwrap();
+    // LMDB's key, which ends with the number of the part; the checksum is the value's beginning.
+    let mut change = |lease: i64, key: &str, at: usize| {
+        let row = [&lease.to_be_bytes()[..], key.as_bytes(), &[0, 0]].concat();
+        let places: Vec<usize> = (0..content.len() - row.len()).filter(|at| content[*at..].starts_with(&row)).collect();
+        assert!(!places.is_empty());
+        places.into_iter().for_each(|place| content[place + at] ^= 1);
+    };
+    change(7, "held-m-of-7", 8 + "held-m-of-7".len() + 2);
+    // It names "held-l" now.
+    change(8, "held-m-of-8", 8 + "held-".len());
+    fs::write(&path, content).unwrap();
+
+    let store = open(directory.path());
+    for (lease, deleted) in [(7, 3), (8, 2)] {
+        let revoked = write(&store, WriteRequest::LeaseRevoke { id: lease, only_expired: false }).await;
+        assert!(matches!(revoked, Ok(WriteResponse::LeaseRevoke { is_complete: true, .. })), "{revoked:?}");
+        let mut found = 0;
+        for key in keys {
+            let key = Bytes::from(format!("{key}-of-{lease}"));
+            let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
+            match write(&store, WriteRequest::DeleteRange(delete)).await {
+                Ok(WriteResponse::DeleteRange(response)) => found += response.deleted,
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        assert_eq!(found, keys.len() as i64 - deleted, "lease {lease}");
+        let again = write(&store, WriteRequest::LeaseRevoke { id: lease, only_expired: false }).await;
+        assert!(matches!(again, Err(Error::LeaseNotFound)), "{again:?}");
+    }
+    assert_eq!(store.published().leases().counters().damaged_attachments(), 2);
+    assert_eq!(store.failure(), None);
+    store.close();
+}

@@ -95,6 +95,105 @@ async fn a_client_that_does_not_read_stops_being_served_and_others_are_not_affec
     drop(pending);
 }
 
+/// What a list holds is given back, whatever its client does; nobody else notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guarded_reply_that_its_client_does_not_take_is_given_up() {
+    let mut options = ServerOptions::default();
+    options.reply_stall_timeout = Duration::from_secs(2);
+    let server = TestServer::with(options, None).await;
+    let guards = || server.seen.guards.load(Ordering::SeqCst);
+    // The connection has room for all, a stream for the beginning of each.
+    let socket = TcpStream::connect(server.address).await.unwrap();
+    let builder = h2::client::Builder::new().initial_connection_window_size(8 << 20).to_owned();
+    let (send, connection) = builder.handshake::<_, Bytes>(socket).await.unwrap();
+    let driver = tokio::spawn(async move { drop(connection.await) });
+    let mut send = send.ready().await.unwrap();
+    let mut begin = |method: &str, message: &[u8]| {
+        let (response, mut body) = send.send_request(RawClient::request(method).body(()).unwrap(), false).unwrap();
+        body.send_data(framed(message).into(), true).unwrap();
+        response
+    };
+    let take = |body: &mut h2::RecvStream, bytes: usize| body.flow_control().release_capacity(bytes).unwrap();
+
+    // Three of more than a stream's window: nobody takes anything of the first, little by little of the second, and the
+    // third is no list but has guards as well.
+    let mut stalled = soon(begin("Big", b"10")).await.unwrap().into_body();
+    let mut slow = soon(begin("Big", b"3")).await.unwrap().into_body();
+    let mut stream = soon(begin("Flood", b"")).await.unwrap().into_body();
+    // And a watch, without any.
+    let mut unguarded = soon(begin("Bidi", &[7; 100_000])).await.unwrap().into_body();
+    let begun = Instant::now();
+    let ended = async {
+        loop {
+            match stalled.data().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return (error.reason(), begun.elapsed()),
+                None => panic!("a reply without its end"),
+            }
+        }
+    };
+    let stream_ended = async {
+        loop {
+            match stream.data().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error.reason(),
+                None => panic!("a stream without its end"),
+            }
+        }
+    };
+    let slow_ended = async {
+        let mut read = 0;
+        while let Some(piece) = slow.data().await {
+            let piece = piece.unwrap();
+            read += piece.len();
+            // All of it takes longer than the limit.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            take(&mut slow, piece.len());
+        }
+        read
+    };
+    let ((reason, after), stream_reason, read) = soon(async { tokio::join!(ended, stream_ended, slow_ended) }).await;
+    assert_eq!((reason, stream_reason), (Some(h2::Reason::ENHANCE_YOUR_CALM), Some(h2::Reason::ENHANCE_YOUR_CALM)));
+    assert!(after >= Duration::from_millis(1900), "{after:?}");
+    assert_eq!(read, 300_005);
+    eventually("everything is given back", || guards() == 0).await;
+    assert_eq!(server.stats.replies_stalled(), 2);
+    // The watch is there yet.
+    let mut read = 0;
+    while read < 100_010 {
+        let piece = soon(unguarded.data()).await.unwrap().unwrap();
+        take(&mut unguarded, piece.len());
+        read += piece.len();
+    }
+    assert_eq!(server.stats.connections_open(), 1);
+    driver.abort();
+}
+
+/// Then not even the reset gets to the client, nor does what the socket's side has taken over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_takes_nothing_of_a_guarded_reply_ends() {
+    let mut options = ServerOptions::default();
+    options.reply_stall_timeout = Duration::from_millis(400);
+    let server = TestServer::with(options, None).await;
+    let socket = TcpStream::connect(server.address).await.unwrap();
+    let (send, connection) = h2::client::Builder::new()
+        .initial_window_size(1 << 30)
+        .initial_connection_window_size(1 << 30)
+        .handshake::<_, Bytes>(StopReading { io: socket, limit: 4096 })
+        .await
+        .unwrap();
+    let driver = tokio::spawn(async move { drop(connection.await) });
+    let mut send = send.ready().await.unwrap();
+    // More than the system's buffers take.
+    let (_response, mut body) = send.send_request(RawClient::request("Big").body(()).unwrap(), false).unwrap();
+    body.send_data(framed(b"300").into(), true).unwrap();
+    let guards = || server.seen.guards.load(Ordering::SeqCst);
+    eventually("the reply waits", || guards() == 1).await;
+    eventually("it is given up", || guards() == 0).await;
+    eventually("and the connection", || server.stats.connections_open() == 0).await;
+    driver.abort();
+}
+
 /// A socket that stops reading after some bytes.
 struct StopReading {
     io: TcpStream,
