@@ -16,7 +16,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: run
-run: ## Start a control plane on KubeBrain: kube-apiserver, controllers, a kubeconfig
+run: ## Start a control plane on KubeBrain: two kube-apiservers, KubeGateway, controllers, a kubeconfig
 	cargo run -p kubewharf -- up $(ARGS)
 
 # The order matters: the Rust build, the build of the real programs and the tests each take all cores.

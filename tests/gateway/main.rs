@@ -9,6 +9,7 @@ mod fixture;
 mod h2spec;
 mod identity;
 mod kubectl;
+mod kubelet;
 mod load;
 mod mock;
 mod nodes;

@@ -320,3 +320,26 @@ fn what_is_not_agreed_to_is_no_stream() {
     assert!(read_head(&mut client)[0].starts_with("HTTP/1.1 403 "));
     assert!(fixture.upstream.told.recv_timeout(PATIENCE).is_err());
 }
+
+#[test]
+fn a_stream_counts_as_a_connection_and_goes_on_while_the_gateway_drains() {
+    let mut fixture = Fixture::start();
+    let mut client = fixture.send("GET", "talks", "websocket", "", b"");
+    fixture.upstream.head();
+    assert!(read_head(&mut client)[0].starts_with("HTTP/1.1 101 "));
+    assert_eq!(read(&mut client, HELLO.len()), HELLO);
+    assert_eq!(fixture.gateway.metric("kubegateway_proxy_connections"), 1.0);
+    assert_eq!(fixture.gateway.metric("kubegateway_proxy_upgraded_connections"), 1.0);
+    let (address, process) = (fixture.gateway.address, &mut fixture.gateway.process);
+    std::thread::scope(|scope| {
+        let stopped = scope.spawn(|| process.stop(WITHIN));
+        wait("the gateway takes no new connections", || TcpStream::connect(address).is_err());
+        for _ in 0..3 {
+            client.write_all(b"more").unwrap();
+            assert_eq!(read(&mut client, 4), b"more");
+        }
+        client.end().unwrap();
+        assert_eq!(read_rest(&mut client), b"bye");
+        assert!(stopped.join().unwrap().success());
+    });
+}

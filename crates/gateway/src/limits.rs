@@ -173,6 +173,8 @@ pub(crate) const REVIEW_BYTES_MAX: usize = 1 << 20;
 pub(crate) const UPGRADE_ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// Buffer of each direction of an upgraded connection, in bytes.
 pub(crate) const SPLICE_BYTES: usize = 16 << 10;
+/// How long one side of an upgraded connection may take to end when the other one is gone and nothing more moves.
+pub(crate) const SPLICE_LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 /// Kinds of answers (by endpoint, verb and status) that are counted apart for one policy; with the next, its counts begin anew.
 pub(crate) const POLICY_ANSWER_KINDS_MAX: usize = 4096;
 /// Lines that wait for the writer of the access log.

@@ -148,12 +148,15 @@ impl Client {
                 record.status = head.status.as_u16();
                 Response::from_parts(head, Body::Http1(Box::new(Http1Body::new(*stream, record))))
             }
+            Ok(Answer::Upgraded(response, stream)) => {
+                record.status = response.status().as_u16();
+                tokio::spawn(stream.join(record));
+                response
+            }
             Ok(Answer::Whole(mut response)) => {
                 record.status = response.status().as_u16();
                 record.finished();
-                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    finish(&mut response, is_head, body).await;
-                }
+                finish(&mut response, is_head, body).await;
                 response
             }
             Err(refused) => {
@@ -369,12 +372,14 @@ pub(crate) enum Answer {
     Streams(http::response::Parts, Box<Streaming>),
     /// The same over HTTP/1.1.
     Http1(http::response::Parts, Box<(Incoming, Pace, UpgradeLease)>),
+    /// That a kube-apiserver agrees to an upgrade, and what follows.
+    Upgraded(Response<Body>, Box<upgrade::Stream>),
 }
 
 impl Answer {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Whole(response) => response.status(),
+            Self::Whole(response) | Self::Upgraded(response, _) => response.status(),
             Self::Streams(head, _) | Self::Http1(head, _) => head.status,
         }
     }

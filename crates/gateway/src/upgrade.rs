@@ -3,6 +3,9 @@
 //! Invariant: such a request passes the same checks as any other, has an HTTP/1.1 connection of its own on both sides, is never sent twice,
 //! and not a byte of the client's stream is forwarded before the kube-apiserver has agreed (101) to the very protocol that was asked for.
 
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,10 +21,12 @@ use kubewharf_kube_api::{RequestInfo, Status};
 use smallvec::SmallVec;
 
 use crate::body::{Body, Http1Body, Pace};
+use crate::guard::Pause;
 use crate::identity::strip_response;
 use crate::limits::{TRIES_MAX, UPGRADE_ANSWER_TIMEOUT};
-use crate::proxy::{Admitted, Answer, Refused, timed_out, unavailable_now};
+use crate::proxy::{Admitted, Answer, Place, Refused, timed_out, unavailable_now};
 use crate::record::Record;
+use crate::splice::splice;
 use crate::upstream::{EndpointId, Outcome, Upgrade, UpgradeLease};
 
 /// Whether a request asks for an upgrade that a kube-apiserver could agree to. Any other such wish is not heard, as HTTP allows (RFC 9110,
@@ -98,18 +103,16 @@ impl Admitted<'_> {
                 return Err(Refused::new(Status::bad_gateway("the kube-apiserver upgrades to another protocol")));
             }
             let server = hyper::upgrade::on(&mut response);
-            let idle = self.policy.timeouts.idle;
-            let connections = self.client.proxy.metrics.clone();
-            // It is a connection still, and counts as one.
-            let (place, pause) = (self.client.place.clone(), self.pause());
-            tokio::spawn(async move {
-                connections.upgraded(1);
-                join(client, server, idle).await;
-                connections.upgraded(-1);
-                drop((lease, pause, place));
-            });
+            let stream = Stream {
+                client,
+                server,
+                idle: self.policy.timeouts.idle,
+                _lease: lease,
+                _place: self.client.place.clone(),
+                _pause: self.pause(),
+            };
             let (head, _) = response.into_parts();
-            return Ok(Answer::Whole(Response::from_parts(head, Body::empty())));
+            return Ok(Answer::Upgraded(Response::from_parts(head, Body::empty()), Box::new(stream)));
         }
         Err(unavailable_now("no kube-apiserver of the cluster can be reached"))
     }
@@ -144,15 +147,37 @@ fn outbound(
     Ok(request)
 }
 
-/// Moves bytes both ways until one side ends.
-async fn join(client: OnUpgrade, server: OnUpgrade, idle: Option<Duration>) {
-    let (client, server) = match tokio::try_join!(client, server) {
-        Ok(both) => both,
-        Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
-    };
-    let (client, server) = (TokioIo::new(client), TokioIo::new(server));
-    if let Err(error) = crate::splice::splice(client, server, idle).await {
-        tracing::debug!(%error, "an upgraded connection ended");
+/// What a client's and a kube-apiserver's connection become, once the client has been told so.
+pub(crate) struct Stream {
+    client: OnUpgrade,
+    server: OnUpgrade,
+    idle: Option<Duration>,
+    _lease: UpgradeLease,
+    // It is a connection still, and counts as one.
+    _place: Arc<Place>,
+    _pause: Option<Pause>,
+}
+
+impl Stream {
+    /// Moves bytes both ways until the end.
+    pub(crate) async fn join(mut self, mut record: Record) {
+        let (client, server) = match tokio::try_join!(&mut self.client, &mut self.server) {
+            Ok(both) => both,
+            Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
+        };
+        let metrics = record.metrics.clone();
+        metrics.upgraded(1);
+        let bytes_to_client = AtomicU64::new(0);
+        let ended = splice(TokioIo::new(client), TokioIo::new(server), &bytes_to_client, self.idle).await;
+        record.answer_bytes = bytes_to_client.into_inner();
+        match ended {
+            Ok(()) => record.finished(),
+            Err(error) => {
+                tracing::debug!(%error, "an upgraded connection ended");
+                record.broke(if error.kind() == ErrorKind::TimedOut { "idle" } else { "lost" });
+            }
+        }
+        metrics.upgraded(-1);
     }
 }
 

@@ -25,7 +25,7 @@ enum Command {
     },
     /// Serve as a layer-7 gateway in front of kube-apiservers.
     Gateway(Box<gateway::Command>),
-    /// Start a whole control plane on this machine: KubeBrain, kube-apiserver, kube-controller-manager, a kubeconfig.
+    /// Start a whole control plane on this machine: KubeBrain, two kube-apiservers, KubeGateway, controllers, a kubeconfig.
     Up(up::Options),
 }
 

@@ -35,6 +35,7 @@ pub struct Apiserver {
 struct Keys {
     authority: Authority,
     admin: Identity,
+    kubelet_client: Identity,
     signing_key: PathBuf,
     checking_key: PathBuf,
     // The files above are in it.
@@ -46,8 +47,9 @@ impl Keys {
         let folder = Folder::new("cluster")?;
         let authority = Authority::new(&folder, "authority")?;
         let admin = authority.client(&folder, "admin", "system:masters")?;
+        let kubelet_client = authority.client(&folder, "kube-apiserver-kubelet-client", "kube-apiservers")?;
         let (signing_key, checking_key) = pki::signing_keys(&folder, "service-account")?;
-        Ok(Self { authority, admin, signing_key, checking_key, folder })
+        Ok(Self { authority, admin, kubelet_client, signing_key, checking_key, folder })
     }
 }
 
@@ -91,6 +93,9 @@ impl Apiserver {
             .arg(format!("--tls-cert-file={}", server.certificate_path.display()))
             .arg(format!("--tls-private-key-file={}", server.key_path.display()))
             .arg(format!("--client-ca-file={}", authority.certificate_path().display()))
+            .arg(format!("--kubelet-certificate-authority={}", authority.certificate_path().display()))
+            .arg(format!("--kubelet-client-certificate={}", keys.kubelet_client.certificate_path.display()))
+            .arg(format!("--kubelet-client-key={}", keys.kubelet_client.key_path.display()))
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!("--service-account-key-file={}", keys.checking_key.display()))
             .arg(format!("--service-account-signing-key-file={}", keys.signing_key.display()))

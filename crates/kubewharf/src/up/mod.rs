@@ -1,11 +1,16 @@
 //! `kubewharf up`: a whole control plane in one command, for trying out and for development.
 //!
-//! Starts KubeBrain, kube-apiserver and kube-controller-manager as processes of their own, each with a log of its own, talking over mutual
-//! TLS on the loopback. Certificates, keys, logs and data stay in one folder, so that the next start finds the same cluster.
+//! Starts KubeBrain, two kube-apiservers on it, KubeGateway in front of them, and kube-controller-manager as processes of their own, each
+//! with a log of its own, talking over mutual TLS on the loopback. Clients, kube-controller-manager among them, know the gateway only.
+//! Certificates, keys, logs and data stay in one folder, so that the next start finds the same cluster.
 //!
-//! Invariant: whatever ends this command ends its processes, the last started first.
+//! Invariant: whatever ends this command ends its processes, in the order that clients end before what they need: the gateway lets go of
+//! its clients before the kube-apiservers stop, and those stop before the store.
 
+mod check;
 mod component;
+mod gateway;
+mod kubectl;
 mod lock;
 mod pki;
 
@@ -16,15 +21,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use futures_util::future::{join_all, select_all, try_join_all};
 use kubewharf_foundation::Shutdown;
 use kubewharf_testkit::tools::{Tool, Tools};
 
-use component::{Component, Orphaned, State};
+use component::{Component, Orphaned, Ready, Spec};
+use kubectl::{Kubectl, Url};
 use lock::FolderLock;
 use pki::Pki;
 
-/// How long a component may take to get ready.
-const READY_WITHIN: Duration = Duration::from_secs(120);
+/// How long what must come soon may take.
+const EVENTUALLY: Duration = Duration::from_secs(120);
+/// How long the gateway's clients may take to end what they have begun.
+const DRAIN_SECONDS: u64 = 5;
+/// The kube-apiservers.
+const APISERVERS: [&str; 2] = ["kube-apiserver-1", "kube-apiserver-2"];
 /// The range of the cluster's service addresses, and the first of them, which is kube-apiserver's own.
 const SERVICE_RANGE: &str = "10.96.0.0/16";
 const SERVICE_ADDRESS: &str = "10.96.0.1";
@@ -35,7 +46,7 @@ pub(crate) struct Options {
     /// The folder of the cluster: data, certificates, logs, kubeconfig.
     #[arg(long, value_name = "DIR", default_value = "kubewharf-data")]
     data_dir: PathBuf,
-    /// The port of kube-apiserver on 127.0.0.1; 0 takes a free one.
+    /// The port of the gateway on 127.0.0.1, which is what clients connect to; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 6443)]
     port: u16,
     /// Bring everything up, prove with kubectl that it works, and stop.
@@ -74,208 +85,241 @@ async fn up(options: &Options, tools: &Tools) -> anyhow::Result<()> {
         .with_context(|| format!("can't make the folder {} (--data-dir)", options.data_dir.display()))?;
     let folder = options.data_dir.canonicalize().context("can't find the folder of the cluster")?;
     let _lock = FolderLock::acquire(&folder)?;
-    let mut components = Vec::new();
+    let plan = Plan::new(options, tools, folder)?;
+    let mut stages = Vec::new();
     let result = tokio::select! {
-        result = live(options, tools, &folder, &mut components) => result,
+        result = plan.live(options.check, &mut stages) => result,
         () = shutdown.requested() => {
             if options.check { Err(anyhow!("interrupted before the check was through")) } else { Ok(()) }
         }
     };
-    for component in components.iter_mut().rev() {
-        component.stop(&shutdown).await;
+    for stage in stages.iter_mut().rev() {
+        join_all(stage.iter_mut().map(|component| component.stop(&shutdown))).await;
     }
     result
 }
 
-/// Starts everything, and then lives until something ends, or, for a check, until it is proven to work.
-async fn live(options: &Options, tools: &Tools, folder: &Path, components: &mut Vec<Component>) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    let logs = folder.join("logs");
-    std::fs::create_dir_all(&logs).with_context(|| format!("can't make {}", logs.display()))?;
-    let pki = Pki::open(&folder.join("pki"), SERVICE_ADDRESS)?;
-    let port = if options.port == 0 { free_port()? } else { options.port };
-    TcpListener::bind(("127.0.0.1", port))
-        .with_context(|| format!("port {port} can't be had: choose another with --port"))?;
-    let kubeconfig = folder.join("kubeconfig");
-    let url = format!("https://127.0.0.1:{port}");
-    pki.write_kubeconfig(&kubeconfig, &url, &pki.admin)?;
-    let controllers_config = folder.join("pki/controller-manager.kubeconfig");
-    pki.write_kubeconfig(&controllers_config, &url, &pki.controllers)?;
+/// Components that start together, after those of the stage before, and end together.
+type Stage = Vec<Component>;
 
-    let store = start_store(folder, &logs, &pki, components).await?;
-    start_apiserver(tools, &logs, &pki, &store, port, &kubeconfig, components).await?;
-    start_controllers(tools, &logs, &pki, &controllers_config, components).await?;
-
-    let kubectl = Kubectl { program: tools.path(Tool::Kubectl), kubeconfig: &kubeconfig };
-    println!("ready after {:.1} s", begun.elapsed().as_secs_f64());
-    println!("  export KUBECONFIG={}", kubeconfig.display());
-    println!("  {} get namespaces", kubectl.program.display());
-    println!("logs: {}", logs.display());
-    if options.check {
-        return check(&kubectl).await;
-    }
-    println!("Ctrl-C stops everything");
-    watch(components).await
+/// Where everything is.
+struct Plan<'a> {
+    tools: &'a Tools,
+    folder: PathBuf,
+    logs: PathBuf,
+    pki: Pki,
+    /// Where clients connect.
+    gateway: Url,
+    apiservers: [Url; APISERVERS.len()],
+    store: Url,
+    gateway_admin_port: u16,
+    kubectl: Kubectl,
 }
 
-/// Starts the store; returns its URL.
-async fn start_store(folder: &Path, logs: &Path, pki: &Pki, components: &mut Vec<Component>) -> anyhow::Result<String> {
-    let url = format!("https://127.0.0.1:{}", free_port()?);
-    let own = std::env::current_exe().context("can't find this program's own file")?;
-    let arguments = [
-        "brain".to_owned(),
-        format!("--data-dir={}", folder.join("brain").display()),
-        format!("--listen-client-urls={url}"),
-        format!("--advertise-client-urls={url}"),
-        format!("--cert-file={}", pki.store.certificate.display()),
-        format!("--key-file={}", pki.store.key.display()),
-        format!("--trusted-ca-file={}", pki.store_authority.display()),
-        "--client-cert-auth".to_owned(),
-        // kube-apiserver compacts every five minutes by itself.
-        "--log-format=console".to_owned(),
-    ];
-    let store = Component::start("kubebrain", &own, &arguments, logs, Orphaned::Stops)?;
-    components.push(store);
-    let store = components.last_mut().expect("just pushed");
-    store
-        .wait_until_ready(READY_WITHIN, async |log: &Path| log_contains(log, "ready to serve client requests"))
-        .await?;
-    Ok(url)
-}
-
-async fn start_apiserver(
-    tools: &Tools,
-    logs: &Path,
-    pki: &Pki,
-    store: &str,
-    port: u16,
-    kubeconfig: &Path,
-    components: &mut Vec<Component>,
-) -> anyhow::Result<()> {
-    let arguments = [
-        format!("--etcd-servers={store}"),
-        format!("--etcd-cafile={}", pki.store_authority.display()),
-        format!("--etcd-certfile={}", pki.store_client.certificate.display()),
-        format!("--etcd-keyfile={}", pki.store_client.key.display()),
-        "--bind-address=127.0.0.1".to_owned(),
-        // Only told to others; the one that it finds by itself needs a network beside the loopback.
-        "--advertise-address=127.0.0.1".to_owned(),
-        "--endpoint-reconciler-type=none".to_owned(),
-        format!("--secure-port={port}"),
-        format!("--tls-cert-file={}", pki.apiserver.certificate.display()),
-        format!("--tls-private-key-file={}", pki.apiserver.key.display()),
-        format!("--client-ca-file={}", pki.authority.display()),
-        format!("--service-cluster-ip-range={SERVICE_RANGE}"),
-        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-        format!("--service-account-key-file={}", pki.tokens.certificate.display()),
-        format!("--service-account-signing-key-file={}", pki.tokens.key.display()),
-        "--authorization-mode=Node,RBAC".to_owned(),
-        "--enable-admission-plugins=NodeRestriction".to_owned(),
-        "--allow-privileged=true".to_owned(),
-    ];
-    let program = tools.path(Tool::KubeApiserver);
-    let component = Component::start("kube-apiserver", program, &arguments, logs, Orphaned::Dies)?;
-    components.push(component);
-    let apiserver = components.last_mut().expect("just pushed");
-    let kubectl = Kubectl { program: tools.path(Tool::Kubectl), kubeconfig };
-    apiserver
-        .wait_until_ready(READY_WITHIN, async |_: &Path| {
-            kubectl.run(&["get", "--raw=/readyz"]).await.is_ok_and(|answer| answer.trim() == "ok")
+impl<'a> Plan<'a> {
+    fn new(options: &Options, tools: &'a Tools, folder: PathBuf) -> anyhow::Result<Self> {
+        let logs = folder.join("logs");
+        std::fs::create_dir_all(&logs).with_context(|| format!("can't make {}", logs.display()))?;
+        let pki = Pki::open(&folder.join("pki"), SERVICE_ADDRESS)?;
+        // All are held until each is found, so that they differ.
+        let wanted = TcpListener::bind(("127.0.0.1", options.port))
+            .with_context(|| format!("port {} can't be had: choose another with --port", options.port))?;
+        let (first, second, store, admin) = (free_port()?, free_port()?, free_port()?, free_port()?);
+        let url = |listener: &TcpListener| anyhow::Ok(Url { port: listener.local_addr()?.port() });
+        let gateway = url(&wanted)?;
+        let kubeconfig = folder.join("kubeconfig");
+        pki.write_kubeconfig(&kubeconfig, gateway, &pki.admin)?;
+        let kubectl =
+            Kubectl { program: tools.path(Tool::Kubectl).to_owned(), kubeconfig, cache: folder.join("kubectl-cache") };
+        Ok(Self {
+            tools,
+            logs,
+            pki,
+            gateway,
+            apiservers: [url(&first)?, url(&second)?],
+            store: url(&store)?,
+            gateway_admin_port: url(&admin)?.port,
+            kubectl,
+            folder,
         })
-        .await
-}
+    }
 
-async fn start_controllers(
-    tools: &Tools,
-    logs: &Path,
-    pki: &Pki,
-    kubeconfig: &Path,
-    components: &mut Vec<Component>,
-) -> anyhow::Result<()> {
-    let arguments = [
-        format!("--kubeconfig={}", kubeconfig.display()),
-        "--leader-elect=false".to_owned(),
-        "--use-service-account-credentials=true".to_owned(),
-        // Nobody asks it for anything.
-        "--secure-port=0".to_owned(),
-        format!("--service-account-private-key-file={}", pki.tokens.key.display()),
-        format!("--root-ca-file={}", pki.authority.display()),
-        format!("--cluster-signing-cert-file={}", pki.authority.display()),
-        format!("--cluster-signing-key-file={}", pki.authority_key.display()),
-        "--v=2".to_owned(),
-    ];
-    let program = tools.path(Tool::KubeControllerManager);
-    components.push(Component::start("kube-controller-manager", program, &arguments, logs, Orphaned::Dies)?);
-    let controllers = components.last_mut().expect("just pushed");
-    controllers.wait_until_ready(READY_WITHIN, async |log: &Path| log_contains(log, "Controller starting")).await
-}
+    /// Starts everything, and then lives until something ends, or, for a check, until it is proven to work.
+    async fn live(&self, check: bool, stages: &mut Vec<Stage>) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        self.start(vec![self.kubebrain()?], stages).await?;
+        self.start((0..APISERVERS.len()).map(|number| self.apiserver(number)).collect(), stages).await?;
+        gateway::authorize(&self.kubectl, &self.apiservers).await?;
+        let config = gateway::configure(&self.folder, &self.pki, &self.apiservers)?;
+        self.start(vec![self.kubegateway(&config)?], stages).await?;
+        self.start(vec![self.controllers()?], stages).await?;
 
-/// Lives as long as all components do.
-async fn watch(components: &mut [Component]) -> anyhow::Result<()> {
-    loop {
-        for component in &mut *components {
-            if let State::Ended(how) = component.state()? {
-                bail!("{} has ended ({how}); {}", component.name(), component.end_of_log());
+        println!("ready after {:.1} s", begun.elapsed().as_secs_f64());
+        println!("  export KUBECONFIG={}", self.kubectl.kubeconfig.display());
+        println!("  {} get namespaces", self.kubectl.program.display());
+        println!("gateway: {}, configured by {}", self.gateway, config.display());
+        println!("gateway's status and metrics: {}", self.admin_url(""));
+        println!("logs: {}", self.logs.display());
+        if check {
+            return check::check(self).await;
+        }
+        println!("Ctrl-C stops everything");
+        self.keep(stages).await
+    }
+
+    /// Starts a stage, and waits until all of it is ready.
+    async fn start(&self, specs: Vec<Spec>, stages: &mut Vec<Stage>) -> anyhow::Result<()> {
+        stages.push(Stage::new());
+        let stage = stages.last_mut().expect("just pushed");
+        for spec in specs {
+            stage.push(Component::start(spec, &self.logs)?);
+        }
+        try_join_all(stage.iter_mut().map(|component| component.wait_until_ready(&self.kubectl))).await?;
+        Ok(())
+    }
+
+    fn kubebrain(&self) -> anyhow::Result<Spec> {
+        let (pki, url) = (&self.pki, self.store);
+        Ok(Spec {
+            name: "kubebrain",
+            program: own_program()?,
+            arguments: vec![
+                "brain".to_owned(),
+                format!("--data-dir={}", self.folder.join("brain").display()),
+                format!("--listen-client-urls={url}"),
+                format!("--advertise-client-urls={url}"),
+                format!("--cert-file={}", pki.store.certificate.display()),
+                format!("--key-file={}", pki.store.key.display()),
+                format!("--trusted-ca-file={}", pki.store_authority.display()),
+                "--client-cert-auth".to_owned(),
+                // kube-apiserver compacts every five minutes by itself.
+                "--log-format=console".to_owned(),
+            ],
+            orphaned: Orphaned::Stops,
+            ready: Ready::Says("ready to serve client requests"),
+        })
+    }
+
+    fn apiserver(&self, number: usize) -> Spec {
+        let (pki, url) = (&self.pki, self.apiservers[number]);
+        Spec {
+            name: APISERVERS[number],
+            program: self.tools.path(Tool::KubeApiserver).to_owned(),
+            arguments: vec![
+                format!("--etcd-servers={}", self.store),
+                format!("--etcd-cafile={}", pki.store_authority.display()),
+                format!("--etcd-certfile={}", pki.store_client.certificate.display()),
+                format!("--etcd-keyfile={}", pki.store_client.key.display()),
+                "--bind-address=127.0.0.1".to_owned(),
+                // Only told to others; the one that it finds by itself needs a network beside the loopback.
+                "--advertise-address=127.0.0.1".to_owned(),
+                "--endpoint-reconciler-type=none".to_owned(),
+                format!("--secure-port={}", url.port),
+                format!("--tls-cert-file={}", pki.apiserver.certificate.display()),
+                format!("--tls-private-key-file={}", pki.apiserver.key.display()),
+                format!("--client-ca-file={}", pki.authority.display()),
+                format!("--service-cluster-ip-range={SERVICE_RANGE}"),
+                "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+                format!("--service-account-key-file={}", pki.tokens.certificate.display()),
+                format!("--service-account-signing-key-file={}", pki.tokens.key.display()),
+                "--authorization-mode=Node,RBAC".to_owned(),
+                "--enable-admission-plugins=NodeRestriction".to_owned(),
+                "--allow-privileged=true".to_owned(),
+            ],
+            orphaned: Orphaned::Dies,
+            ready: Ready::Serves(url),
+        }
+    }
+
+    fn kubegateway(&self, config: &Path) -> anyhow::Result<Spec> {
+        let access_log = self.logs.join("kubegateway-access.log");
+        std::fs::write(&access_log, "").with_context(|| format!("can't write {}", access_log.display()))?;
+        Ok(Spec {
+            name: "kubegateway",
+            program: own_program()?,
+            arguments: vec![
+                "gateway".to_owned(),
+                format!("--config-dir={}", config.display()),
+                format!("--listen={}", self.gateway.address()),
+                format!("--admin-listen=127.0.0.1:{}", self.gateway_admin_port),
+                format!("--default-cluster={}", gateway::CLUSTER),
+                format!("--access-log={}", access_log.display()),
+                format!("--drain-timeout={DRAIN_SECONDS}"),
+            ],
+            orphaned: Orphaned::Dies,
+            ready: Ready::Serves(self.gateway),
+        })
+    }
+
+    fn controllers(&self) -> anyhow::Result<Spec> {
+        let pki = &self.pki;
+        let kubeconfig = self.folder.join("pki/controller-manager.kubeconfig");
+        pki.write_kubeconfig(&kubeconfig, self.gateway, &pki.controllers)?;
+        Ok(Spec {
+            name: "kube-controller-manager",
+            program: self.tools.path(Tool::KubeControllerManager).to_owned(),
+            arguments: vec![
+                format!("--kubeconfig={}", kubeconfig.display()),
+                "--leader-elect=false".to_owned(),
+                "--use-service-account-credentials=true".to_owned(),
+                // Nobody asks it for anything.
+                "--secure-port=0".to_owned(),
+                format!("--service-account-private-key-file={}", pki.tokens.key.display()),
+                format!("--root-ca-file={}", pki.authority.display()),
+                format!("--cluster-signing-cert-file={}", pki.authority.display()),
+                format!("--cluster-signing-key-file={}", pki.authority_key.display()),
+                // By itself it asks 20 times a second, which makes it take seconds to start.
+                "--kube-api-qps=500".to_owned(),
+                "--kube-api-burst=1000".to_owned(),
+                "--v=2".to_owned(),
+            ],
+            orphaned: Orphaned::Dies,
+            ready: Ready::Says("Controller starting"),
+        })
+    }
+
+    /// Lives as long as all components do.
+    async fn keep(&self, stages: &mut [Stage]) -> anyhow::Result<()> {
+        let lives = stages.iter_mut().flatten().map(|component| Box::pin(self.keep_one(component)));
+        select_all(lives).await.0
+    }
+
+    /// Waits for the end of a component, and starts it again if it is a kube-apiserver: meanwhile clients have the other one.
+    async fn keep_one(&self, component: &mut Component) -> anyhow::Result<()> {
+        loop {
+            let how = component.ended().await?;
+            let name = component.name();
+            if !APISERVERS.contains(&name) {
+                bail!("{name} has ended ({how}); {}", component.end_of_log());
             }
+            println!("{name:<24} has ended ({how}), and is started again");
+            component.start_again()?;
+            component.wait_until_ready(&self.kubectl).await?;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    /// A page of the gateway's for administrators.
+    fn admin_url(&self, page: &str) -> String {
+        format!("http://127.0.0.1:{}/{page}", self.gateway_admin_port)
     }
 }
 
-struct Kubectl<'a> {
-    program: &'a Path,
-    kubeconfig: &'a Path,
+fn own_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("can't find this program's own file")
 }
 
-impl Kubectl<'_> {
-    async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = tokio::process::Command::new(self.program)
-            .env("KUBECONFIG", self.kubeconfig)
-            .arg("--request-timeout=10s")
-            .args(arguments)
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .with_context(|| format!("can't run {}", self.program.display()))?;
-        if !output.status.success() {
-            bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+/// Tries until it works, or for too long.
+async fn eventually<T>(attempt: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + EVENTUALLY;
+    loop {
+        match attempt().await {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+            result => return result,
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
-/// Proves with kubectl that writes, reads, controllers and deletions work.
-async fn check(kubectl: &Kubectl<'_>) -> anyhow::Result<()> {
-    let namespace = format!("kubewharf-check-{}", std::process::id());
-    let namespace = namespace.as_str();
-    kubectl.run(&["create", "namespace", namespace]).await?;
-    kubectl.run(&["create", "configmap", "check", "--from-literal=answer=42", "-n", namespace]).await?;
-    let value = kubectl.run(&["get", "configmap", "check", "-n", namespace, "-o", "jsonpath={.data.answer}"]).await?;
-    if value != "42" {
-        bail!("the config map reads {value:?} and not \"42\"");
-    }
-    println!("checked: a config map is written and read");
-    let account = ["get", "serviceaccount", "default", "-n", namespace, "-o", "name"];
-    let deadline = Instant::now() + READY_WITHIN;
-    while let Err(error) = kubectl.run(&account).await {
-        if Instant::now() >= deadline {
-            return Err(error.context("the controllers made no service account"));
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    println!("checked: the controllers made the namespace's service account");
-    kubectl.run(&["delete", "namespace", namespace, "--wait=true", "--timeout=60s"]).await?;
-    println!("checked: the namespace and all in it are deleted");
-    Ok(())
-}
-
-fn log_contains(log: &Path, text: &str) -> bool {
-    std::fs::read(log).is_ok_and(|content| String::from_utf8_lossy(&content).contains(text))
-}
-
-/// A port that nobody has now.
-fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
-    Ok(listener.local_addr().context("no free port")?.port())
+/// A port that nobody has as long as the listener lives.
+fn free_port() -> anyhow::Result<TcpListener> {
+    TcpListener::bind(("127.0.0.1", 0)).context("no free port")
 }

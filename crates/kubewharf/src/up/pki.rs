@@ -2,10 +2,11 @@
 //!
 //! There are two authorities: the cluster's, which anyone who may approve certificate requests can have sign a client's
 //! certificate, and the store's, which signs two certificates, once, and whose key is not kept. So no user of the
-//! cluster can reach past kube-apiserver's authorization into the store.
+//! cluster can reach past kube-apiserver's authorization into the store. The gateway's own identity may ask who a user is
+//! and act as one (see `gateway`), and nothing else.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
+use super::gateway;
+use super::kubectl::Url;
+
+/// The name of the cluster's authority.
+const CLUSTER_AUTHORITY: &str = "kubewharf up";
 /// Names of servers on this machine.
 const LOCAL: [&str; 2] = ["127.0.0.1", "localhost"];
 
@@ -35,7 +41,12 @@ pub(super) struct Pki {
     pub(super) store_authority: PathBuf,
     pub(super) store: Pair,
     pub(super) store_client: Pair,
+    /// Of all kube-apiservers.
     pub(super) apiserver: Pair,
+    /// What the gateway shows to clients.
+    pub(super) gateway: Pair,
+    /// What it shows to kube-apiservers.
+    pub(super) gateway_client: Pair,
     pub(super) admin: Pair,
     pub(super) controllers: Pair,
     /// The keys of service-account tokens; the "certificate" is the public key.
@@ -64,43 +75,65 @@ impl Pki {
             store: pair("kubebrain"),
             store_client: pair("kubebrain-client"),
             apiserver: pair("kube-apiserver"),
+            gateway: pair("kubegateway"),
+            gateway_client: pair("kubegateway-client"),
             admin: pair("admin"),
             controllers: pair("kube-controller-manager"),
             tokens: Pair { certificate: folder.join("tokens.pub"), key: folder.join("tokens.key") },
         };
-        // Each authority is written last, so that what was left half-made is made again.
         fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+        // The authority is written last, so that what was left half-made is made again.
         if !pki.store_authority.exists() {
             pki.make_stores().context("can't make the store's certificates")?;
         }
-        if !pki.authority.exists() {
-            pki.make_clusters(service_address).context("can't make certificates")?;
-        }
+        pki.make_clusters(service_address).context("can't make certificates")?;
         Ok(pki)
     }
 
     fn make_stores(&self) -> anyhow::Result<()> {
-        let (issuer, certificate, _) = authority("kubewharf up: the store")?;
-        sign(&issuer, &self.store, "kubebrain", &Purpose::Server(&LOCAL))?;
-        sign(&issuer, &self.store_client, "kube-apiserver", &Purpose::Client("kubebrain-clients"))?;
-        write(&self.store_authority, &certificate)
+        let authority = Authority::new("kubewharf up: the store", KeyPair::generate()?);
+        authority.sign(&self.store, "kubebrain", &Purpose::Server(&LOCAL))?;
+        authority.sign(&self.store_client, "kube-apiserver", &Purpose::Client("kubebrain-clients"))?;
+        write(&self.store_authority, &authority.certificate()?)
     }
 
     fn make_clusters(&self, service_address: &str) -> anyhow::Result<()> {
-        let (issuer, certificate, key) = authority("kubewharf up")?;
-        write_secret(&self.authority_key, &key)?;
+        if !self.authority.exists() {
+            let key = KeyPair::generate()?;
+            write_secret(&self.authority_key, &key.serialize_pem())?;
+            // What another authority has signed is of no use.
+            for pair in [&self.apiserver, &self.gateway, &self.gateway_client, &self.admin, &self.controllers] {
+                remove(&pair.certificate)?;
+            }
+            write(&self.authority, &Authority::new(CLUSTER_AUTHORITY, key).certificate()?)?;
+        }
+        let key = fs::read_to_string(&self.authority_key)
+            .with_context(|| format!("can't read {}", self.authority_key.display()))?;
+        let key = KeyPair::from_pem(&key).with_context(|| format!("no key: {}", self.authority_key.display()))?;
+        let authority = Authority::new(CLUSTER_AUTHORITY, key);
         let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", service_address];
-        sign(&issuer, &self.apiserver, "kube-apiserver", &Purpose::Server(&[&LOCAL[..], &service[..]].concat()))?;
-        sign(&issuer, &self.admin, "admin", &Purpose::Client("system:masters"))?;
-        sign(&issuer, &self.controllers, "system:kube-controller-manager", &Purpose::Client("kubewharf"))?;
-        let tokens = KeyPair::generate()?;
-        write_secret(&self.tokens.key, &tokens.serialize_pem())?;
-        write(&self.tokens.certificate, &tokens.public_key_pem())?;
-        write(&self.authority, &certificate)
+        let server = [&LOCAL[..], &service[..]].concat();
+        for (pair, name, purpose) in [
+            (&self.apiserver, "kube-apiserver", Purpose::Server(&server)),
+            (&self.gateway, "kubegateway", Purpose::Server(&server)),
+            (&self.gateway_client, gateway::USER, Purpose::Client(gateway::GROUP)),
+            (&self.admin, "admin", Purpose::Client("system:masters")),
+            (&self.controllers, "system:kube-controller-manager", Purpose::Client("kubewharf")),
+        ] {
+            if !pair.certificate.exists() {
+                authority.sign(pair, name, &purpose)?;
+            }
+        }
+        if !self.tokens.certificate.exists() {
+            let tokens = KeyPair::generate()?;
+            write_secret(&self.tokens.key, &tokens.serialize_pem())?;
+            write(&self.tokens.certificate, &tokens.public_key_pem())?;
+        }
+        Ok(())
     }
 
     /// Writes a kubeconfig for the user of `pair`.
-    pub(super) fn write_kubeconfig(&self, path: &Path, url: &str, pair: &Pair) -> anyhow::Result<()> {
+    pub(super) fn write_kubeconfig(&self, path: &Path, url: Url, pair: &Pair) -> anyhow::Result<()> {
         let encoded = |path: &Path| -> anyhow::Result<String> {
             let content = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
             Ok(STANDARD.encode(content))
@@ -123,40 +156,59 @@ impl Pki {
     }
 }
 
-/// A new authority, its certificate, and its key.
-fn authority(name: &str) -> anyhow::Result<(Issuer<'static, KeyPair>, String, String)> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    let key = KeyPair::generate()?;
-    let (certificate, key_text) = (params.self_signed(&key)?.pem(), key.serialize_pem());
-    Ok((Issuer::new(params, key), certificate, key_text))
-}
+/// Who signs certificates. The same name and key are the same authority.
+struct Authority(Issuer<'static, KeyPair>, CertificateParams);
 
-fn sign(issuer: &Issuer<'_, KeyPair>, pair: &Pair, name: &str, purpose: &Purpose<'_>) -> anyhow::Result<()> {
-    let mut params = match purpose {
-        Purpose::Server(hosts) => {
-            let mut params = CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>())?;
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-            params
-        }
-        Purpose::Client(group) => {
-            let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::OrganizationName, *group);
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            params
-        }
-    };
-    params.distinguished_name.push(DnType::CommonName, name);
-    let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, issuer)?.pem();
-    write_secret(&pair.key, &key.serialize_pem())?;
-    write(&pair.certificate, &certificate)
+impl Authority {
+    fn new(name: &str, key: KeyPair) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        Self(Issuer::new(params.clone(), key), params)
+    }
+
+    fn certificate(&self) -> anyhow::Result<String> {
+        let Self(issuer, params) = self;
+        Ok(params.self_signed(issuer.key())?.pem())
+    }
+
+    /// Writes a new certificate and its key, the key first.
+    fn sign(&self, pair: &Pair, name: &str, purpose: &Purpose<'_>) -> anyhow::Result<()> {
+        let mut params = match purpose {
+            Purpose::Server(hosts) => {
+                let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+                let mut params = CertificateParams::new(hosts)?;
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                params
+            }
+            Purpose::Client(group) => {
+                let mut params = CertificateParams::default();
+                params.distinguished_name.push(DnType::OrganizationName, *group);
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+                params
+            }
+        };
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.0)?.pem();
+        write_secret(&pair.key, &key.serialize_pem())?;
+        write(&pair.certificate, &certificate)
+    }
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("can't remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file that only its owner may read.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubewharf_testkit::folder::Folder;
+use kubewharf_testkit::kubernetes::Kubectl;
 use kubewharf_testkit::process::Spec;
 use kubewharf_testkit::tools::{self, Tool};
 
@@ -35,7 +36,14 @@ fn a_control_plane_comes_up_proves_itself_and_comes_up_again_with_its_data() {
         let log = check.log_text().unwrap();
         assert!(ended.success(), "{log}");
         assert_eq!(log.matches("checked: the namespace and all in it are deleted").count(), runs, "{log}");
-        assert_eq!(log.matches(" stopped after").count(), 3 * runs, "{log}");
+        assert_eq!(log.matches("checked: the gateway uses both kube-apiservers").count(), runs, "{log}");
+        let stopped = log.lines().filter(|line| line.contains(" stopped after"));
+        let stopped: Vec<&str> = stopped.filter_map(|line| line.split(' ').next()).skip(5 * (runs - 1)).collect();
+        assert_eq!(stopped[..2], ["kube-controller-manager", "kubegateway"], "{log}");
+        let mut apiservers = stopped[2..4].to_vec();
+        apiservers.sort_unstable();
+        assert_eq!(apiservers, ["kube-apiserver-1", "kube-apiserver-2"], "{log}");
+        assert_eq!(stopped[4..], ["kubebrain"], "{log}");
         assert!(!log.contains(" killed"), "{log}");
     }
     let mut interrupted = spec(&folder, &data).arg("--check").start().unwrap();
@@ -76,15 +84,53 @@ fn a_control_plane_keeps_its_folder_and_its_store_to_itself_and_killed_leaves_no
     assert!(known.status.success(), "{}", text(&known.stderr));
     assert_eq!(log_as("admin").status.code(), Some(1));
 
-    let children: Vec<PathBuf> = log
-        .lines()
-        .filter_map(|line| line.rsplit_once(", process ")?.1.parse::<u32>().ok())
-        .map(|process| PathBuf::from(format!("/proc/{process}")))
-        .collect();
-    assert_eq!(children.len(), 3, "{log}");
+    let children: Vec<PathBuf> =
+        processes(&log).map(|(_, process)| PathBuf::from(format!("/proc/{process}"))).collect();
+    assert_eq!(children.len(), 5, "{log}");
     assert!(children.iter().all(|child| child.exists()));
     up.kill();
     wait_until("all processes have ended", Duration::from_secs(60), || children.iter().all(|child| !is_alive(child)));
+}
+
+/// The components that got ready, with their process numbers.
+fn processes(log: &str) -> impl DoubleEndedIterator<Item = (&str, u32)> {
+    log.lines().filter_map(|line| Some((line.split(' ').next()?, line.rsplit_once(", process ")?.1.parse().ok()?)))
+}
+
+#[test]
+fn a_kube_apiserver_that_is_killed_is_not_missed_and_comes_back() {
+    let folder = Folder::new("up-apiserver").unwrap();
+    let data = folder.path().join("cluster");
+    let mut up = spec(&folder, &data).start().unwrap();
+    up.wait_for_log(WITHIN, "Ctrl-C stops everything").unwrap();
+    let kubectl = Kubectl::new(&data.join("kubeconfig"), &folder).unwrap();
+    let mut made = 0;
+    for name in ["kube-apiserver-1", "kube-apiserver-2"] {
+        let log = up.log_text().unwrap();
+        let (_, process) = processes(&log).rfind(|(found, _)| *found == name).unwrap();
+        kill(process);
+        // From the very moment of its end until it is back, and then some.
+        let back = || processes(&up.log_text().unwrap()).filter(|(found, _)| *found == name).count() == 2;
+        let mut more = 5;
+        while more > 0 {
+            more -= i32::from(back());
+            let listed = kubectl.run(&["get", "configmaps", "-o", "name"]).unwrap();
+            assert_eq!(listed.matches("configmap/made-").count(), made, "{listed}");
+            kubectl.run(&["create", "configmap", &format!("made-{made}")]).unwrap();
+            made += 1;
+        }
+        let log = up.log_text().unwrap();
+        assert!(log.lines().any(|line| line.starts_with(name) && line.ends_with("is started again")), "{log}");
+    }
+    let ended = up.stop(WITHIN);
+    assert!(ended.success(), "{}", up.log_text().unwrap());
+}
+
+#[allow(unsafe_code, reason = "the standard library kills only what it has started itself")]
+fn kill(process: u32) {
+    let process = libc::pid_t::try_from(process).unwrap();
+    // SAFETY: kill takes two integers and touches no memory of this process.
+    assert_eq!(unsafe { libc::kill(process, libc::SIGKILL) }, 0);
 }
 
 /// Whether there is such a process that has not ended: one that nobody has waited for yet is a zombie.
