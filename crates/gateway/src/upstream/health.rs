@@ -101,8 +101,15 @@ pub(super) struct Health {
     strikes: u32,
     ejections: u64,
     probe_timeouts: u32,
+    /// A probe has found it ready before. Until then an answer that is none, such as 403, may be all that this gateway is ever told.
+    has_been_ready: bool,
     /// Probes since it went out.
     retries: u32,
+}
+
+/// Whether a probe was neither answered nor put off for being one too many.
+fn is_no_answer(status: StatusCode) -> bool {
+    !status.is_success() && status != StatusCode::TOO_MANY_REQUESTS
 }
 
 /// What an event changed.
@@ -129,6 +136,7 @@ impl Health {
             strikes: 0,
             ejections: 0,
             probe_timeouts: 0,
+            has_been_ready: false,
             retries: 0,
         }
     }
@@ -179,12 +187,17 @@ impl Health {
             }
             Event::Lost(reason) => self.go(State::Unreachable, settings, now, || format!("connection lost: {reason}")),
             Event::Hung => self.go(State::Hung, settings, now, || "it does not answer pings".into()),
-            Event::ProbeAnswered(status) if status.is_server_error() => {
+            // A kube-apiserver that has just begun forbids everything until it has read who may do what.
+            Event::ProbeAnswered(status) if status.is_server_error() || self.has_been_ready && is_no_answer(status) => {
                 let path = settings.path.as_str();
                 self.probe_timeouts = 0;
                 self.go(State::NotReady, settings, now, || format!("{path} answers {}", status.as_u16()))
             }
-            Event::ProbeAnswered(_) | Event::TimeOver => self.well(now),
+            Event::ProbeAnswered(status) => {
+                self.has_been_ready |= status.is_success();
+                self.well(now)
+            }
+            Event::TimeOver => self.well(now),
             Event::ProbeUnanswered => {
                 self.probe_timeouts += 1;
                 if self.probe_timeouts < UPSTREAM_PROBE_TIMEOUTS_MAX {
@@ -367,9 +380,19 @@ mod tests {
             (429, State::Up),
             (500, State::NotReady),
         ] {
+            let probe = Event::ProbeAnswered(StatusCode::from_u16(status).expect("a status"));
             let mut health = Health::new(now);
-            health.apply(Event::ProbeAnswered(StatusCode::from_u16(status).expect("a status")), &settings(), now);
+            health.apply(probe, &settings(), now);
             assert_eq!(health.state(), state, "{status}");
+            // Where it is known what a good answer is, nothing less will do.
+            let mut health = Health::new(now);
+            health.apply(OK, &settings(), now);
+            health.apply(Event::Lost("reset"), &settings(), now);
+            health.apply(probe, &settings(), now);
+            let is_well = matches!(status, 200 | 429);
+            assert_eq!(health.state(), if is_well { State::Up } else { State::NotReady }, "{status}");
+            health.apply(OK, &settings(), now + Duration::from_secs(60));
+            assert_eq!(health.state(), State::Up, "{status}");
         }
         let mut health = Health::new(now);
         assert_eq!(health.apply(Event::ProbeUnanswered, &settings(), now), Change::Nothing);
