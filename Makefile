@@ -37,6 +37,11 @@ bench-brain: tools ## Measure KubeBrain and etcd side by side
 	cargo build --release -p kubewharf
 	cargo run --release -p kubewharf-benches --bin bench-brain -- $(ARGS)
 
+.PHONY: bench-gateway
+bench-gateway: tools ## Measure KubeGateway and HAProxy (the package haproxy) side by side
+	cargo build --release -p kubewharf
+	cargo run --release -p kubewharf-benches --bin bench-gateway -- $(ARGS)
+
 # All targets, so that the tests find this build done, features and all.
 .PHONY: build
 build: ## Compile the workspace, tests included

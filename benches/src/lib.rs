@@ -8,6 +8,8 @@
 
 pub mod brain;
 pub mod client;
+pub mod document;
+pub mod gateway;
 pub mod histogram;
 pub mod machine;
 pub mod usage;

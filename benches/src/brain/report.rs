@@ -8,43 +8,12 @@ use super::measure::Measured;
 use super::options::Side;
 use super::results::{Footprint, Results};
 use super::workloads::Workload;
+use crate::document::{Section, Table, grouped, number};
 
-const BEGIN: &str = "<!-- bench-brain: begin; written by the benchmark, do not edit -->";
-const END: &str = "<!-- bench-brain: end -->";
-
-/// A table: the first row is its head.
-struct Table(Vec<Vec<String>>);
-
-impl Table {
-    fn new<const N: usize>(head: [&str; N]) -> Self {
-        Self(vec![head.map(str::to_owned).to_vec()])
-    }
-
-    fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.push(cells.to_vec());
-    }
-
-    fn text(&self) -> String {
-        let columns = self.0[0].len();
-        let width = |column: usize| self.0.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut text = String::new();
-        for (index, row) in self.0.iter().enumerate() {
-            for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-                // Names to the left, numbers to the right.
-                text += &if column == 0 { format!("| {cell:<width$} ") } else { format!("| {cell:>width$} ") };
-            }
-            text += "|\n";
-            if index == 0 {
-                for (column, &width) in widths.iter().enumerate() {
-                    text += &format!("|{:-<1$}{2}", "", width + 1, if column == 0 { "-" } else { ":" });
-                }
-                text += "|\n";
-            }
-        }
-        text
-    }
-}
+const SECTION: Section = Section {
+    begin: "<!-- bench-brain: begin; written by the benchmark, do not edit -->",
+    end: "<!-- bench-brain: end -->",
+};
 
 /// The results as text.
 pub fn text(results: &Results) -> String {
@@ -68,15 +37,7 @@ pub fn text(results: &Results) -> String {
 pub fn put_into(document: &str, results: &Results) -> Result<String> {
     ensure!(!results.options.quick, "the results are of a quick run; documents tell those of a full one");
     ensure!(results.options.side.is_none() && results.options.only.is_empty(), "the results are of a part of a run");
-    let section = format!("{BEGIN}\n{}{END}\n", text(results));
-    let Some((before, rest)) = document.split_once(BEGIN) else {
-        let gap = if document.is_empty() || document.ends_with("\n\n") { "" } else { "\n" };
-        return Ok(format!("{document}{gap}{section}"));
-    };
-    let Some((_, after)) = rest.split_once(END) else {
-        anyhow::bail!("BENCHMARKS.md has the line {BEGIN:?} but not {END:?}");
-    };
-    Ok(format!("{before}{section}{}", after.strip_prefix('\n').unwrap_or(after)))
+    SECTION.put_into(document, &text(results))
 }
 
 fn preface(results: &Results) -> String {
@@ -196,29 +157,6 @@ fn verdict(ratio: Option<f64>, goal: Option<Goal>) -> [String; 3] {
     ]
 }
 
-/// Three digits that mean something, or more before the point.
-fn number(value: Option<f64>) -> String {
-    match value {
-        None => String::new(),
-        Some(value) if value >= 100.0 => grouped(value.round() as u64),
-        Some(value) if value >= 10.0 => format!("{value:.1}"),
-        Some(value) => format!("{value:.2}"),
-    }
-}
-
-/// With a comma before each three digits.
-fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// One line for a workload that has just run.
 pub fn progress(workload: Workload, measured: &Measured) -> String {
     let (unit, rate) = (workload.unit(), grouped(measured.rate().round() as u64));
@@ -271,7 +209,7 @@ mod tests {
         let document = first.replace("29.0", "99.9") + "\nAfter.\n";
         let second = put_into(&document, &results).unwrap();
         assert_eq!(second, first.clone() + "\nAfter.\n");
-        assert!(put_into(&first.replace(END, ""), &results).is_err());
+        assert!(put_into(&first.replace(SECTION.end, ""), &results).is_err());
     }
 
     #[test]
@@ -279,13 +217,5 @@ mod tests {
         let mut results = compared(29.0, 900.0);
         results.options.quick = true;
         assert!(put_into("", &results).is_err());
-    }
-
-    #[test]
-    fn numbers_are_readable() {
-        assert_eq!(grouped(1_234_567), "1,234,567");
-        assert_eq!(grouped(123), "123");
-        let shown = [0.7, 12.34, 1234.5].map(|value| number(Some(value)));
-        assert_eq!(shown, ["0.70", "12.3", "1,235"]);
     }
 }

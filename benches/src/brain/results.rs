@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::measure::Measured;
 use super::options::{Options, Side};
 use super::workloads::Workload;
+use crate::document::median;
 use crate::machine::Machine;
 
 /// A run.
@@ -101,17 +102,6 @@ impl Results {
 
     fn turns_of(&self, side: Side, keys: u64) -> impl Iterator<Item = &SideTurn> {
         self.turns.iter().filter(move |turn| turn.side == side && turn.keys == keys)
-    }
-}
-
-/// The middle of the numbers; of an even count, the mean of the two in the middle.
-fn median(mut numbers: Vec<f64>) -> Option<f64> {
-    numbers.sort_by(f64::total_cmp);
-    let middle = numbers.len() / 2;
-    match numbers.len() {
-        0 => None,
-        even if even % 2 == 0 => Some((numbers[middle - 1] + numbers[middle]) / 2.0),
-        _ => Some(numbers[middle]),
     }
 }
 

@@ -13,36 +13,41 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Bytes that may wait before a write has to: as much as grpc-go gathers.
 const WAITING_BYTES_MAX: usize = 32 << 10;
 
 /// The socket. Clones are the same one: the HTTP/2 layer has one, the task that drives it the other.
-#[derive(Debug, Clone)]
-pub(super) struct Gather {
-    inner: Rc<RefCell<Inner>>,
+#[derive(Debug)]
+pub(crate) struct Gather<S> {
+    inner: Rc<RefCell<Inner<S>>>,
+}
+
+impl<S> Clone for Gather<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
 }
 
 #[derive(Debug)]
-struct Inner {
-    socket: TcpStream,
+struct Inner<S> {
+    socket: S,
     waiting: Vec<u8>,
     sent: usize,
 }
 
-impl Gather {
-    pub(super) fn new(socket: TcpStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
+    pub(crate) fn new(socket: S) -> Self {
         Self { inner: Rc::new(RefCell::new(Inner { socket, waiting: Vec::new(), sent: 0 })) }
     }
 
     /// Sends what waits.
-    pub(super) fn send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.inner.borrow_mut().send(context)
     }
 }
 
-impl Inner {
+impl<S: AsyncWrite + Unpin> Inner<S> {
     fn send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.waiting.len() {
             let written = ready!(Pin::new(&mut self.socket).poll_write(context, &self.waiting[self.sent..]))?;
@@ -53,17 +58,18 @@ impl Inner {
         }
         self.waiting.clear();
         self.sent = 0;
-        Poll::Ready(Ok(()))
+        // TLS keeps what its socket has no room for.
+        Pin::new(&mut self.socket).poll_flush(context)
     }
 }
 
-impl AsyncRead for Gather {
+impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner.borrow_mut().socket).poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for Gather {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
         if inner.waiting.len() >= WAITING_BYTES_MAX {

@@ -5,7 +5,7 @@
 //!
 //! Invariant: a unary call succeeds only with one whole message and the status 0.
 
-mod gather;
+pub(crate) mod gather;
 mod incoming;
 
 use std::cell::{Cell, RefCell};
@@ -191,8 +191,8 @@ impl Requests {
 
 /// Moves bytes between the socket and the calls until the connection ends.
 async fn drive(
-    mut connection: h2::client::Connection<Gather, Bytes>,
-    gather: Gather,
+    mut connection: h2::client::Connection<Gather<TcpStream>, Bytes>,
+    gather: Gather<TcpStream>,
     ended: Rc<RefCell<Option<String>>>,
 ) {
     let end = poll_fn(|context| {

@@ -1,5 +1,5 @@
 //! What every product needs and no product owns: shutdown, TLS files, listeners, clocks, logs, the limit of open files,
-//! the service manager.
+//! memory, the service manager.
 //!
 //! Invariant: no product word appears here, and nothing here starts by itself; a product asks for each part.
 
@@ -7,6 +7,7 @@ pub mod clock;
 pub mod descriptors;
 mod error;
 pub mod listener;
+pub mod memory;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;

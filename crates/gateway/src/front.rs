@@ -35,12 +35,13 @@ use crate::limits::{
     ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HEADERS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
     RESET_STREAMS_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
 };
-use crate::proxy::{Client, Place, Proxy};
+use crate::proxy::{Client, Place, Proxy, forwarded_for};
 use crate::proxy_protocol::{self, TrustedPeers};
 use crate::watchdog::Watched;
+use crate::wire::{Socket, Wire};
 
 /// A client's connection within TLS.
-type Stream = TlsStream<Outlet<TcpStream>>;
+type Stream = TlsStream<Outlet<Socket>>;
 
 /// What all listeners share.
 pub(crate) struct Front {
@@ -110,10 +111,11 @@ impl Front {
             } else {
                 peer
             };
-            let stream = Outlet::new(stream, self.timeouts.send, may_pause.clone());
+            let stream = Outlet::new(Socket::new(stream), self.timeouts.send, may_pause.clone());
             Ok::<_, io::Error>((address, self.handshake(stream).await?))
         };
-        let timed = tokio::time::timeout(self.timeouts.handshake, handshake).await;
+        // Boxed: a handshake needs some kilobytes, which the connection would keep to its end.
+        let timed = tokio::time::timeout(self.timeouts.handshake, Box::pin(handshake)).await;
         let (address, (stream, cluster, by_sni)) = match timed {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => {
@@ -132,17 +134,19 @@ impl Front {
             certificate: ClientCertificate::of_connection(connection, cluster.trust.as_deref(), now),
             proxy: self.proxy.clone(),
             address,
+            forwarded_for: forwarded_for(address),
             cluster_by_sni: by_sni.then(|| cluster.config.name.clone()),
             named: Mutex::default(),
             may_pause,
             place,
         });
         drop(cluster);
-        if is_http2 { self.http2(stream, client).await } else { self.http1(stream, client).await }
+        // Boxed: nearly all connections are HTTP/2, and would otherwise have room for the other.
+        if is_http2 { self.http2(stream, client).await } else { Box::pin(self.http1(stream, client)).await }
     }
 
     /// The TLS handshake, as the cluster wants it that the client names; and whether it named one.
-    async fn handshake(&self, stream: Outlet<TcpStream>) -> io::Result<(Stream, Arc<Cluster>, bool)> {
+    async fn handshake(&self, stream: Outlet<Socket>) -> io::Result<(Stream, Arc<Cluster>, bool)> {
         let started = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let clusters = self.proxy.clusters.load_full();
         let hello = started.client_hello();
@@ -165,9 +169,11 @@ impl Front {
     async fn http2(&self, stream: Stream, client: Arc<Client>) -> io::Result<()> {
         let service = service_fn(move |request| {
             let client = client.clone();
-            async move { Ok::<_, std::convert::Infallible>(client.serve(request).await) }
+            // Boxed: what it takes to begin an answer would otherwise be kept as long as the answer lasts, by each watch.
+            Box::pin(async move { Ok::<_, std::convert::Infallible>(client.serve(request).await) })
         });
         let requests = Arc::new(Requests::default());
+        let wire = Wire::new(stream);
         let connection = http2::Builder::new(Streams(requests.clone()))
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -179,22 +185,22 @@ impl Front {
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .serve_connection(TokioIo::new(Guarded::new(stream, self.timeouts.head)), service);
+            .serve_connection(TokioIo::new(Guarded::new(wire.clone(), self.timeouts.head)), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
-            result = connection.as_mut() => return result.map_err(io::Error::other),
+            result = (Driven { connection: connection.as_mut(), wire: &wire }) => return result,
             () = requests.are_none(self.timeouts.head, self.timeouts.idle) => {
                 connection.as_mut().graceful_shutdown();
                 // A request that crossed this on its way is answered, however long that takes.
                 tokio::select! {
-                    result = connection.as_mut() => return result.map_err(io::Error::other),
+                    result = (Driven { connection: connection.as_mut(), wire: &wire }) => return result,
                     () = requests.are_none(self.drain_timeout, self.drain_timeout) => return Ok(()),
                     () = self.shutdown.requested() => {}
                 }
             }
             () = self.shutdown.requested() => connection.as_mut().graceful_shutdown(),
         }
-        self.drained(connection).await
+        self.drained(Driven { connection, wire: &wire }).await
     }
 
     async fn http1(&self, stream: Stream, client: Arc<Client>) -> io::Result<()> {
@@ -219,15 +225,35 @@ impl Front {
                 }
             }
         }
-        self.drained(async { connection.await.unwrap_or(Ok(())) }).await
+        self.drained(async { connection.await.unwrap_or(Ok(())).map_err(io::Error::other) }).await
     }
 
     /// Lets a connection finish what it has begun, for as long as that may take.
-    async fn drained(&self, connection: impl Future<Output = hyper::Result<()>>) -> io::Result<()> {
+    async fn drained(&self, connection: impl Future<Output = io::Result<()>>) -> io::Result<()> {
         tokio::select! {
-            result = connection => result.map_err(io::Error::other),
+            result = connection => result,
             () = tokio::time::sleep(self.drain_timeout) => Ok(()),
             () = self.shutdown.requested_now() => Ok(()),
+        }
+    }
+}
+
+/// An HTTP/2 connection whose writes leave once a turn.
+struct Driven<'a, C> {
+    connection: Pin<&'a mut C>,
+    wire: &'a Wire<Stream>,
+}
+
+impl<C: Future<Output = hyper::Result<()>>> Future for Driven<'_, C> {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(result) = self.connection.as_mut().poll(context) {
+            return Poll::Ready(result.map_err(io::Error::other));
+        }
+        match self.wire.end_turn(context) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Pending,
         }
     }
 }

@@ -30,6 +30,7 @@ mod upgrade;
 pub mod upstream;
 pub mod user;
 mod watchdog;
+mod wire;
 
 pub use access_log::AccessLogTarget;
 pub use gateway::{ClientTimeouts, Gateway, Options, StartError, run};

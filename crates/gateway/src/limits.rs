@@ -132,6 +132,10 @@ pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// What one stream holds that a client has no room for yet, in bytes.
 pub(crate) const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// What is read from a connection at once, and what gathers until it is written, in bytes: four full TLS records.
+pub(crate) const WIRE_BUFFER_BYTES: usize = 64 << 10;
+/// Buffers of that length that a thread keeps for the next connection that needs one.
+pub(crate) const WIRE_BUFFERS_KEPT: usize = 16;
 /// Time between pings on a quiet HTTP/2 connection.
 pub(crate) const KEEPALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
 /// How long the answer to a ping may take.

@@ -60,6 +60,8 @@ pub(crate) struct Proxy {
 pub(crate) struct Client {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) address: SocketAddr,
+    /// The value of `X-Forwarded-For`.
+    pub(crate) forwarded_for: HeaderValue,
     /// The cluster that the handshake named.
     pub(crate) cluster_by_sni: Option<Arc<str>>,
     pub(crate) certificate: Option<ClientCertificate>,
@@ -655,6 +657,9 @@ impl Admitted<'_> {
         beginning.reverse();
         let (mut head, stream) = response.into_parts();
         strip_response(&mut head.headers);
+        if let Some(audit_id) = head.headers.get_mut(&AUDIT_ID) {
+            audit_id.set_sensitive(true);
+        }
         let idle = self.policy.timeouts.idle.map(Idle::new);
         let pace = self.pace();
         let is_watch = &*self.info.verb == "watch" && self.info.is_resource_request && head.status == StatusCode::OK;
@@ -708,7 +713,7 @@ impl Admitted<'_> {
         remove_websocket_token(headers);
         strip(headers);
         self.identity.apply(headers);
-        headers.insert(&FORWARDED_FOR, address_value(self.client.ip()));
+        headers.insert(&FORWARDED_FOR, self.client.forwarded_for.clone());
         let audit_id = audit_id();
         if let Some(line) = &mut record.line {
             audit_id.to_str().unwrap_or_default().clone_into(&mut line.audit_id);
@@ -853,7 +858,9 @@ fn degraded(degradation: &policy::Degradation) -> Response<Body> {
     response
 }
 
-fn address_value(address: IpAddr) -> HeaderValue {
+/// The value of `X-Forwarded-For` for a client's address.
+pub(crate) fn forwarded_for(address: SocketAddr) -> HeaderValue {
+    let address = address.ip().to_canonical();
     HeaderValue::try_from(address.to_string()).expect("an address is ASCII")
 }
 
@@ -873,7 +880,14 @@ fn audit_id() -> HeaderValue {
         text[place + 1] = DIGITS[usize::from(byte & 15)];
         place += 2;
     }
-    HeaderValue::from_bytes(&text).expect("a UUID is ASCII")
+    unrepeated(HeaderValue::from_bytes(&text).expect("a UUID is ASCII"))
+}
+
+/// A value that never comes again. Marked so, HPACK sends it as it is, instead of giving it a place in both ends' tables of headers, from
+/// where it would only drive out those that do come again.
+fn unrepeated(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
 }
 
 /// Unpredictable enough to tell requests apart; no secret.

@@ -14,7 +14,7 @@ use kubewharf_gateway::limits::{CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT
 use kubewharf_gateway::policy::Attributes;
 use kubewharf_gateway::{AccessLogTarget, Block, ClientTimeouts, Options, TrustedPeers, User};
 use kubewharf_kube_api::RequestInfo;
-use tracing::error;
+use tracing::{error, warn};
 
 /// Flags of `kubewharf gateway`.
 #[derive(Clone, Debug, Parser)]
@@ -157,6 +157,9 @@ fn serve(flags: Serve) -> ExitCode {
     if let Err(error) = telemetry::init(format, &flags.log_level) {
         eprintln!("kubewharf gateway: --log-level: {error}");
         return ExitCode::FAILURE;
+    }
+    if let Err(error) = kubewharf_foundation::memory::avoid_huge_pages() {
+        warn!(%error, "connections take more memory than they need");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -153,6 +153,11 @@ impl Apiserver {
         &mut self.process
     }
 
+    /// Its process number, for [`crate::usage`].
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Stops it in good order and starts it again at the same address, on the same store.
     ///
     /// # Errors

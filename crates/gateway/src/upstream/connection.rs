@@ -26,6 +26,7 @@ use super::health::Event;
 use super::settings::{Class, PoolSettings};
 use super::transport::{Http2, Progress, Transport};
 use crate::limits::{UPSTREAM_CALM_TICK, UPSTREAM_STREAMS_PER_CONNECTION_MAX, UPSTREAM_TIMER_LATE_MAX};
+use crate::wire::Wire;
 
 /// Set in `Connection::state`: no new streams, ever again.
 const CLOSED: u32 = 1 << 31;
@@ -60,7 +61,7 @@ impl Connection {
         class: Class,
         pool: &PoolSettings,
     ) -> (Arc<Self>, Driver) {
-        let Http2 { sender, mut connection, progress, streams_max } = dialed;
+        let Http2 { sender, mut connection, wire, progress, streams_max } = dialed;
         let shared = Arc::new(Self {
             endpoint,
             class,
@@ -73,7 +74,7 @@ impl Connection {
             hang_watch: Mutex::default(),
         });
         let ping = connection.ping_pong();
-        let driver = Driver::new(connection, ping, shared.clone(), pool.clone());
+        let driver = Driver::new(connection, wire, ping, shared.clone(), pool.clone());
         (shared, driver)
     }
 
@@ -409,7 +410,8 @@ impl HangWatch {
 /// The timer costs nothing while frames flow: it is set anew only when it fires, and when the first request begins to
 /// wait on a connection that nobody waited on.
 pub(super) struct Driver {
-    connection: h2::client::Connection<Transport, Bytes>,
+    connection: h2::client::Connection<Wire<Transport>, Bytes>,
+    wire: Wire<Transport>,
     ping: Option<PingPong>,
     shared: Arc<Connection>,
     pool: PoolSettings,
@@ -439,7 +441,8 @@ enum End {
 
 impl Driver {
     fn new(
-        connection: h2::client::Connection<Transport, Bytes>,
+        connection: h2::client::Connection<Wire<Transport>, Bytes>,
+        wire: Wire<Transport>,
         ping: Option<PingPong>,
         shared: Arc<Connection>,
         pool: PoolSettings,
@@ -448,6 +451,7 @@ impl Driver {
         let timer_at = now + UPSTREAM_CALM_TICK;
         Self {
             connection,
+            wire,
             ping,
             shared,
             pool,
@@ -572,8 +576,8 @@ impl Driver {
         }
     }
 
-    /// What the end of h2's connection means.
-    fn end_of(&self, result: Result<(), h2::Error>) -> End {
+    /// What the end of h2's connection means, or of what it writes to.
+    fn end_of(&self, result: Result<(), impl std::fmt::Display>) -> End {
         let in_flight = self.shared.in_flight();
         match result {
             _ if in_flight == 0 && self.shared.is_closed() => End::Closed,
@@ -604,8 +608,14 @@ impl Future for Driver {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         // Reads whatever there is before anything is judged.
-        if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(context) {
-            let end = this.end_of(result);
+        let end = match Pin::new(&mut this.connection).poll(context) {
+            Poll::Ready(result) => Some(this.end_of(result)),
+            Poll::Pending => match this.wire.end_turn(context) {
+                Poll::Ready(Err(error)) => Some(this.end_of(Err(error))),
+                _ => None,
+            },
+        };
+        if let Some(end) = end {
             this.finish(end);
             return Poll::Ready(());
         }

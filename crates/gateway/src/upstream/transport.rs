@@ -30,6 +30,7 @@ use crate::limits::{
     UPSTREAM_SEND_BUFFER_BYTES_MAX, UPSTREAM_TCP_KEEPALIVE_IDLE, UPSTREAM_TCP_KEEPALIVE_INTERVAL,
     UPSTREAM_WINDOW_BYTES_MAX,
 };
+use crate::wire::{Socket, Wire};
 
 /// How often bytes came and went. One task writes, anyone reads.
 #[derive(Debug, Default)]
@@ -60,9 +61,9 @@ pub(super) struct Transport {
 }
 
 enum Stream {
-    Plain(TcpStream),
+    Plain(Socket),
     // Boxed: a TLS session is some kilobytes, which every future on the way would carry.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 macro_rules! with_stream {
@@ -132,7 +133,9 @@ impl AsyncWrite for Transport {
 /// A connection that speaks HTTP/2 and whose peer has said how many streams it allows.
 pub(super) struct Http2 {
     pub(super) sender: SendRequest<Bytes>,
-    pub(super) connection: Connection<Transport, Bytes>,
+    pub(super) connection: Connection<Wire<Transport>, Bytes>,
+    /// What the connection writes to.
+    pub(super) wire: Wire<Transport>,
     pub(super) progress: Arc<Progress>,
     /// What the peer allows.
     pub(super) streams_max: usize,
@@ -153,9 +156,10 @@ pub(super) async fn dial_http2(
             return Err(DialError::NoHttp2);
         }
         let progress = transport.progress.clone();
-        let (sender, mut connection) = http2(pool, class).handshake(transport).await.map_err(DialError::Http2)?;
-        let streams_max = allowed_streams(&mut connection).await?;
-        Ok(Http2 { sender, connection, progress, streams_max })
+        let wire = Wire::new(transport);
+        let (sender, mut connection) = http2(pool, class).handshake(wire.clone()).await.map_err(DialError::Http2)?;
+        let streams_max = allowed_streams(&mut connection, &wire).await?;
+        Ok(Http2 { sender, connection, wire, progress, streams_max })
     })
     .await
 }
@@ -191,7 +195,7 @@ async fn connect(
     } else {
         None
     };
-    let tcp = connect_tcp(address, dial_timeout).await?;
+    let tcp = Socket::new(connect_tcp(address, dial_timeout).await?);
     let stream = match secure {
         None => Stream::Plain(tcp),
         Some((connector, name)) => {
@@ -259,10 +263,16 @@ fn http2(pool: &PoolSettings, class: Class) -> Builder {
 }
 
 /// Waits for the peer's settings. A peer that allows no stream at all is waited for too, until the dial times out.
-async fn allowed_streams(connection: &mut Connection<Transport, Bytes>) -> Result<usize, DialError> {
+async fn allowed_streams(
+    connection: &mut Connection<Wire<Transport>, Bytes>,
+    wire: &Wire<Transport>,
+) -> Result<usize, DialError> {
     std::future::poll_fn(|context| {
         if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(context) {
             return Poll::Ready(Err(ended.map_or_else(DialError::Http2, |()| DialError::Closed)));
+        }
+        if let Poll::Ready(Err(error)) = wire.drain(context) {
+            return Poll::Ready(Err(DialError::Connect(error)));
         }
         match connection.max_concurrent_send_streams() {
             0 => Poll::Pending,

@@ -1,0 +1,209 @@
+//! The results of a run, as they are kept in JSON: every turn of every side, nothing that follows from them.
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::measure::Measured;
+use super::options::{Options, Side};
+use super::workloads::Workload;
+use crate::document::median;
+use crate::machine::Machine;
+
+/// A run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Results {
+    /// The day, UTC.
+    pub date: String,
+    /// How it was started.
+    pub command: String,
+    /// What it ran on.
+    pub machine: Machine,
+    /// What the programs say of their versions.
+    pub versions: Vec<(Side, String)>,
+    /// The flags, with the defaults.
+    pub options: Options,
+    /// Turns at requests and events, in the order in which they ran.
+    pub turns: Vec<Turn>,
+    /// Turns at memory.
+    pub memory: Vec<MemoryTurn>,
+    /// Turns at many clients.
+    pub clients: Vec<ClientsTurn>,
+}
+
+/// One side's turn at a workload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Turn {
+    /// Which side.
+    pub side: Side,
+    /// Rounds count from 0.
+    pub round: u32,
+    /// What was done.
+    pub workload: Workload,
+    /// What came of it.
+    pub measured: Measured,
+}
+
+/// What a number of connections or watches cost a fresh proxy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MemoryTurn {
+    /// Which side.
+    pub side: Side,
+    /// Of what.
+    pub workload: Workload,
+    /// How many.
+    pub count: usize,
+    /// Resident memory before.
+    pub before_bytes: u64,
+    /// Resident memory with them.
+    pub after_bytes: u64,
+}
+
+impl MemoryTurn {
+    /// KiB of each.
+    pub fn kib_each(&self) -> f64 {
+        self.after_bytes.saturating_sub(self.before_bytes) as f64 / 1024.0 / self.count as f64
+    }
+}
+
+/// What many clients cost a kube-apiserver.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClientsTurn {
+    /// Which side.
+    pub side: Side,
+    /// Connections to it, with a request each in flight at once.
+    pub clients: usize,
+    /// The most connections that the kube-apiserver had.
+    pub backend_connections: u64,
+    /// Until all requests had come to the kube-apiserver.
+    pub all_sent_seconds: f64,
+}
+
+impl Results {
+    /// Reads them from JSON.
+    ///
+    /// # Errors
+    /// When the text is not such JSON.
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).context("not the JSON of a run of this benchmark")
+    }
+
+    /// Writes them as JSON.
+    ///
+    /// # Errors
+    /// Never: they are numbers and text.
+    pub fn to_json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// The median over the rounds of a number of a workload.
+    pub fn of(&self, side: Side, workload: Workload, number: fn(&Measured) -> f64) -> Option<f64> {
+        let turns = self.turns.iter().filter(|turn| turn.side == side && turn.workload == workload);
+        median(turns.map(|turn| number(&turn.measured)).collect())
+    }
+
+    /// KubeGateway's number of a round combined with another side's of the same round, and the median of that over the rounds: what
+    /// the machine does meanwhile changes both.
+    pub fn paired(
+        &self,
+        other: Side,
+        workload: Workload,
+        number: fn(&Measured) -> f64,
+        combine: fn(f64, f64) -> f64,
+        side: Side,
+    ) -> Option<f64> {
+        let of = |side: Side, round: u32| {
+            let wanted = |turn: &&Turn| turn.side == side && turn.round == round && turn.workload == workload;
+            Some(number(&self.turns.iter().find(wanted)?.measured))
+        };
+        let rounds = (0..self.options.rounds).filter_map(|round| Some(combine(of(side, round)?, of(other, round)?)));
+        median(rounds.collect())
+    }
+
+    /// The median of the KiB that each of a thing costs.
+    pub fn kib_each(&self, side: Side, workload: Workload) -> Option<f64> {
+        let turns = self.memory.iter().filter(|turn| turn.side == side && turn.workload == workload);
+        median(turns.map(MemoryTurn::kib_each).collect())
+    }
+
+    /// Whether anything was measured of a workload.
+    pub fn has(&self, workload: Workload) -> bool {
+        self.turns.iter().any(|turn| turn.workload == workload)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    /// A turn in which an operation took the proxy that long, and half of the latencies were at most so long, in microseconds.
+    pub(in crate::gateway) fn turn(side: Side, round: u32, workload: Workload, cpu_us: f64, p50_us: f64) -> Turn {
+        let measured = Measured {
+            operations: 1000,
+            wall_seconds: 1.0,
+            proxy_cpu_seconds: cpu_us / 1e3,
+            backend_cpu_seconds: 0.01,
+            client_cpu_seconds: 0.01,
+            p50_us,
+            p99_us: p50_us * 2.0,
+            max_us: p50_us * 3.0,
+        };
+        Turn { side, round, workload, measured }
+    }
+
+    pub(in crate::gateway) fn results(turns: Vec<Turn>) -> Results {
+        let machine = Machine {
+            processor: "a processor".to_owned(),
+            cores: 2,
+            memory_gib: 8.0,
+            kernel: "6.1".to_owned(),
+            file_system: "ext4".to_owned(),
+            sync_p50_us: 100.0,
+            sync_p99_us: 200.0,
+        };
+        Results {
+            date: "2026-01-01".to_owned(),
+            command: "make bench-gateway".to_owned(),
+            machine,
+            versions: vec![(Side::Haproxy, "HAProxy 2.6".to_owned()), (Side::Gateway, "kubewharf 0.1".to_owned())],
+            options: Options::parse_from(["bench-gateway"]),
+            turns,
+            memory: vec![MemoryTurn {
+                side: Side::Gateway,
+                workload: Workload::IdleWatches,
+                count: 10,
+                before_bytes: 1 << 20,
+                after_bytes: (1 << 20) + 10 * 13 * 1024,
+            }],
+            clients: vec![ClientsTurn {
+                side: Side::Gateway,
+                clients: 500,
+                backend_connections: 10,
+                all_sent_seconds: 0.1,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_one_round_so_a_slow_round_changes_it_little() {
+        let of_round = |round, factor: f64| {
+            [(Side::Haproxy, 10.0), (Side::Gateway, 15.0)]
+                .map(|(side, cpu_us)| turn(side, round, Workload::GetSmall, cpu_us * factor, 100.0))
+        };
+        let turns = [of_round(0, 1.0), of_round(1, 3.0), of_round(2, 2.0)].concat();
+        let results = results(turns);
+        let ratio =
+            results.paired(Side::Haproxy, Workload::GetSmall, Measured::proxy_cpu_us, |a, b| a / b, Side::Gateway);
+        assert!(ratio.is_some_and(|ratio| (ratio - 1.5).abs() < 1e-9), "{ratio:?}");
+        assert_eq!(results.of(Side::Gateway, Workload::GetSmall, Measured::proxy_cpu_us).map(f64::round), Some(30.0));
+        assert_eq!(results.of(Side::Gateway, Workload::Post, Measured::rate), None);
+    }
+
+    #[test]
+    fn json_keeps_everything_that_is_told() {
+        let json = results(vec![turn(Side::Direct, 0, Workload::Latency, 0.0, 5.0)]).to_json().unwrap();
+        assert_eq!(Results::from_json(&json).unwrap().to_json().unwrap(), json);
+        assert!(Results::from_json("{}").is_err());
+    }
+}
