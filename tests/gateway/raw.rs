@@ -228,13 +228,14 @@ fn digits(text: &[u8]) -> Vec<u8> {
     digits
 }
 
-/// All that the gateway answers over HTTP/1.1 to these bytes, and whether it ended the connection after that. It is waited
-/// for until nothing has come for a while.
+/// What the gateway answers over HTTP/1.1 to these bytes, and whether it ended the connection after that. It is waited for
+/// until there are `enough` answers, or nothing has come for a while.
 pub(crate) fn http1(
     address: SocketAddr,
     authority: &Authority,
     identity: Option<&Identity>,
     bytes: &[u8],
+    enough: usize,
 ) -> (Vec<u16>, bool) {
     let mut connection =
         Connection::open_for("http/1.1", address, authority, identity, Duration::from_millis(700)).unwrap();
@@ -243,6 +244,9 @@ pub(crate) fn http1(
     let mut answers = Vec::new();
     let mut buffer = [0; 4096];
     let has_ended = loop {
+        if statuses(&answers).len() >= enough {
+            break false;
+        }
         match connection.read(&mut buffer) {
             Ok(0) => break true,
             Ok(length) => answers.extend_from_slice(&buffer[..length]),
@@ -250,7 +254,12 @@ pub(crate) fn http1(
             Err(_) => break true,
         }
     };
-    let answers = String::from_utf8_lossy(&answers);
-    let statuses = answers.match_indices("HTTP/1.").map(|(at, before)| answers[at + before.len() + 2..][..3].parse());
-    (statuses.map(Result::unwrap).collect(), has_ended)
+    (statuses(&answers), has_ended)
+}
+
+/// The statuses of all answers whose first line has come.
+fn statuses(answers: &[u8]) -> Vec<u16> {
+    let answers = String::from_utf8_lossy(answers);
+    let begin = answers.match_indices("HTTP/1.").map(|(at, before)| &answers[at + before.len()..]);
+    begin.filter_map(|rest| rest.get(2..5)).map(|status| status.parse().unwrap()).collect()
 }

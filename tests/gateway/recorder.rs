@@ -236,7 +236,12 @@ impl Target {
 
     /// What alice is answered over HTTP/1.1; see [`raw::http1`].
     pub(crate) fn answers(&self, bytes: &[u8]) -> (Vec<u16>, bool) {
-        raw::http1(self.gateway.address, &self.authority, Some(&self.alice), bytes)
+        raw::http1(self.gateway.address, &self.authority, Some(&self.alice), bytes, usize::MAX)
+    }
+
+    /// The same until there is one answer, if there is any.
+    pub(crate) fn first_answer(&self, bytes: &[u8]) -> Vec<u16> {
+        raw::http1(self.gateway.address, &self.authority, Some(&self.alice), bytes, 1).0
     }
 
     /// A well-behaved client.
