@@ -4,6 +4,8 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
+use http::{HeaderMap, Method};
+
 use crate::fixture::EVERYTHING;
 use crate::mock::Mock;
 use crate::mock::informers::Informers;
@@ -145,6 +147,33 @@ fn an_apiserver_that_fails_while_its_probe_is_well_costs_no_request() {
     assert!(requests < sent / 20, "{requests} of {sent} requests met it");
     load.mock.wait_until_all_are_well();
     load.finish();
+}
+
+#[test]
+fn a_watch_that_is_lost_before_its_first_event_ends_well_and_not_within_its_first_second() {
+    // client-go lists everything again after a shorter one.
+    const SHORT: Duration = Duration::from_secs(1);
+    let mut mock = Mock::start(1, EVERYTHING);
+    for is_killed in [false, true] {
+        let target = format!("/api/v1/pods?watch=true&resourceVersion={}", mock.etcd.revision());
+        let connection = mock.runtime.block_on(mock.connector().connect());
+        let headers = HeaderMap::new();
+        let watch = connection.begin(Method::GET, &target, &headers, None);
+        let mut watch = mock.runtime.block_on(watch).unwrap();
+        let begun = Instant::now();
+        if is_killed {
+            mock.apiservers[0].kill();
+        } else {
+            mock.apiservers[0].stop();
+        }
+        // The end of a stream may come with a frame that has nothing else in it.
+        while let Some(piece) = mock.runtime.block_on(watch.body_mut().data()) {
+            assert!(piece.as_ref().is_ok_and(bytes::Bytes::is_empty), "{piece:?}");
+        }
+        assert!(begun.elapsed() >= SHORT, "{:?}", begun.elapsed());
+        mock.apiservers[0].start_again();
+        mock.wait_until_all_are_well();
+    }
 }
 
 #[test]
