@@ -44,11 +44,12 @@ impl RealApiserver {
         let object =
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "object"}, "data": {"text": text}});
         client.post("/api/v1/namespaces/default/configmaps", &object)?.ok()?;
+        // Not "view" or the like: those are put together by a controller, which does not run here.
         let binding = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",
             "metadata": {"name": "benchmark"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": USER}],
         });
         client.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding)?.ok()?;
