@@ -282,6 +282,9 @@ fn drips(connection: &mut (impl Read + Write), bytes: &[u8]) -> bool {
     unreachable!("there is always one more")
 }
 
+/// Is slow in some way, and tells whether its connection ended for it.
+type Slow<'t> = Box<dyn Fn() -> bool + Sync + Send + 't>;
+
 #[test]
 fn clients_that_are_slow_to_ask_are_let_go() {
     let _alone = alone();
@@ -301,7 +304,7 @@ fn clients_that_are_slow_to_ask_are_let_go() {
     let open = || target.http2();
     // A record of a handshake that is longer than what comes of it.
     const HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7];
-    let cases: Vec<(&str, Box<dyn Fn() -> bool + Sync + Send + '_>)> = vec![
+    let cases: Vec<(&str, Slow<'_>)> = vec![
         ("nothing", Box::new(|| ends(&mut connect()))),
         (
             "half a hello",

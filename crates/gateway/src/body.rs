@@ -239,9 +239,15 @@ impl AnswerBody {
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        match self.beginning.pop() {
-            Some(piece) => Poll::Ready(Some(Ok(piece))),
-            None => self.stream.poll_data(context),
+        if let Some(piece) = self.beginning.pop() {
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        loop {
+            match self.stream.poll_data(context) {
+                // A frame that only ends the stream; the client gets one of its own, and some take many empty ones for an attack.
+                Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
+                polled => return polled,
+            }
         }
     }
 

@@ -59,7 +59,7 @@ impl Etcd {
 
 /// What a watch tells of a revision: a line of JSON.
 fn event(revision: u64) -> Bytes {
-    let kind = if revision % BOOKMARK_EACH == 0 { "BOOKMARK" } else { "MODIFIED" };
+    let kind = if revision.is_multiple_of(BOOKMARK_EACH) { "BOOKMARK" } else { "MODIFIED" };
     format!(
         "{{\"type\":\"{kind}\",\"object\":{{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{{\"name\":\"a\",\
          \"resourceVersion\":\"{revision}\"}}}}}}\n"
@@ -252,11 +252,12 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, etcd: Etcd, con
     let stream = Freezable { inner: stream, control: control.clone() };
     match tls {
         None => serve(stream, etcd, &control).await,
-        // A handshake that the gateway breaks off is its affair.
-        Some(acceptor) => match acceptor.accept(stream).await {
-            Ok(stream) => serve(stream, etcd, &control).await,
-            Err(_) => {}
-        },
+        Some(acceptor) => {
+            // A handshake that the gateway breaks off is its affair.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                serve(stream, etcd, &control).await;
+            }
+        }
     }
 }
 

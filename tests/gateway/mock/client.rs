@@ -57,7 +57,13 @@ impl Connector {
         tcp.set_nodelay(true).expect("set");
         let tls = self.tls.connect(ServerName::from(self.address.ip()), tcp).await.expect("a TLS session");
         let mut builder = h2::client::Builder::new();
-        builder.initial_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES).enable_push(false);
+        builder
+            .initial_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .enable_push(false)
+            // What h2 takes for an attack, Go's clients do not: many small frames, such as the ends of many watches.
+            .max_local_error_reset_streams(None)
+            .data_frame_budget(WINDOW_BYTES as usize * 4);
         let (sender, connection) = builder.handshake(tls).await.expect("HTTP/2");
         // Who uses it sees its end too.
         tokio::spawn(async move { connection.await.ok() });

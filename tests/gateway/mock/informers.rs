@@ -66,7 +66,12 @@ impl Informers {
     /// Waits until every one of them has seen everything.
     pub(crate) fn wait_until_all_is_known(&self, mock: &Mock) {
         let revision = mock.etcd.revision();
-        wait("all is known to all", || self.tally.seen.iter().all(|seen| seen.load(SeqCst) >= revision));
+        wait("all is known to all", || {
+            // Whoever lists again knows all at once, so there would be nothing to wait for.
+            let relists = self.tally.relists.counts();
+            assert_eq!(relists, [].into());
+            self.tally.seen.iter().all(|seen| seen.load(SeqCst) >= revision)
+        });
     }
 
     /// Ends them.
