@@ -44,7 +44,7 @@ pub(crate) struct Http1Body {
     pub(crate) _lease: UpgradeLease,
 }
 
-/// How long an answer may take, as its task's [watchdog](crate::watchdog) is told.
+/// How long an answer may take, as its task's [`watchdog`] is told.
 pub(crate) struct Pace {
     /// For the client to take a piece.
     pub(crate) unread: Duration,
