@@ -8,14 +8,16 @@
 //!
 //! What LMDB does in `mdb_txn_commit`, in order, and what a failure of each step leaves:
 //! 1. saves its list of free pages: needs pages, may fail with `MDB_MAP_FULL`; nothing has been written;
-//! 2. writes the changed pages, all to places that no committed root reaches: `ENOSPC`, or `EIO` if a write was cut short. The batch
-//!    is not applied; LMDB goes on, and so does the engine if the cause is shown to be a full disk;
+//! 2. writes the changed pages, all to places that no committed root reaches: `ENOSPC`, or `EIO` of LMDB's own if a write was cut short,
+//!    which only a full disk does to a write to a file. The batch is not applied, and LMDB and the engine go on. An `EIO` of the
+//!    system's is a failing disk: the process must end;
 //! 3. `fdatasync`: after a failure the system may have dropped pages while calling them clean. The batch is not applied, but what the disk
 //!    holds is in doubt, so the process must end;
 //! 4. writes the root page and syncs it: after a failure it may be on the disk or not. LMDB refuses everything from then on.
 //!
 //! A record is written and synced in two steps of which the same is to be said as of 2 and 3.
 
+use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -25,15 +27,14 @@ use parking_lot::MutexGuard;
 use super::delta::{INDEX_BYTES, Layers};
 use super::journal::{AppendError, Journal, Record};
 use super::merge::{self, STEP_ROWS};
-use super::record::{PART_NUMBER_BYTES, WHOLE_TRAILER_BYTES};
 use super::{Core, FileStat, cause, is_no_space, open};
 use crate::{Batch, Cause, CommitError, Operation, Reserve, Table};
 
-/// What a row takes beyond its key and value: LMDB's header and offset, the number of the part, the trailer.
-const ROW_OVERHEAD_BYTES: u64 = 10 + (PART_NUMBER_BYTES + WHOLE_TRAILER_BYTES) as u64;
-
 /// A batch that rewrites more than this, each of its operations on a page of its own, is worth a look at how many pages these are.
 const LARGE_BATCH_BYTES: u64 = 32 << 20;
+
+/// Free pages for one that lists them: LMDB's lists are half full at least.
+const LISTED_PER_LIST: u64 = 256;
 
 /// A batch that takes more than this part of a delta goes to LMDB directly.
 const DELTA_PART_MAX: u64 = 4;
@@ -107,7 +108,7 @@ fn journal(core: &Core, writer: &mut Writer, batch: &Batch) -> Result<bool, Comm
     core.journal_bytes.store(writer.journal.bytes(), Ordering::Relaxed);
     let mut active = layers.active.clone();
     drop(layers);
-    active.apply(record);
+    active.apply(record, core.cut());
     core.readers.publish(batch.next, active);
     std::mem::forget(unpublished);
     let now = Instant::now();
@@ -143,9 +144,8 @@ fn has_room(core: &Core, layers: &Layers, batch: &Batch) -> bool {
         rows[number] += layers.rows(table);
         pages += stat.pages[number].rewritten(rows[number].min(STEP_ROWS));
     }
-    let row_bytes = layers.put_bytes() + put_bytes(batch) + rows.iter().sum::<u64>() * ROW_OVERHEAD_BYTES;
-    // The pages that a step gives back are free in the next but one.
-    let need_bytes = 3 * pages * core.page_bytes + new_bytes(row_bytes, core.page_bytes);
+    // The pages that a step gives back are free in the next but one. That a step may have to be smaller than this is the merge's affair.
+    let need_bytes = 3 * pages * core.page_bytes + new_bytes(core, layers.room_bytes() + room_bytes(core, batch));
     check_room(core, &stat, need_bytes, batch.reserve).is_ok()
 }
 
@@ -178,9 +178,12 @@ fn directly(core: &Core, mut writer: MutexGuard<'_, Writer>, batch: &Batch) -> R
 pub(super) fn end(core: &Core, txn: RwTxn<'_>, change: impl FnOnce(&mut Layers)) -> Result<(), CommitError> {
     let stat = core.read_stat(&txn).map_err(|e| before_commit(core, &e, "read the file's statistics"))?;
     let id = txn.id();
-    let committed = {
+    let (committed, is_told_by_system) = {
         let _file = core.file_end.lock();
-        txn.commit()
+        clear_system_error();
+        let committed = txn.commit();
+        // A write that was cut short has not failed, so the system has told no error.
+        (committed, io::Error::last_os_error().raw_os_error() == Some(libc::EIO))
     };
     match committed {
         Ok(()) => {
@@ -188,7 +191,7 @@ pub(super) fn end(core: &Core, txn: RwTxn<'_>, change: impl FnOnce(&mut Layers))
             core.readers.advance(id, change);
             Ok(())
         }
-        Err(error) => Err(failed_commit(core, id, &error)),
+        Err(error) => Err(failed_commit(core, id, &error, is_eio(&error) && !is_told_by_system)),
     }
 }
 
@@ -217,10 +220,10 @@ fn check_room(core: &Core, stat: &FileStat, need_bytes: u64, reserve: Reserve) -
     if refused.is_none() && !is_map_short {
         return Ok(());
     }
-    // No room behind the last page: it must be among the free pages.
+    // No room behind the last page: it must be among the free pages, less those that LMDB needs to list them.
     let in_use = stat.in_use_bytes;
     let holds = if refused.is_some() { room.allocated_bytes() } else { core.map_bytes };
-    if in_use + need_bytes + kept <= holds {
+    if in_use + need_bytes + kept + holds.saturating_sub(in_use) / LISTED_PER_LIST <= holds {
         return Ok(());
     }
     Err(match refused {
@@ -245,20 +248,22 @@ fn batch_bytes_max(core: &Core, txn: &RwTxn<'_>, batch: &Batch) -> heed::Result<
     if rewritten > LARGE_BATCH_BYTES {
         rewritten = rewritten_bytes(true)?;
     }
-    let is_put = |operation: &&Operation| matches!(operation, Operation::Put { .. });
-    let puts = batch.operations.iter().filter(is_put).count() as u64;
-    Ok(rewritten + new_bytes(put_bytes(batch) + puts * ROW_OVERHEAD_BYTES, core.page_bytes))
+    Ok(rewritten + new_bytes(core, room_bytes(core, batch)))
 }
 
-/// The most that rows of so many bytes take on new pages.
-fn new_bytes(row_bytes: u64, page_bytes: u64) -> u64 {
-    // New pages may be half full. The last few are for LMDB's own lists.
-    2 * row_bytes + 64 * page_bytes
+/// The most that is needed for rows of so much room, with some pages for what LMDB itself writes.
+fn new_bytes(core: &Core, room_bytes: u64) -> u64 {
+    room_bytes + 64 * core.page_bytes
 }
 
-fn put_bytes(batch: &Batch) -> u64 {
-    let puts = batch.operations.iter().filter(|operation| matches!(operation, Operation::Put { .. }));
-    puts.map(|operation| operation.payload_bytes() as u64).sum()
+/// The most room that the rows of a batch take.
+fn room_bytes(core: &Core, batch: &Batch) -> u64 {
+    let cut = core.cut();
+    let rooms = batch.operations.iter().map(|operation| match operation {
+        Operation::Put { key, value, .. } => cut.room_bytes(key.len(), value.len()),
+        Operation::Delete { .. } => 0,
+    });
+    rooms.sum()
 }
 
 /// The error of a batch whose transaction was not committed.
@@ -271,7 +276,7 @@ pub(super) fn before_commit(core: &Core, error: &heed::Error, doing: &str) -> Co
 }
 
 /// The error of a batch for which `mdb_txn_commit` failed; see the module's table of its steps.
-fn failed_commit(core: &Core, id: usize, error: &heed::Error) -> CommitError {
+fn failed_commit(core: &Core, id: usize, error: &heed::Error, is_cut_short: bool) -> CommitError {
     let reported = cause(error, "commit a batch");
     match error {
         heed::Error::Mdb(MdbError::MapFull | MdbError::TxnFull) => return CommitError::NotApplied(reported),
@@ -286,18 +291,26 @@ fn failed_commit(core: &Core, id: usize, error: &heed::Error) -> CommitError {
         Ok(txn) if txn.id() == id => {}
         _ => return core.fatal(reported),
     }
-    let mut room = core.room.lock();
     // A failed sync shows on this descriptor too.
-    if let Err(e) = room.verify_written() {
+    if let Err(e) = core.room.lock().verify_written() {
         return core.fatal(Cause::Io(format!("written data did not reach the disk: {e} ({error})")));
     }
     match reported {
         Cause::NoSpace(_) => CommitError::NotApplied(reported),
-        // LMDB's word for a write that was cut short.
-        Cause::Io(text) if is_eio(error) && room.is_disk_full() => {
-            CommitError::NotApplied(Cause::NoSpace(format!("the disk is full: {text}")))
+        // The disk need not be full any more.
+        Cause::Io(text) if is_cut_short => {
+            CommitError::NotApplied(Cause::NoSpace(format!("the disk was full, a write was cut short: {text}")))
         }
         other => core.fatal(other),
+    }
+}
+
+/// Forgets what the system told this thread last.
+fn clear_system_error() {
+    // SAFETY: a variable of this thread, which its system calls write and nobody else.
+    #[allow(unsafe_code)]
+    unsafe {
+        *libc::__errno_location() = 0;
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) use records::{Place, Records};
 use tree::{Cursor, Tree};
 
 use super::journal::Record;
+use super::record::Cut;
 use crate::{Direction, Head, Table};
 
 /// Memory that a row takes in the index, with what is free in the leaves.
@@ -35,6 +36,7 @@ pub(super) struct Delta {
     tables: [Tree; Table::ALL.len()],
     records_count: u32,
     put_bytes: u64,
+    room_bytes: u64,
     memory_bytes: u64,
 }
 
@@ -47,6 +49,7 @@ impl Delta {
             tables: Default::default(),
             records_count: 0,
             put_bytes: 0,
+            room_bytes: 0,
             memory_bytes: 0,
         }
     }
@@ -55,8 +58,8 @@ impl Delta {
         self.records_count == 0
     }
 
-    /// Adds a batch. To be called on the newest clone only.
-    pub(super) fn apply(&mut self, record: Record) {
+    /// Adds a batch, the rows of which LMDB is to keep cut so. To be called on the newest clone only.
+    pub(super) fn apply(&mut self, record: Record, cut: Cut) {
         let number = self.records_count;
         self.records_count += 1;
         let rows: Vec<(Table, Place)> = record.rows().collect();
@@ -67,9 +70,13 @@ impl Delta {
         for (table, place) in rows {
             let place = Place { record: number, ..place };
             self.put_bytes += place.put_bytes();
+            self.room_bytes += place.room_bytes(cut);
             self.filter.add(table, self.records.key(&place));
             match self.tables[usize::from(table.number())].set(&self.records, place) {
-                Some(replaced) => self.put_bytes -= replaced.put_bytes(),
+                Some(replaced) => {
+                    self.put_bytes -= replaced.put_bytes();
+                    self.room_bytes -= replaced.room_bytes(cut);
+                }
                 None => added += 1,
             }
         }
@@ -84,6 +91,11 @@ impl Delta {
     /// Bytes of the rows that it puts.
     pub(super) fn put_bytes(&self) -> u64 {
         self.put_bytes
+    }
+
+    /// The most room that the rows which it puts take in LMDB's file.
+    pub(super) fn room_bytes(&self) -> u64 {
+        self.room_bytes
     }
 
     /// Memory that it takes.
@@ -117,6 +129,7 @@ impl Delta {
 }
 
 /// Changes in the order of their keys, or in reverse.
+#[derive(Clone)]
 pub(super) struct Changes<'d> {
     records: &'d Records,
     cursor: Cursor<'d>,
@@ -188,6 +201,11 @@ impl Layers {
     /// Bytes of the rows that the layers put, at most.
     pub(super) fn put_bytes(&self) -> u64 {
         self.active.put_bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.delta.put_bytes())
+    }
+
+    /// The most room that the rows which the layers put take in LMDB's file.
+    pub(super) fn room_bytes(&self) -> u64 {
+        self.active.room_bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.delta.room_bytes())
     }
 }
 

@@ -68,8 +68,12 @@ pub(super) struct Recovered {
 }
 
 impl Journal {
-    /// Opens the segments, making those that are missing. To be recovered before anything is written.
-    pub(super) fn open(directory: &Path, mark: u64) -> Result<Self, Cause> {
+    /// Opens the segments, making those that are missing, which must be none if the data file needs the journal. To be recovered before
+    /// anything is written.
+    pub(super) fn open(directory: &Path, mark: u64, is_needed: bool) -> Result<Self, Cause> {
+        if is_needed {
+            check_presence(directory)?;
+        }
         let open = |name: &str| -> Result<Segment, Cause> {
             let path = directory.join(name);
             let failed = |e: io::Error| Cause::Io(format!("can't open the journal {}: {e}", path.display()));
@@ -209,6 +213,28 @@ impl Journal {
     pub(super) fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
+}
+
+/// Checks that both segments are there. A missing one must not pass for one without records.
+fn check_presence(directory: &Path) -> Result<(), Cause> {
+    let mut missing = Vec::new();
+    for name in SEGMENTS {
+        let path = directory.join(name);
+        let is_there =
+            path.try_exists().map_err(|e| Cause::Io(format!("can't look for the journal {}: {e}", path.display())))?;
+        if !is_there {
+            missing.push(name);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.join(" and ");
+    Err(Cause::Corrupt(format!(
+        "{missing} missing in {}: this part of the journal may hold changes that were acknowledged and are nowhere else. Put it back, or \
+         restore a backup. If neither can be done, make it as an empty file, which gives those changes up",
+        directory.display()
+    )))
 }
 
 impl Segment {

@@ -15,13 +15,16 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::commit::{Writer, before_commit, end};
-use super::delta::Delta;
+use super::delta::{Delta, Frozen};
 use super::{Core, open};
 use crate::{Cause, CommitError, Direction, Table};
 
 /// Rows of a step, and bytes of their keys and values after which it ends.
 pub(super) const STEP_ROWS: u64 = 1024;
 const STEP_BYTES: u64 = 4 << 20;
+
+/// Steps without rows in a row: after so many, pages that were given back before can be used.
+const EMPTY_STEPS_MAX: u32 = 2;
 
 /// A delta is merged when its oldest batch is this old, so that a store at rest is all in LMDB.
 const AGE_MAX: Duration = Duration::from_secs(5);
@@ -133,6 +136,10 @@ pub(super) fn watch_active(core: &Core) {
 }
 
 /// Merges the frozen delta, if there is one.
+///
+/// A step that finds too few free pages, or none that are neighbours, is tried again with fewer rows: it needs fewer pages, which are
+/// what it gives back in turn, and LMDB keeps the list of those on a page of its own as long as they are few. What transactions give back
+/// can be used from the second one behind them on, so if not even one row fits, steps without rows bring that about.
 pub(super) fn run(core: &Core, merger: &mut Merger, is_hurried: bool) -> Result<(), CommitError> {
     core.check_poison().map_err(CommitError::Fatal)?;
     let Some(frozen) = core.readers.layers().frozen.clone() else { return Ok(()) };
@@ -142,47 +149,80 @@ pub(super) fn run(core: &Core, merger: &mut Merger, is_hurried: bool) -> Result<
     let mut changes = Table::ALL.into_iter().flat_map(|table| {
         frozen.delta.changes(table, all, Direction::Forward).map(move |(key, value)| (table, key, value))
     });
+    let mut rows_max = STEP_ROWS;
+    let mut empty_steps = 0;
     loop {
         let begun = Instant::now();
-        let mut txn = core.env.write_txn().map_err(|e| before_commit(core, &e, "begin a merge"))?;
-        let failed = |e| before_commit(core, &e, "merge");
-        let (mut rows, mut bytes) = (0, 0);
-        let is_last = loop {
-            if rows >= STEP_ROWS || bytes >= STEP_BYTES {
-                break false;
+        let mut rest = changes.clone();
+        match step(core, merger, &frozen, &mut rest, rows_max) {
+            Ok(Merged { rows, is_last }) => {
+                changes = rest;
+                rows_merged += rows;
+                let progress = if is_last { 1.0 } else { rows_merged as f64 / rows_in_all as f64 };
+                core.signals.change(|state| state.progress = progress);
+                if is_last {
+                    return Ok(());
+                }
+                empty_steps = if rows_max == 0 { empty_steps + 1 } else { 0 };
+                rows_max = (rows_max * 2).clamp(1, STEP_ROWS);
             }
-            let Some((table, key, value)) = changes.next() else { break true };
-            let table = core.databases.rows(table);
-            match value {
-                Some(value) => table.put(&mut txn, key, value, &mut merger.scratch),
-                None => table.delete(&mut txn, key),
+            Err(CommitError::NotApplied(Cause::NoSpace(_))) if rows_max > 1 => rows_max = (rows_max / 4).max(1),
+            Err(CommitError::NotApplied(Cause::NoSpace(_))) if rows_max == 1 && empty_steps < EMPTY_STEPS_MAX => {
+                rows_max = 0;
             }
-            .map_err(failed)?;
-            rows += 1;
-            bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
-        };
-        let position = if is_last { frozen.next_record } else { merger.position };
-        open::put_position(core, &mut txn, position, frozen.next_record - 1).map_err(failed)?;
-        if is_last {
-            open::put_engine_row(core.databases.engine, &mut txn, open::HEAD_KEY, &frozen.head.encode())
-                .map_err(failed)?;
-        }
-        end(core, txn, |layers| {
-            if is_last {
-                layers.frozen = None;
-            }
-        })?;
-        merger.position = position;
-        rows_merged += rows;
-        let progress = if is_last { 1.0 } else { rows_merged as f64 / rows_in_all as f64 };
-        core.signals.change(|state| state.progress = progress);
-        if is_last {
-            return Ok(());
+            Err(error) => return Err(error),
         }
         if !is_hurried {
             core.pause(begun.elapsed());
         }
     }
+}
+
+/// What a step has done.
+struct Merged {
+    rows: u64,
+    /// There is nothing more to merge.
+    is_last: bool,
+}
+
+/// Merges at most so many of the changes.
+fn step<'d>(
+    core: &Core,
+    merger: &mut Merger,
+    frozen: &Frozen,
+    changes: &mut impl Iterator<Item = (Table, &'d [u8], Option<&'d [u8]>)>,
+    rows_max: u64,
+) -> Result<Merged, CommitError> {
+    let mut txn = core.env.write_txn().map_err(|e| before_commit(core, &e, "begin a merge"))?;
+    let failed = |e| before_commit(core, &e, "merge");
+    let bytes_max = STEP_BYTES / STEP_ROWS * rows_max;
+    let (mut rows, mut bytes) = (0, 0);
+    let is_last = loop {
+        if rows >= rows_max || bytes >= bytes_max {
+            break false;
+        }
+        let Some((table, key, value)) = changes.next() else { break true };
+        let table = core.databases.rows(table);
+        match value {
+            Some(value) => table.put(&mut txn, key, value, &mut merger.scratch),
+            None => table.delete(&mut txn, key),
+        }
+        .map_err(failed)?;
+        rows += 1;
+        bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+    };
+    let position = if is_last { frozen.next_record } else { merger.position };
+    open::put_position(core, &mut txn, position, frozen.next_record - 1).map_err(failed)?;
+    if is_last {
+        open::put_engine_row(core.databases.engine, &mut txn, open::HEAD_KEY, &frozen.head.encode()).map_err(failed)?;
+    }
+    end(core, txn, |layers| {
+        if is_last {
+            layers.frozen = None;
+        }
+    })?;
+    merger.position = position;
+    Ok(Merged { rows, is_last })
 }
 
 /// Merges all that has been committed until now, and leaves the right to write to LMDB with the caller.
@@ -275,5 +315,7 @@ fn work(core: &Core) {
         }
     }
     // A failure leaves the rest to the journal.
-    drop(flush(core));
+    if let Ok(_merger) = flush(core) {
+        let _ = open::put_alone(core, true);
+    }
 }

@@ -42,6 +42,7 @@ use crate::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapsh
 use commit::Writer;
 use lock::DirectoryLock;
 use merge::{MergeThread, Merger, Signals};
+use record::Cut;
 use room::Room;
 use rows::{Pages, Rows};
 use snapshot::Readers;
@@ -178,6 +179,11 @@ impl Core {
             Ok(metadata) => Ok(metadata.blocks() * BLOCK_BYTES + self.journal_bytes.load(Ordering::Relaxed)),
             Err(e) => Err(Cause::Io(format!("can't read the size of {}: {e}", self.path.display()))),
         }
+    }
+
+    /// How rows are cut for the file's pages.
+    fn cut(&self) -> Cut {
+        Cut::new(self.page_bytes as usize)
     }
 
     fn check_poison(&self) -> Result<(), Cause> {

@@ -20,7 +20,7 @@ use super::delta::{Delta, Frozen, Layers};
 use super::journal::{Journal, Recovered};
 use super::lock::DirectoryLock;
 use super::merge::{self, MergeThread, Merger, Signals};
-use super::record::{self, PART_NUMBER_BYTES};
+use super::record::{self, Cut, PART_NUMBER_BYTES};
 use super::room::Room;
 use super::rows::Rows;
 use super::snapshot::{Readers, read_head};
@@ -35,6 +35,9 @@ pub(super) const HEAD_KEY: &[u8] = b"head";
 /// Never moves, and its row's form never changes: every version must be able to read it.
 const FORMAT_KEY: &[u8] = b"format";
 const POSITION_KEY: &[u8] = b"journal";
+/// The head with which the data file was all of the store: new, closed, or a backup. Then it opens without the journal's files. Opening
+/// leaves another head, when the files' names are durable.
+const ALONE_KEY: &[u8] = b"alone";
 /// Where a new data file is made, in the data directory.
 const NURSERY: &str = "new";
 const ENGINE_DATABASE: &str = "engine";
@@ -58,8 +61,8 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
     let env = open_environment(&path, map_size_bytes, readers_max)?;
     env.clear_stale_readers().map_err(|e| cause(&e, "clear stale readers"))?;
 
-    let Found { databases, head, position } = look(&env, &path)?;
-    let mut journal = Journal::open(&path, position.mark)?;
+    let Found { databases, head, position, is_alone } = look(&env, &path)?;
+    let mut journal = Journal::open(&path, position.mark, !is_alone)?;
     let recovered = journal.recover(position.first, position.through, head)?;
 
     let delta_bytes = delta_bytes.min(DELTA_BYTES_MAX);
@@ -77,7 +80,10 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
     let open_data_file = || File::open(path.join(DATA_FILE)).map_err(failed);
     let (file, to_warm) = (open_data_file()?, open_data_file()?);
     let core = Core {
-        readers: Readers::new(layers(recovered, head, delta_bytes), env.info().last_txn_id),
+        readers: Readers::new(
+            layers(recovered, head, delta_bytes, Cut::new(page_bytes as usize)),
+            env.info().last_txn_id,
+        ),
         journal_bytes: AtomicU64::new(journal.bytes()),
         merger: Mutex::new(Merger::new(position.first)),
         writer: Mutex::new(Writer::new(journal)),
@@ -106,12 +112,12 @@ pub(super) fn open(options: Options) -> Result<Lmdb, EngineError> {
 }
 
 /// What the journal had, to be merged.
-fn layers(recovered: Recovered, head: Head, delta_bytes: u64) -> Layers {
+fn layers(recovered: Recovered, head: Head, delta_bytes: u64, cut: Cut) -> Layers {
     let mut delta = Delta::new(delta_bytes);
     let mut newest = head;
     for record in recovered.records {
         newest = record.next();
-        delta.apply(record);
+        delta.apply(record, cut);
     }
     let next_record = recovered.next_record;
     let frozen = (!delta.is_empty()).then_some(Frozen { delta, head: newest, next_record });
@@ -181,7 +187,9 @@ fn write_first_rows(env: &Env<WithoutTls>) -> heed::Result<()> {
     let position = Position { first: 1, through: 0, mark: RandomState::new().hash_one(0) };
     put_engine_row(engine, &mut txn, POSITION_KEY, &position.encode())?;
     // Opening adds one to epoch and seq, also the first time.
-    put_engine_row(engine, &mut txn, HEAD_KEY, &Head { revision: 1, ..Head::default() }.encode())?;
+    let head = Head { revision: 1, ..Head::default() };
+    put_engine_row(engine, &mut txn, HEAD_KEY, &head.encode())?;
+    put_engine_row(engine, &mut txn, ALONE_KEY, &head.encode())?;
     txn.commit()
 }
 
@@ -191,6 +199,8 @@ struct Found {
     /// The head of the newest batch in it.
     head: Head,
     position: Position,
+    /// Whether it is all of the store.
+    is_alone: bool,
 }
 
 /// Checks the format and reads where the store stands; changes nothing.
@@ -221,8 +231,12 @@ fn look(env: &Env<WithoutTls>, path: &Path) -> Result<Found, EngineError> {
     let head = read_head(&databases, &txn)?;
     let position = engine.get(&txn, POSITION_KEY).map_err(failed)?.ok_or_else(not_ours)?;
     let position = Position::decode(record::decode_engine_row(POSITION_KEY, position)?).ok_or_else(not_ours)?;
+    let alone = engine.get(&txn, ALONE_KEY).map_err(failed)?;
+    // A damaged one says nothing.
+    let alone = alone.and_then(|row| record::decode_engine_row(ALONE_KEY, row).ok());
+    let is_alone = alone.is_some_and(|of_head| of_head == head.encode());
     txn.commit().map_err(failed)?;
-    Ok(Found { databases, head, position })
+    Ok(Found { databases, head, position, is_alone })
 }
 
 /// Merges what the journal had, and commits the first head of this process.
@@ -278,6 +292,20 @@ impl Position {
 pub(super) fn put_position(core: &Core, txn: &mut RwTxn<'_>, first: u64, through: u64) -> heed::Result<()> {
     let position = Position { first, through, mark: core.journal_mark };
     put_engine_row(core.databases.engine, txn, POSITION_KEY, &position.encode())
+}
+
+/// Writes that the data file is all of the store, as it is when everything is merged and nothing is being committed; or takes that back.
+pub(super) fn put_alone(core: &Core, is_alone: bool) -> Result<(), CommitError> {
+    let mut txn = core.env.write_txn().map_err(|e| commit::before_commit(core, &e, "begin a batch"))?;
+    let head = read_head(&core.databases, &txn).map_err(|cause| core.fatal(cause))?;
+    let engine = core.databases.engine;
+    let written = if is_alone {
+        put_engine_row(engine, &mut txn, ALONE_KEY, &head.encode())
+    } else {
+        engine.delete(&mut txn, ALONE_KEY).map(|_| ())
+    };
+    written.map_err(|e| commit::before_commit(core, &e, "write that the data file is all of the store"))?;
+    commit::end(core, txn, |_| {})
 }
 
 /// Writes one of the engine's own rows.

@@ -32,12 +32,18 @@ pub(super) const PART_NUMBER_BYTES: usize = 2;
 /// Bytes of an LMDB page that hold no row.
 const PAGE_HEADER_BYTES: usize = 16;
 
+/// Bytes of a row's header on an LMDB page, with its offset, and one by which lengths are made even.
+const NODE_BYTES: usize = 8 + 2 + 1;
+
+/// Bytes of a row on a leaf that stand for a value on a page of its own.
+const PAGE_NUMBER_BYTES: usize = 8;
+
 const CHECKSUM_BYTES: usize = 4;
 const LENGTH_BYTES: usize = 4;
 const WHOLE: u8 = 0;
 const SPLIT: u8 = 1;
 /// Bytes behind a value that fits.
-pub(super) const WHOLE_TRAILER_BYTES: usize = CHECKSUM_BYTES + 1;
+const WHOLE_TRAILER_BYTES: usize = CHECKSUM_BYTES + 1;
 const SPLIT_TRAILER_BYTES: usize = LENGTH_BYTES + CHECKSUM_BYTES + 1;
 
 /// An LMDB key: a row's key and a part's number.
@@ -101,6 +107,36 @@ impl Cut {
         first.extend_from_slice(&checksum(table, form, key, value).to_le_bytes());
         first.push(form);
         rest.chunks(self.page_value_bytes)
+    }
+
+    /// The most room that a new row takes in LMDB's file: its parts, each on a leaf that is as empty as splitting leaves it, or on a page of
+    /// its own, and what is above those leaves.
+    pub(super) fn room_bytes(self, key_bytes: usize, value_bytes: usize) -> u64 {
+        let part_key_bytes = key_bytes + PART_NUMBER_BYTES;
+        let is_whole = value_bytes <= self.page_value_bytes - WHOLE_TRAILER_BYTES;
+        if is_whole {
+            self.part_room_bytes(part_key_bytes, value_bytes + WHOLE_TRAILER_BYTES)
+        } else {
+            // Parts that fill a page, the first one among them, and what is left.
+            let rest = value_bytes - self.first_piece_bytes();
+            let full_parts = 1 + (rest / self.page_value_bytes) as u64;
+            let left = rest % self.page_value_bytes;
+            let last = if left == 0 { 0 } else { self.part_room_bytes(part_key_bytes, left) };
+            full_parts * self.part_room_bytes(part_key_bytes, self.page_value_bytes) + last
+        }
+    }
+
+    fn part_room_bytes(self, part_key_bytes: usize, stored_bytes: usize) -> u64 {
+        let page_bytes = self.page_bytes();
+        let branch_bytes = NODE_BYTES + part_key_bytes;
+        // Two of the largest that LMDB keeps on a leaf fit there.
+        let is_on_leaf = branch_bytes + stored_bytes <= self.page_value_bytes / 2;
+        let node_bytes = branch_bytes + if is_on_leaf { stored_bytes } else { PAGE_NUMBER_BYTES };
+        // Of nodes that are larger than a third, splits may leave one on a leaf. Else a leaf is two fifths full: of four and a new one, two.
+        let leaf_bytes = if node_bytes > page_bytes / 3 { page_bytes } else { node_bytes * 5 / 2 };
+        // A branch has two children at least. One of shorter keys has as many of them as a leaf has nodes, and there are branches above it.
+        let above_bytes = leaf_bytes.min(leaf_bytes * branch_bytes * 5 / page_bytes);
+        (leaf_bytes + above_bytes + if is_on_leaf { 0 } else { page_bytes }) as u64
     }
 
     /// Bytes of an LMDB page.
@@ -205,9 +241,46 @@ pub(super) fn corrupt(table: &str, key: &[u8]) -> Cause {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rows::Rows;
     use super::*;
+    use crate::Table;
 
     const CUT: Cut = Cut { page_value_bytes: 40 };
+
+    /// LMDB itself is the judge, with keys in an order that splits many pages.
+    #[test]
+    fn new_rows_take_no_more_room_than_is_reckoned() {
+        const ROWS: u64 = 3000;
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = heed::EnvOpenOptions::new();
+        options.map_size(1 << 30);
+        // SAFETY: nobody else has the file.
+        #[allow(unsafe_code)]
+        let env = unsafe { options.open(directory.path()) }.unwrap();
+        let page_bytes = env.stat().page_size as usize;
+        let cut = Cut::new(page_bytes);
+        let key_max = env.max_key_size() - PART_NUMBER_BYTES;
+        let values = [0, 30, 140, 300, 570, 820, 1000, 1360, 2030, 2100, 4200, 9000];
+        for (key_bytes, value_bytes) in [12, 70, 400, 700, key_max].into_iter().flat_map(|k| values.map(|v| (k, v))) {
+            let mut txn = env.write_txn().unwrap();
+            let database = env.create_database(&mut txn, None).unwrap();
+            let table = Rows::new(Table::Current, database, page_bytes);
+            let (mut key, mut scratch) = (vec![b'k'; key_bytes], Vec::new());
+            let value = vec![7; value_bytes];
+            for number in 0..ROWS {
+                // Long keys have long beginnings in common, as those in the branches then are as long.
+                let place = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes();
+                key[key_bytes - 8..].copy_from_slice(&place);
+                table.put(&mut txn, &key, &value, &mut scratch).unwrap();
+            }
+            let pages = table.pages(&txn).unwrap();
+            let taken = (pages.leaves + pages.branches + pages.overflow) * page_bytes as u64;
+            let reckoned = ROWS * cut.room_bytes(key_bytes, value_bytes);
+            assert!(taken <= reckoned, "{key_bytes} and {value_bytes}: {taken} of {reckoned}");
+            // Nor is it far off, or a store would count as full that is not.
+            assert!(taken * 4 > reckoned, "{key_bytes} and {value_bytes}: {taken} of {reckoned}");
+        }
+    }
 
     /// The parts of a row, the first one first.
     fn store(table: u8, key: &[u8], value: &[u8]) -> Vec<Vec<u8>> {

@@ -1,8 +1,7 @@
 //! Room on the disk, taken before it is needed.
 //!
-//! LMDB learns of a full disk while it writes a batch's pages, and tells a write that was cut short because of it apart from a failing
-//! disk neither by its error (both are `EIO`) nor otherwise. So the file is allocated ahead of LMDB: a full disk shows before a
-//! batch begins, and the pages kept back let deletions and compaction go on.
+//! LMDB learns of a full disk while it writes a batch's pages, when the work for the batch is done. So the file is allocated ahead of LMDB:
+//! a full disk shows before a batch begins, and the pages kept back let deletions and compaction go on.
 //!
 //! Invariant: never writes the file, and never shortens it below a page that LMDB has committed; allocation only adds room behind its end or
 //! fills holes in it.
@@ -70,13 +69,6 @@ impl Room {
         }
     }
 
-    /// Whether the disk refuses any further page.
-    pub(super) fn is_disk_full(&mut self) -> bool {
-        let length = self.file.metadata().map_or(0, |m| m.len());
-        let end_bytes = length.max(self.allocated_bytes) + GROWTH_BYTES_MIN;
-        matches!(self.extend_to(end_bytes), Err(e) if is_no_space(&e))
-    }
-
     /// Asks the system whether anything written to the file since the last call was lost on its way to the disk. The answer is this
     /// descriptor's own, whatever LMDB's descriptors have been told.
     pub(super) fn verify_written(&self) -> io::Result<()> {
@@ -111,11 +103,70 @@ impl Room {
             self.is_supported = false;
             return Ok(());
         }
-        // Some file systems keep what they had allocated until the disk was full, and nobody could use it.
+        self.give_back(found_bytes)?;
+        Err(error)
+    }
+
+    /// Shortens the file to the length that it had before room was refused: some file systems keep what they had allocated until the disk
+    /// was full, and nobody could use it.
+    fn give_back(&self, found_bytes: u64) -> io::Result<()> {
         let _file = self.file_end.lock();
         // LMDB may have written behind that length meanwhile.
         let committed_bytes = (self.env.info().last_page_number as u64 + 1) * self.page_bytes;
-        self.file.set_len(found_bytes.max(committed_bytes))?;
-        Err(error)
+        self.file.set_len(found_bytes.max(committed_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heed::EnvOpenOptions;
+    use heed::types::Bytes;
+
+    use super::*;
+
+    /// A merge makes the file longer while the one that commits asks for room and is refused.
+    #[test]
+    fn what_lmdb_writes_while_room_is_refused_stays() {
+        const COMMITS: u32 = 100;
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(64 << 20);
+        // SAFETY: nobody else has the file.
+        #[allow(unsafe_code)]
+        let env = unsafe { options.open(directory.path()) }.unwrap();
+        let path = directory.path().join("data.mdb");
+        let file_end = Arc::new(Mutex::new(()));
+        let page_bytes = u64::from(env.stat().page_size);
+        let room = Room::open(&path, env.clone(), page_bytes, file_end.clone()).unwrap();
+
+        let value = vec![7; 64 << 10];
+        let commit = |number: u32| {
+            let mut txn = env.write_txn().unwrap();
+            let database = env.create_database::<Bytes, Bytes>(&mut txn, None).unwrap();
+            database.put(&mut txn, &number.to_be_bytes(), &value).unwrap();
+            let _file = file_end.lock();
+            txn.commit().unwrap();
+        };
+        let length = || path.metadata().unwrap().len();
+        // The length is looked at before the commit and acted on behind it.
+        let before = length();
+        commit(0);
+        room.give_back(before).unwrap();
+        assert!(length() > before);
+        // And at any other moment.
+        std::thread::scope(|scope| {
+            let commits = scope.spawn(|| (1..COMMITS).for_each(commit));
+            while !commits.is_finished() {
+                let before = length();
+                std::thread::yield_now();
+                room.give_back(before).unwrap();
+            }
+        });
+        let txn = env.read_txn().unwrap();
+        let database = env.open_database::<Bytes, Bytes>(&txn, None).unwrap().unwrap();
+        for number in 0..COMMITS {
+            assert!(database.get(&txn, &number.to_be_bytes()).unwrap() == Some(&value[..]));
+        }
+        assert_eq!(length() / page_bytes, env.info().last_page_number as u64 + 1, "and what was behind it is gone");
     }
 }

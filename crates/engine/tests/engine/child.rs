@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::{crash, full_disk, journal};
+use crate::{crash, full_disk, held_view, journal};
 
 const JOB: &str = "ENGINE_TEST_JOB";
 const DIRECTORY: &str = "ENGINE_TEST_DIRECTORY";
@@ -33,6 +33,7 @@ fn job() {
     match job.split_once(' ').unwrap_or((&job, "")) {
         ("commit", arguments) => crash::commit(&directory, arguments),
         ("steps", "") => journal::commit_for_steps(&directory),
+        ("hold", "") => held_view::hold(&directory),
         ("fill", arguments) => {
             let has_small_delta = arguments.ends_with("small");
             match arguments.starts_with("pinned") {

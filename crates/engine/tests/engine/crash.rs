@@ -11,6 +11,9 @@ use kubewharf_engine::{Batch, CommitError, Engine, EngineError, Table};
 
 use crate::child::Running;
 
+/// Rows that a wide batch has more than others.
+const WIDE_ROWS: u16 = 700;
+
 /// `Current` has this many rows, written in turn.
 const SLOTS: u64 = 40;
 
@@ -20,6 +23,18 @@ pub(crate) fn numbered_batch(engine: &dyn Engine) -> Batch {
     let seq = batch.next.seq;
     batch.operations = vec![put(Table::Current, slot(seq), value(seq)), put(Table::Log, seq.to_be_bytes(), value(seq))];
     batch
+}
+
+/// As [`numbered_batch`], with so many more rows that the merge of two takes several steps.
+fn wide_batch(engine: &dyn Engine) -> Batch {
+    let mut batch = numbered_batch(engine);
+    let seq = batch.next.seq;
+    batch.operations.extend((0..WIDE_ROWS).map(|row| put(Table::LeaseKey, wide_key(seq, row), [])));
+    batch
+}
+
+fn wide_key(seq: u64, row: u16) -> Vec<u8> {
+    [&row.to_be_bytes()[..], &seq.to_be_bytes()].concat()
 }
 
 fn slot(seq: u64) -> [u8; 2] {
@@ -32,7 +47,7 @@ fn value(seq: u64) -> Vec<u8> {
     value
 }
 
-/// Checks every row of a store that holds numbered batches only, and returns their numbers.
+/// Checks every row of a store that holds numbered batches only, all of them wide or none, and returns their numbers.
 pub(crate) fn check_numbered(engine: &dyn Engine) -> BTreeSet<u64> {
     let log = rows(engine, Table::Log);
     let mut numbers = BTreeSet::new();
@@ -45,6 +60,11 @@ pub(crate) fn check_numbered(engine: &dyn Engine) -> BTreeSet<u64> {
     }
     assert_eq!(rows(engine, Table::Current), slots, "each slot has the value of its last log row");
     assert!(numbers.last().is_none_or(|last| *last <= head(engine).seq));
+    let wide = rows(engine, Table::LeaseKey);
+    if !wide.is_empty() {
+        assert_eq!(wide.len(), numbers.len() * usize::from(WIDE_ROWS));
+        assert!(numbers.iter().all(|seq| (0..WIDE_ROWS).all(|row| wide.contains_key(&wide_key(*seq, row)))));
+    }
     numbers
 }
 
@@ -57,6 +77,8 @@ pub(crate) enum Delta {
     Small,
     /// All that a test writes.
     Large,
+    /// The same, of wide batches.
+    Wide,
 }
 
 impl Delta {
@@ -67,9 +89,14 @@ impl Delta {
         let delta_bytes = match self {
             Self::None => 0,
             Self::Small => 64 << 10,
-            Self::Large => 32 << 20,
+            Self::Large | Self::Wide => 32 << 20,
         };
         Options { reserve_bytes: 64 << 10, delta_bytes, ..Options::new(directory) }
+    }
+
+    /// The batch that follows the head.
+    pub(crate) fn batch(self, engine: &dyn Engine) -> Batch {
+        if self == Self::Wide { wide_batch(engine) } else { numbered_batch(engine) }
     }
 
     pub(crate) fn job(self, batches: u64) -> String {
@@ -82,12 +109,12 @@ pub(crate) fn commit(directory: &Path, arguments: &str) {
     let mut arguments = arguments.split(' ');
     let batches = arguments.next().and_then(|batches| batches.parse().ok()).unwrap_or(u64::MAX);
     let delta = arguments.next().map_or(Delta::Large, |name| {
-        Delta::ALL.into_iter().find(|delta| format!("{delta:?}") == name).expect("the name of one")
+        Delta::ALL.into_iter().chain([Delta::Wide]).find(|delta| format!("{delta:?}") == name).expect("the name of one")
     });
     let engine = Lmdb::open(delta.options(directory)).unwrap();
     println!("opened");
     for _ in 0..batches {
-        let batch = numbered_batch(&engine);
+        let batch = delta.batch(&engine);
         match engine.commit(&batch) {
             Ok(()) => println!("acknowledged {}", batch.next.seq),
             Err(CommitError::NotApplied(cause)) => println!("refused {cause}"),

@@ -18,7 +18,7 @@ const FILES: [&str; 3] = ["data.mdb", "journal-0", "journal-1"];
 const BLOCK_BYTES: usize = 4096;
 
 /// What a killed process would leave of an open store that is at rest: what it has written is in the page cache.
-fn crashed(directory: &Path) -> TempDir {
+pub(crate) fn crashed(directory: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for name in FILES {
         fs::copy(directory.join(name), copy.path().join(name)).unwrap();
@@ -62,12 +62,97 @@ fn batches_in_the_journal_are_found_and_merged() {
 }
 
 #[test]
+fn a_missing_journal_is_not_taken_for_an_empty_one() {
+    let (directory, numbers) = with_journal(9);
+    let lacking = |names: &[&str]| {
+        let copy = crashed(directory.path());
+        names.iter().for_each(|name| fs::remove_file(copy.path().join(name)).unwrap());
+        copy
+    };
+    for names in [&FILES[1..2], &FILES[2..], &FILES[1..]] {
+        let copy = lacking(names);
+        let text = refusal(copy.path());
+        assert!(text.starts_with(&format!("{} missing", names.join(" and "))), "{text}");
+        assert!(text.contains(&copy.path().display().to_string()) && text.contains("empty file"), "{text}");
+        // Nothing was made that a second attempt could take for the journal.
+        assert_eq!(refusal(copy.path()), text);
+        // Put back, it is as it was.
+        for name in names {
+            fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+        }
+        assert_eq!(check_numbered(&open(copy.path()).unwrap()), numbers);
+    }
+    // The way out, for whoever gives up what was in it.
+    let copy = lacking(&FILES[1..]);
+    FILES[1..].iter().for_each(|name| fs::write(copy.path().join(name), "").unwrap());
+    assert_eq!(check_numbered(&open(copy.path()).unwrap()), BTreeSet::new());
+
+    // What a backup is of has nothing in a journal; the store that goes on has.
+    let engine = open(directory.path()).unwrap();
+    engine.backup(&directory.path().join("backup")).unwrap();
+    let restored = tempfile::tempdir().unwrap();
+    fs::copy(directory.path().join("backup"), restored.path().join(FILES[0])).unwrap();
+    refusal(lacking(&FILES[1..]).path());
+    assert_eq!(check_numbered(&open(restored.path()).unwrap()), numbers);
+    drop(engine);
+    // A store that was closed has nothing in it either, whatever becomes of it later.
+    assert_eq!(check_numbered(&open(lacking(&FILES[1..]).path()).unwrap()), numbers);
+}
+
+#[test]
+fn damage_behind_the_rows_of_a_record_is_none() {
+    let (directory, numbers) = with_journal(12);
+    let journal = directory.path().join("journal-0");
+    let mut content = fs::read(&journal).unwrap();
+    let mark = content[..8].to_vec();
+    let mut damaged = 0;
+    let starts: Vec<usize> = record_starts(&content);
+    assert_eq!(starts.len(), numbers.len());
+    for start in starts {
+        let rows_bytes = u32::from_le_bytes(content[start + 12..][..4].try_into().unwrap()) as usize;
+        let end = start + 104 + rows_bytes;
+        let padding = &mut content[end..end.next_multiple_of(BLOCK_BYTES)];
+        assert!(padding.iter().all(|byte| *byte == 0));
+        // Also where it looks like a record.
+        padding.iter_mut().zip(mark.iter().cycle()).for_each(|(byte, of_mark)| *byte = *of_mark);
+        damaged += padding.len();
+    }
+    assert!(damaged > 0);
+    fs::write(&journal, content).unwrap();
+    assert_eq!(check_numbered(&open(directory.path()).unwrap()), numbers);
+}
+
+/// An acknowledged record is damaged, and the one that was being written when the power failed is not whole.
+#[test]
+fn a_damaged_record_in_front_of_one_that_is_not_whole_is_noticed() {
+    let (directory, numbers) = with_journal(12);
+    let journal = directory.path().join("journal-0");
+    let whole = fs::read(&journal).unwrap();
+    let starts = record_starts(&whole);
+    let (damaged, torn) = (starts[10], starts[11]);
+    let mut content = whole.clone();
+    // Its first sector is there, the others are not.
+    content[torn + 512..].fill(0);
+    fs::write(&journal, &content).unwrap();
+    let found = check_numbered(&open(crashed(directory.path()).path()).unwrap());
+    assert_eq!(found, numbers.iter().copied().take(11).collect(), "it was never acknowledged");
+    content[damaged + 200] ^= 1;
+    fs::write(&journal, &content).unwrap();
+    let text = refusal(directory.path());
+    assert!(text.contains("record 11 is damaged or missing, and record 12"), "{text}");
+}
+
+/// Where records begin in a segment.
+fn record_starts(content: &[u8]) -> Vec<usize> {
+    (0..content.len()).step_by(BLOCK_BYTES).filter(|at| content[*at..*at + 8] == content[..8]).collect()
+}
+
+#[test]
 fn a_record_that_is_not_whole_is_forgotten_if_it_is_the_last_and_noticed_if_not() {
     let (directory, numbers) = with_journal(12);
     let journal = directory.path().join("journal-0");
     let whole = fs::read(&journal).unwrap();
-    let starts: Vec<usize> =
-        (0..whole.len()).step_by(BLOCK_BYTES).filter(|at| whole[*at..*at + 8] == whole[..8]).collect();
+    let starts = record_starts(&whole);
     assert_eq!(starts.len(), numbers.len());
     let last = *starts.last().unwrap();
     let end =
@@ -137,9 +222,16 @@ fn a_store_at_rest_is_merged_and_a_view_stays_as_it_was() {
 
 /// The rows that the data file has by itself; `None` if it does not open.
 fn crashed_without_journal(directory: &Path) -> Option<Rows> {
+    let copy = without_records(directory);
+    Some(rows(&Lmdb::open(Options::new(copy.path())).ok()?, Table::Current))
+}
+
+/// The data file, with a journal that is empty.
+fn without_records(directory: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     fs::copy(directory.join("data.mdb"), copy.path().join("data.mdb")).unwrap();
-    Some(rows(&Lmdb::open(Options::new(copy.path())).ok()?, Table::Current))
+    FILES[1..].iter().for_each(|name| fs::write(copy.path().join(name), "").unwrap());
+    copy
 }
 
 const STEP_BATCH_ROWS: u32 = 500;
@@ -171,8 +263,7 @@ fn a_store_that_dies_in_a_merge_needs_its_journal() {
         std::thread::sleep(Duration::from_millis(5));
         let copy = crashed(directory.path());
         signal("-CONT");
-        let bare = tempfile::tempdir().unwrap();
-        fs::copy(copy.path().join("data.mdb"), bare.path().join("data.mdb")).unwrap();
+        let bare = without_records(copy.path());
         if let Err(error) = Lmdb::open(Options::new(bare.path())) {
             break (copy, error);
         }

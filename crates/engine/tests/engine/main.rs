@@ -10,6 +10,8 @@ mod durability;
 mod faults;
 mod files;
 mod full_disk;
+mod full_map;
+mod held_view;
 mod journal;
 mod model;
 mod stores;

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
+use super::super::record::Cut;
+
 /// Records of the first block; each further block has twice as many.
 const FIRST_BLOCK: usize = 64;
 const FIRST_BLOCK_LOG2: u32 = FIRST_BLOCK.ilog2();
@@ -33,6 +35,14 @@ impl Place {
     /// Bytes of the key and the value of a row that is put; 0 for one that is removed.
     pub(super) fn put_bytes(&self) -> u64 {
         if self.value_bytes == Self::DELETED { 0 } else { u64::from(self.value_bytes) + u64::from(self.key_bytes) }
+    }
+
+    /// The most room that the row takes in LMDB's file; 0 for one that is removed.
+    pub(super) fn room_bytes(&self, cut: Cut) -> u64 {
+        if self.value_bytes == Self::DELETED {
+            return 0;
+        }
+        cut.room_bytes(usize::from(self.key_bytes), self.value_bytes as usize)
     }
 }
 

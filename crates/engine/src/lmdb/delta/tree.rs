@@ -211,6 +211,7 @@ fn insert(link: &mut Arc<Node>, records: &Records, place: Place) -> Outcome {
 }
 
 /// Goes from place to place.
+#[derive(Clone)]
 pub(super) struct Cursor<'t> {
     /// The nodes from the root to a leaf, each with the position in it. Empty at the end.
     path: SmallVec<[(&'t Node, usize); DEPTH_MAX]>,

@@ -11,6 +11,9 @@
 //! | | zeros up to a whole number of blocks |
 //!
 //! Numbers are little-endian. A record begins on a block, so that writing the next one never touches what is already promised.
+//!
+//! The checksum leaves the zeros out: nothing reads them, and they fill no whole block, so that nothing looks for a record in them. Damage
+//! there is none.
 
 use bytes::{BufMut, Bytes};
 
