@@ -278,16 +278,16 @@ fn work(core: &Core) {
     loop {
         {
             let mut state = core.signals.state.lock();
-            if !state.is_stopping {
+            // The layers are let go before the wait: they would keep a delta in memory.
+            let (has_frozen, is_empty) = {
                 let layers = core.readers.layers();
-                if layers.frozen.is_none() {
-                    if layers.active.is_empty() {
-                        drop(layers);
-                        core.signals.changed.wait(&mut state);
-                    } else {
-                        drop(layers);
-                        core.signals.changed.wait_for(&mut state, LOOK_INTERVAL);
-                    }
+                (layers.frozen.is_some(), layers.active.is_empty())
+            };
+            if !state.is_stopping && !has_frozen {
+                if is_empty {
+                    core.signals.changed.wait(&mut state);
+                } else {
+                    core.signals.changed.wait_for(&mut state, LOOK_INTERVAL);
                 }
             }
             if state.is_stopping {
