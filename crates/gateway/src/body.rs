@@ -113,6 +113,10 @@ impl http_body::Body for Body {
                 match &polled {
                     Poll::Ready(Some(Err(_))) => body.record.broke("lost"),
                     Poll::Ready(None) => body.record.finished(),
+                    // Who has the last piece, or the trailers, does not ask for another.
+                    Poll::Ready(Some(Ok(frame))) if frame.is_trailers() || body.incoming.is_end_stream() => {
+                        body.record.finished();
+                    }
                     _ => {}
                 }
                 body.pace.tell(&polled);
@@ -276,7 +280,12 @@ impl AnswerBody {
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
             Poll::Ready(None) => match std::task::ready!(self.stream.poll_trailers(context)) {
-                Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+                Ok(Some(trailers)) => {
+                    // Nobody asks for more behind them.
+                    self.record.finished();
+                    Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                }
+                Ok(None) => Poll::Ready(None),
                 Err(error) => Poll::Ready(self.broken(error)),
             },
             Poll::Pending => Poll::Pending,

@@ -304,6 +304,7 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
         control.changes.add(format!("{} {}", head.method, head.uri.path()));
     }
     let query = head.uri.query().unwrap_or_default().to_owned();
+    let path = head.uri.path().to_owned();
     *control.last_headers.lock() = head.headers;
     let says = control.says.load(SeqCst);
     if says != 0 {
@@ -319,7 +320,20 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
         let _watch = control.watches.enter();
         return tell_events(respond, etcd, control, from.unwrap_or_else(|| etcd.revision())).await;
     }
+    if path.ends_with("/trailers") {
+        return say_with_trailers(&mut respond);
+    }
     say(&mut respond, StatusCode::OK, vec![b' '; ANSWER_BYTES].into());
+}
+
+/// An answer with something behind its body.
+fn say_with_trailers(respond: &mut SendResponse<Bytes>) {
+    let Ok(mut stream) = respond.send_response(Response::new(()), false) else { return };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("checksum", http::HeaderValue::from_static("42"));
+    // Whoever is gone needs no answer.
+    let _ = stream.send_data(vec![b' '; ANSWER_BYTES].into(), false);
+    let _ = stream.send_trailers(trailers);
 }
 
 /// All events after a revision, until the client leaves or the apiserver is about to.
