@@ -6,6 +6,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 
 use crate::fixture::{EVERYTHING, wait};
 use crate::mock::Mock;
+use crate::mock::apiserver::LOG_LINE;
 
 /// Requests something with GET on a connection of its own, until the answer's head is there.
 fn begin(mock: &Mock, target: &str) -> Response<RecvStream> {
@@ -58,4 +59,17 @@ fn an_answer_with_trailers_is_complete() {
     assert_eq!(trailers.unwrap().unwrap()["checksum"], "42");
     assert_eq!(end_of(&mock, TARGET), "finished");
     assert_eq!(mock.gateway.metric("kubegateway_proxy_apiserver_request_terminations_total"), 0.0);
+}
+
+#[test]
+fn a_log_that_is_followed_breaks_off_when_its_apiserver_dies() {
+    const LOG: &str = "/api/v1/namespaces/team/pods/web/log";
+    let mut mock = Mock::start(1, EVERYTHING);
+    let mut answer = begin(&mock, &format!("{LOG}?follow=true"));
+    assert_eq!(next(&mock, &mut answer).unwrap().unwrap(), LOG_LINE);
+    mock.apiservers[0].kill();
+    // A clean end would say that there is no more.
+    let error = next(&mock, &mut answer).expect("the log has not ended").expect_err("the log broke off");
+    assert!(error.is_reset(), "{error}");
+    assert_eq!(end_of(&mock, LOG), "lost");
 }

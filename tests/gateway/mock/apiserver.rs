@@ -37,6 +37,8 @@ const DRAIN: Duration = Duration::from_millis(300);
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Body of an ordinary answer, in bytes.
 const ANSWER_BYTES: usize = 1000;
+/// What is in every log.
+pub(crate) const LOG_LINE: &str = "a line\n";
 
 /// The one thing that all apiservers know.
 #[derive(Clone)]
@@ -320,10 +322,22 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
         let _watch = control.watches.enter();
         return tell_events(respond, etcd, control, from.unwrap_or_else(|| etcd.revision())).await;
     }
+    if path.ends_with("/log") {
+        return tell_lines(respond).await;
+    }
     if path.ends_with("/trailers") {
         return say_with_trailers(&mut respond);
     }
     say(&mut respond, StatusCode::OK, vec![b' '; ANSWER_BYTES].into());
+}
+
+/// A log that is followed: a line, and then nothing until the client leaves.
+async fn tell_lines(mut respond: SendResponse<Bytes>) {
+    let response = Response::builder().header("content-type", "text/plain").body(()).expect("a response");
+    let Ok(mut stream) = respond.send_response(response, false) else { return };
+    // Whoever is gone needs no line.
+    let _ = stream.send_data(LOG_LINE.into(), false);
+    let _ = std::future::poll_fn(|context| stream.poll_reset(context)).await;
 }
 
 /// An answer with something behind its body.
