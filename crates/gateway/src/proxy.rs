@@ -480,7 +480,10 @@ impl Admitted<'_> {
             tried.push(endpoint.id());
             record.tries += 1;
             record.endpoint = Some(endpoint.url().clone());
-            match self.attempt(parts, &endpoint, class, body.take(), is_safe).await {
+            // An answer that is there already is better than none.
+            let has_answer = unavailable.is_some();
+            let elsewhere = || has_answer || self.has_another(&tried);
+            match self.attempt(parts, &endpoint, class, body.take(), is_safe, elsewhere).await {
                 Tried::Answered(answered) => {
                     let is_unavailable = answered.response.status() == StatusCode::SERVICE_UNAVAILABLE;
                     let is_own_doing = is_unavailable && is_built_in(self.info);
@@ -526,6 +529,11 @@ impl Admitted<'_> {
         self.afford(next)
     }
 
+    /// Whether an endpoint in rotation is left for a further try.
+    fn has_another(&self, tried: &[EndpointId]) -> bool {
+        tried.len() < TRIES_MAX && self.cluster.upstream.has_another(self.filter(), tried)
+    }
+
     /// The endpoint that was tried last, for one further try, if the budget allows.
     fn once_more(&self, tried: &[EndpointId], last: Arc<Endpoint>) -> Option<Arc<Endpoint>> {
         let times = tried.iter().filter(|id| **id == last.id()).count();
@@ -539,7 +547,8 @@ impl Admitted<'_> {
         })
     }
 
-    /// One try. After it, the body is back if it can be sent again.
+    /// One try. After it, the body is back if it can be sent again. If the endpoint hangs, the try ends as soon as that is known and the
+    /// request can be sent `elsewhere`.
     async fn attempt(
         &self,
         parts: &Parts,
@@ -547,6 +556,7 @@ impl Admitted<'_> {
         class: Class,
         body: Option<RequestBody>,
         is_safe: bool,
+        elsewhere: impl Fn() -> bool + Copy + Unpin,
     ) -> Tried {
         let request = match outbound(parts, endpoint) {
             Ok(request) => request,
@@ -568,7 +578,7 @@ impl Admitted<'_> {
                 return Tried::Failed { refused: Refused::because(status, error), body, again };
             }
         };
-        let mut response = if is_safe { exchange.response.abandon_when_hung() } else { exchange.response };
+        let mut response = exchange.response.abandon_when_hung(is_safe.then_some(elsewhere));
         let mut upload = body.map(|body| Box::new(body.upload(exchange.body)));
         // As long as the client has seen nothing of an answer, another endpoint can give it. Not for aggregated APIs, which may let an
         // answer trickle.
@@ -606,7 +616,7 @@ impl Admitted<'_> {
                 Sent::All | Sent::Broken => (&mut response).await,
             };
             if is_held && let Ok(response) = &mut answered {
-                match exchange.lease.beginning(response.body_mut(), ANSWER_HELD_BYTES).await {
+                match exchange.lease.beginning(response.body_mut(), ANSWER_HELD_BYTES, elsewhere).await {
                     Ok(pieces) => beginning = pieces,
                     Err(error) => answered = Err(error),
                 }

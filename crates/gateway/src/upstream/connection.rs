@@ -202,8 +202,13 @@ impl Lease {
     /// stream's window, and otherwise at least so much. Whoever hands the bytes on gives their room back to the stream.
     ///
     /// Fails as a [`Response`] does that is abandoned when its endpoint hangs: nobody has seen anything of the answer, so
-    /// the request may be sent again if it may be repeated at all.
-    pub async fn beginning(&self, stream: &mut RecvStream, bytes_max: usize) -> Result<Pieces, ExchangeError> {
+    /// the request may be sent again if it may be repeated at all, and if `elsewhere` says that there is where.
+    pub async fn beginning(
+        &self,
+        stream: &mut RecvStream,
+        bytes_max: usize,
+        elsewhere: impl Fn() -> bool,
+    ) -> Result<Pieces, ExchangeError> {
         let connection = &self.connection;
         let mut pieces = Pieces::new();
         let mut bytes = 0;
@@ -226,7 +231,7 @@ impl Lease {
                     Poll::Ready(None) => break,
                     Poll::Pending => {
                         let waiting = waiting.get_or_insert_with(|| Waiting::begin(connection.clone()));
-                        return waiting.poll_hung(context).map(Err);
+                        return waiting.poll_hung(context, &elsewhere).map(Err);
                     }
                 }
             }
@@ -253,7 +258,7 @@ impl Lease {
         let waiting = Waiting::begin(self.connection.clone());
         let sent = sender.send_request(request.take()?, end_of_stream);
         Some(sent.map(|(response, body)| Exchange {
-            response: Response { inner: response, waiting: Some(waiting), writes_before, abandon_when_hung: false },
+            response: Response { inner: response, waiting: Some(waiting), writes_before, elsewhere: None },
             body,
             lease: self,
         }))
@@ -300,12 +305,12 @@ impl Waiting {
         Self { connection, since: Instant::now(), place: None }
     }
 
-    /// Ready when the endpoint is known to hang.
-    fn poll_hung(&mut self, context: &mut Context<'_>) -> Poll<ExchangeError> {
+    /// Ready when the endpoint is known to hang, and there is another one.
+    fn poll_hung(&mut self, context: &mut Context<'_>, elsewhere: impl Fn() -> bool) -> Poll<ExchangeError> {
         let connection = &self.connection;
         self.place = Some(connection.hang_watch.lock().enter(self.place, context.waker()));
         // After the waker is in place: a hang that is found now is seen here, a later one wakes us.
-        if connection.is_suspect() {
+        if connection.is_suspect() && elsewhere() {
             Poll::Ready(ExchangeError::hung(connection.endpoint.url().clone()))
         } else {
             Poll::Pending
@@ -324,23 +329,25 @@ impl Drop for Waiting {
 
 /// The future of a response.
 #[must_use = "a response must be waited for"]
-pub struct Response {
+pub struct Response<F = fn() -> bool> {
     inner: ResponseFuture,
     waiting: Option<Waiting>,
     writes_before: u64,
-    abandon_when_hung: bool,
+    /// Whether the request can be sent to another endpoint. `None`: it may not be repeated.
+    elsewhere: Option<F>,
 }
 
 impl Response {
     /// Fails with [`super::Failure::Hung`] as soon as the endpoint is known to hang, instead of when its connection is
-    /// cut. For requests that may be repeated, if there is another endpoint to repeat them on.
-    pub fn abandon_when_hung(mut self) -> Self {
-        self.abandon_when_hung = true;
-        self
+    /// cut, if `elsewhere` says then that there is another endpoint to send the request to. Where there is none, an
+    /// endpoint that may go on is better than an error. `None` is for requests that may not be repeated.
+    pub fn abandon_when_hung<F: Fn() -> bool>(self, elsewhere: Option<F>) -> Response<F> {
+        let Self { inner, waiting, writes_before, elsewhere: _ } = self;
+        Response { inner, waiting, writes_before, elsewhere }
     }
 }
 
-impl Future for Response {
+impl<F: Fn() -> bool + Unpin> Future for Response<F> {
     type Output = Result<http::Response<RecvStream>, ExchangeError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -361,10 +368,8 @@ impl Future for Response {
                 Err(ExchangeError::of_stream(waiting.connection.endpoint.url().clone(), error, unwritten))
             }
             Poll::Pending => {
-                if !this.abandon_when_hung {
-                    return Poll::Pending;
-                }
-                match waiting.poll_hung(context) {
+                let Some(elsewhere) = &this.elsewhere else { return Poll::Pending };
+                match waiting.poll_hung(context, elsewhere) {
                     Poll::Ready(error) => Err(error),
                     Poll::Pending => return Poll::Pending,
                 }

@@ -162,6 +162,15 @@ impl Upstream {
         Choice { endpoints: &endpoints, filter, exclude, turn: &self.turn }.pick(strategy, key).cloned()
     }
 
+    /// Whether an endpoint is in rotation that is one of `filter`, if there is one, and none of `exclude`.
+    #[must_use]
+    pub fn has_another(&self, filter: Option<&EndpointSet>, exclude: &[EndpointId]) -> bool {
+        self.endpoints.load().iter().any(|endpoint| {
+            let id = endpoint.id();
+            endpoint.is_available() && !exclude.contains(&id) && filter.is_none_or(|filter| filter.contains(id))
+        })
+    }
+
     /// How the endpoints are, in the order of the configuration.
     #[must_use]
     pub fn status(&self) -> Vec<EndpointStatus> {
