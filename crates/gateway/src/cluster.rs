@@ -175,14 +175,13 @@ impl Cluster {
         };
         let upstream = match old {
             Some(old) => {
-                // What DNS has found stays until it says something else.
-                let endpoints = match config.discovery {
+                match config.discovery {
+                    // What DNS has found stays until it says something else.
                     config::Discovery::Dns { .. } if old.config.discovery == config.discovery => {
-                        old.upstream.settings().endpoints
+                        old.upstream.update_all_but_endpoints(settings);
                     }
-                    _ => settings.endpoints,
-                };
-                old.upstream.update(UpstreamSettings { endpoints, ..settings });
+                    _ => old.upstream.update(settings),
+                }
                 old.upstream.clone()
             }
             None => Upstream::new(settings),

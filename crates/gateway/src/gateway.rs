@@ -304,16 +304,10 @@ impl Follower {
             host: name.to_string(),
             port: *port,
         };
-        let upstream = Arc::downgrade(&cluster.upstream);
-        let task = tokio::spawn(async move {
-            source
-                .follow(DNS_INTERVAL, move |addresses| {
-                    if let Some(upstream) = upstream.upgrade() {
-                        upstream.set_endpoints(addresses.into_iter().map(EndpointSettings::new).collect());
-                    }
-                })
-                .await
-        });
+        let finder = cluster.upstream.finder();
+        let task = tokio::spawn(source.follow(DNS_INTERVAL, move |addresses| {
+            finder.found(addresses.into_iter().map(EndpointSettings::new).collect());
+        }));
         self.resolvers.insert(config.name.clone(), (config.discovery.clone(), task.abort_handle()));
     }
 }
