@@ -334,7 +334,7 @@ impl Clusters {
         Self { snapshot: Arc::default(), clusters: HashMap::new() }
     }
 
-    /// The clusters of a snapshot, all prepared, which go on from these.
+    /// The clusters of a snapshot, which go on from these. What of it has changed must be among the prepared.
     pub(crate) fn next(
         &self,
         snapshot: Arc<Snapshot>,
@@ -343,9 +343,11 @@ impl Clusters {
     ) -> Self {
         let clusters = snapshot.clusters().iter().filter_map(|(name, config)| {
             let old = self.clusters.get(name);
-            let cluster = match old {
-                Some(old) if Arc::ptr_eq(&old.config, config) && !prepared.contains_key(name) => old.clone(),
-                _ => Cluster::new(config.clone(), prepared.remove(name)?, old.map(|old| &**old), common),
+            let cluster = match (old, prepared.remove(name)) {
+                (_, Some(prepared)) => Cluster::new(config.clone(), prepared, old.map(|old| &**old), common),
+                // As it is; and what is not prepared after all must not cost the cluster that is at work.
+                (Some(old), None) => old.clone(),
+                (None, None) => return None,
             };
             Some((name.clone(), cluster))
         });
@@ -360,6 +362,11 @@ impl Clusters {
 
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(name)
+    }
+
+    /// Whether exactly this configuration is at work.
+    pub(crate) fn has(&self, config: &Arc<ClusterConfig>) -> bool {
+        self.of(config).is_some_and(|cluster| Arc::ptr_eq(&cluster.config, config))
     }
 
     /// All of them, by name.
