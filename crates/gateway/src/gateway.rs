@@ -30,6 +30,7 @@ use crate::limits::{
     SEND_TIMEOUT, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
 };
 use crate::metrics::Metrics;
+use crate::per_address::PerAddress;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::TrustedPeers;
 use crate::upstream::{self, EndpointSettings};
@@ -55,6 +56,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// Client connections at once. As many as the system lets this process have, if those are less.
     pub connections_max: usize,
+    /// The same from one address, or from one /64 of IPv6; further ones are closed at once. 0 for no limit but that of all.
+    pub connections_per_address_max: usize,
     /// How long clients may take.
     pub client_timeouts: ClientTimeouts,
     /// Who may tell by the PROXY protocol whose connection it is.
@@ -96,6 +99,7 @@ impl Options {
             client_ca: None,
             drain_timeout: Duration::from_secs(30),
             connections_max: CONNECTIONS_MAX,
+            connections_per_address_max: 0,
             client_timeouts: ClientTimeouts::default(),
             proxy_protocol_from: TrustedPeers::default(),
             access_log: AccessLogTarget::Off,
@@ -223,6 +227,7 @@ impl Gateway {
             proxy_protocol_peers: options.proxy_protocol_from,
             connections: Arc::new(Semaphore::new(connections_max)),
             connections_max,
+            per_address: PerAddress::new(options.connections_per_address_max),
             timeouts: options.client_timeouts,
             drain_timeout: options.drain_timeout,
             shutdown: shutdown.clone(),
@@ -302,14 +307,12 @@ impl Preparation {
     /// What was prepared for a snapshot; what was for those before it is forgotten.
     fn take(&self, snapshot: &Snapshot) -> HashMap<Arc<str>, Prepared> {
         let mut all = self.prepared.lock();
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut *all)
-            .into_iter()
-            .partition(|prepared| prepared.generation <= snapshot.generation());
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *all).into_iter().partition(|prepared| prepared.generation <= snapshot.generation());
         *all = later;
         drop(all);
-        let is_used = |config: &Arc<ClusterConfig>| {
-            snapshot.cluster(&config.name).is_some_and(|used| Arc::ptr_eq(used, config))
-        };
+        let is_used =
+            |config: &Arc<ClusterConfig>| snapshot.cluster(&config.name).is_some_and(|used| Arc::ptr_eq(used, config));
         due.into_iter()
             .filter(|prepared| is_used(&prepared.config))
             .map(|prepared| (prepared.config.name.clone(), prepared.parts))
@@ -481,7 +484,8 @@ mod tests {
             write_authority(folder.path());
             write(folder.path(), "a.test", "first");
             let clock = ManualClock::new(0, year(2030));
-            let common = Common { defaults: Defaults::default(), clock: Arc::new(clock.clone()), metrics: Metrics::new() };
+            let common =
+                Common { defaults: Defaults::default(), clock: Arc::new(clock.clone()), metrics: Metrics::new() };
             let proxy = Arc::new(Proxy {
                 clusters: ArcSwap::from_pointee(Clusters::empty()),
                 metrics: common.metrics.clone(),

@@ -20,6 +20,7 @@ mod identity;
 pub mod limit;
 pub mod limits;
 mod metrics;
+mod per_address;
 pub mod policy;
 mod proxy;
 mod proxy_protocol;

@@ -85,6 +85,8 @@ pub(crate) const CONFIG_QUIET_WAIT_MAX: std::time::Duration = std::time::Duratio
 
 /// Client connections at once, unless the operator says otherwise.
 pub const CONNECTIONS_MAX: usize = 50_000;
+/// Time between two lines of the log about addresses that have too many connections.
+pub(crate) const REFUSALS_TOLD_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
 /// Open files that are not a client's: connections to kube-apiservers, which are few, logs, and what is read now and then.
 pub(crate) const OWN_DESCRIPTORS: usize = 1024;
 /// Connections that the kernel may hold that were not accepted yet.

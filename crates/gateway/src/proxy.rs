@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -39,6 +39,7 @@ use crate::limits::{
     ANSWER_HELD_BYTES, BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX, UNREAD_LASTING_TIMEOUT, UNREAD_TIMEOUT,
 };
 use crate::metrics::Metrics;
+use crate::per_address::AddressPlace;
 use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};
 use crate::upgrade;
@@ -76,13 +77,15 @@ pub(crate) struct Client {
 /// The place of a client's connection among all that may be there. Given back when the connection ends, whatever has become of it.
 pub(crate) struct Place {
     metrics: Arc<Metrics>,
+    /// Its place among those of its address, once that is known.
+    pub(crate) of_address: OnceLock<AddressPlace>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Place {
     pub(crate) fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit) -> Arc<Self> {
         metrics.connection(1);
-        Arc::new(Self { metrics, _permit: permit })
+        Arc::new(Self { metrics, of_address: OnceLock::new(), _permit: permit })
     }
 }
 

@@ -251,11 +251,8 @@ async fn a_hung_endpoint_is_waited_for_while_there_is_no_other() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         server.thaw();
     };
-    let (response, beginning, ()) = tokio::join!(
-        response,
-        tokio::time::timeout(Duration::from_secs(2), beginning),
-        thaws
-    );
+    let (response, beginning, ()) =
+        tokio::join!(response, tokio::time::timeout(Duration::from_secs(2), beginning), thaws);
     assert_eq!(response.expect("answered after all").status(), StatusCode::OK);
     // The rest of that answer never comes.
     assert!(beginning.is_err(), "{beginning:?}");
