@@ -1,5 +1,8 @@
 //! How answers end for their clients, and what is written down of it.
 
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use h2::RecvStream;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -72,4 +75,22 @@ fn a_log_that_is_followed_breaks_off_when_its_apiserver_dies() {
     let error = next(&mock, &mut answer).expect("the log has not ended").expect_err("the log broke off");
     assert!(error.is_reset(), "{error}");
     assert_eq!(end_of(&mock, LOG), "lost");
+}
+
+#[test]
+fn a_watch_whose_apiserver_dies_within_an_event_ends_well_and_not_within_its_first_second() {
+    // client-go lists everything again after a shorter one, and after one that is reset.
+    const SHORT: Duration = Duration::from_secs(1);
+    let mut mock = Mock::start(1, EVERYTHING);
+    let target = format!("/api/v1/pods?watch=true&resourceVersion={}", mock.etcd.revision());
+    mock.apiservers[0].control.halves.store(true, SeqCst);
+    let begun = Instant::now();
+    let mut watch = begin(&mock, &target);
+    mock.etcd.write();
+    let half = next(&mock, &mut watch).unwrap().unwrap();
+    assert!(!half.ends_with(b"\n"), "{half:?}");
+    mock.apiservers[0].kill();
+    assert!(next(&mock, &mut watch).is_none(), "it ends, and is not reset");
+    assert!(begun.elapsed() >= SHORT, "{:?}", begun.elapsed());
+    assert_eq!(end_of(&mock, &target), "lost");
 }

@@ -30,7 +30,9 @@ use crate::User;
 use crate::access_log::AccessLog;
 use crate::authentication::token::remove_websocket_token;
 use crate::authentication::x509::ClientCertificate;
-use crate::body::{AnswerBody, Body, Http1Body, Idle, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off};
+use crate::body::{
+    AnswerBody, Body, Events, Http1Body, Idle, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off,
+};
 use crate::cluster::{Cluster, Clusters, PolicyAtWork};
 use crate::guard::Pause;
 use crate::identity::{IdentityHeaders, Mode, strip, strip_response};
@@ -677,7 +679,7 @@ impl Admitted<'_> {
         let pace = self.pace();
         let is_watch = &*self.info.verb == "watch" && self.info.is_resource_request && head.status == StatusCode::OK;
         let begins_with_all = parts.uri.query().is_some_and(|query| query.contains("sendInitialEvents=true"));
-        let watch = is_watch.then(|| WatchEnd::new(begins_with_all));
+        let watch = is_watch.then(|| WatchEnd::new(begins_with_all, Events::of(&head.headers)));
         let streaming = Streaming { beginning, stream, request: upload, watch, idle, pace, lease, admission: None };
         Answer::Streams(head, Box::new(streaming))
     }

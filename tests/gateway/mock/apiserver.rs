@@ -78,6 +78,8 @@ pub(crate) struct Control {
     pub(crate) refuses: AtomicBool,
     /// Let each request wait until it is answered, in milliseconds.
     pub(crate) delay_ms: AtomicU64,
+    /// Send no more than half of each event.
+    pub(crate) halves: AtomicBool,
     /// As SIGSTOP.
     frozen: AtomicBool,
     sleepers: Mutex<Vec<Waker>>,
@@ -360,7 +362,11 @@ async fn tell_events(mut respond: SendResponse<Bytes>, etcd: &Etcd, control: &Co
         let now = *revisions.borrow_and_update();
         while told < now {
             told += 1;
-            if stream.send_data(event(told), false).is_err() {
+            let mut event = event(told);
+            if control.halves.load(SeqCst) {
+                event.truncate(event.len() / 2);
+            }
+            if stream.send_data(event, false).is_err() {
                 return;
             }
         }
