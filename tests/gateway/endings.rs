@@ -1,5 +1,6 @@
 //! How answers end for their clients, and what is written down of it.
 
+use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
@@ -93,4 +94,60 @@ fn a_watch_whose_apiserver_dies_within_an_event_ends_well_and_not_within_its_fir
     assert!(next(&mock, &mut watch).is_none(), "it ends, and is not reset");
     assert!(begun.elapsed() >= SHORT, "{:?}", begun.elapsed());
     assert_eq!(end_of(&mock, &target), "lost");
+}
+
+#[test]
+fn a_gateway_that_stops_ends_its_watches_well_one_after_another_and_lets_all_else_go_on() {
+    const WATCHES: usize = 40;
+    // The gateways of these tests have five seconds to stop.
+    const LAST: Duration = Duration::from_millis(2500 + 500);
+    const TARGET: &str = "/api/v1/namespaces/team/pods?limit=500";
+    let mut mock = Mock::start(1, EVERYTHING);
+    let watch = format!("/api/v1/namespaces/team/configmaps?watch=true&resourceVersion={}", mock.etcd.revision());
+    let mut watches: Vec<_> = (0..WATCHES).map(|_| begin(&mock, &watch)).collect();
+    mock.etcd.write();
+    for watch in &mut watches {
+        assert!(next(&mock, watch).unwrap().is_ok());
+    }
+    let mut log = begin(&mock, "/api/v1/namespaces/team/pods/web/log?follow=true");
+    assert_eq!(next(&mock, &mut log).unwrap().unwrap(), LOG_LINE);
+    let control = &mock.apiservers[0].control;
+    control.delay_ms.store(3500, SeqCst);
+    let before = control.requests();
+    let connection = mock.runtime.block_on(mock.connector().connect());
+    let slow = mock.runtime.spawn({
+        let connection = connection.clone();
+        async move { connection.get(TARGET).await }
+    });
+    wait("the slow request is there", || control.requests() > before);
+    let pid = mock.gateway.process.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let begun = Instant::now();
+    let ends = watches.into_iter().map(|mut watch| {
+        mock.runtime.spawn(async move {
+            while let Some(piece) = watch.body_mut().data().await {
+                assert!(piece.as_ref().is_ok_and(Bytes::is_empty), "{piece:?}");
+            }
+            begun.elapsed()
+        })
+    });
+    let ends: Vec<_> = ends.collect();
+    // GOAWAY comes first, so that no further request does.
+    let refused = mock.runtime.block_on(async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        connection.get(TARGET).await
+    });
+    refused.expect_err("the connection takes no further request");
+    let mut ends: Vec<_> = ends.into_iter().map(|end| mock.runtime.block_on(end).unwrap()).collect();
+    ends.sort_unstable();
+    println!("{ends:?}");
+    assert!(ends[0] >= Duration::from_millis(200) && ends[WATCHES - 1] < LAST, "{ends:?}");
+    assert!(ends[WATCHES * 3 / 4] - ends[WATCHES / 4] > Duration::from_millis(300), "all at once: {ends:?}");
+    let (status, _) = mock.runtime.block_on(slow).unwrap().unwrap();
+    assert_eq!(status, StatusCode::OK);
+    assert!(begun.elapsed() > Duration::from_millis(3000), "{:?}", begun.elapsed());
+    next(&mock, &mut log).expect("the log has not ended").expect_err("the log breaks off");
+    assert!(begun.elapsed() > Duration::from_millis(4500), "{:?}", begun.elapsed());
+    assert!(mock.gateway.process.wait_for_end(Duration::from_secs(5)).is_some_and(|status| status.success()));
+    assert_eq!(end_of(&mock, &watch), "drained");
 }

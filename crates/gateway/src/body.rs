@@ -18,6 +18,7 @@ use memchr::memmem;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
+use crate::drain::Turn;
 use crate::guard::Pause;
 use crate::limit::Admission;
 use crate::limits::{
@@ -265,6 +266,8 @@ impl Events {
 /// Nor is it an error if a part of an event has gone to the client and the rest is lost. client-go (v1.36) takes an end within an event for
 /// what it is (`io.ErrUnexpectedEOF`), logs it, and goes on from the event before; a stream that is reset it reports as an event that can't
 /// be decoded, and then lists everything again. But such a part is no event that would make a short watch a good one.
+///
+/// When the gateway stops, it ends by itself: at its turn, between two events, and not among the objects that it begins with.
 pub(crate) struct WatchEnd {
     /// The client has got an event that it counts, and all of it.
     has_event: bool,
@@ -275,20 +278,23 @@ pub(crate) struct WatchEnd {
     not_before: Instant,
     /// Waits for that; there once the answer has ended.
     wait: Option<Pin<Box<Sleep>>>,
+    turn: Turn,
 }
 
 impl WatchEnd {
     /// For a watch whose answer has just begun, and may begin with all objects that are there.
-    pub(crate) fn new(begins_with_all: bool, events: Events) -> Self {
+    pub(crate) fn new(begins_with_all: bool, events: Events, turn: Turn) -> Self {
         let not_before = Instant::now() + WATCH_END_NOT_BEFORE;
-        Self { has_event: false, begins_with_all, events, not_before, wait: None }
+        Self { has_event: false, begins_with_all, events, not_before, wait: None, turn }
     }
 
     /// A piece goes to the client.
     fn pass(&mut self, piece: &[u8]) {
         let has_ended = self.events.pass(piece);
         if self.begins_with_all && memmem::find(piece, INITIAL_EVENTS_END).is_some() {
-            *self = Self::new(false, self.events);
+            self.begins_with_all = false;
+            self.has_event = false;
+            self.not_before = Instant::now() + WATCH_END_NOT_BEFORE;
         } else {
             self.has_event |= has_ended;
         }
@@ -297,6 +303,19 @@ impl WatchEnd {
     /// Whether the answer may end for the client as it ends here.
     fn may_end_at_once(&self) -> bool {
         self.has_event
+    }
+
+    /// Ready when the answer is to end here and now, as the gateway stops.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        std::task::ready!(self.turn.poll(context));
+        if self.begins_with_all || self.events.is_within() {
+            // What comes next will tell when it is complete.
+            return Poll::Pending;
+        }
+        if !self.may_end_at_once() && Instant::now() < self.not_before {
+            return self.turn.put_off(self.not_before, context);
+        }
+        Poll::Ready(())
     }
 
     /// The answer has ended; ready when that may be told.
@@ -349,6 +368,12 @@ impl AnswerBody {
         }
         if let Some(WatchEnd { wait: Some(wait), .. }) = &mut self.watch {
             return wait.as_mut().poll(context).map(|()| None);
+        }
+        if let Some(watch) = &mut self.watch
+            && watch.poll_turn(context).is_ready()
+        {
+            self.record.broke("drained");
+            return Poll::Ready(None);
         }
         let polled = match self.poll_piece(context) {
             Poll::Ready(Some(Ok(piece))) => {
@@ -573,7 +598,14 @@ impl Upload {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::drain::Drain;
+
+    fn watch(begins_with_all: bool, drain: Arc<Drain>) -> WatchEnd {
+        WatchEnd::new(begins_with_all, Events::Lines { is_within: false }, Turn::new(drain))
+    }
 
     /// How long the end of the watch waits.
     async fn wait(watch: &mut WatchEnd) -> Duration {
@@ -586,7 +618,7 @@ mod tests {
     async fn the_end_of_a_watch_waits_until_its_client_does_not_list_again() {
         let event = b"{\"type\":\"ADDED\",\"object\":{}}\n";
         let bookmark = b"{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":{\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}}}}\n";
-        let new = |begins_with_all| WatchEnd::new(begins_with_all, Events::Lines { is_within: false });
+        let new = |begins_with_all| watch(begins_with_all, Drain::new(Duration::ZERO));
 
         assert_eq!(wait(&mut new(false)).await, WATCH_END_NOT_BEFORE);
         let mut watch = new(false);
@@ -615,13 +647,39 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn half_an_event_is_none_that_makes_a_short_watch_a_good_one() {
-        let mut watch = WatchEnd::new(false, Events::Lines { is_within: false });
+        let mut watch = watch(false, Drain::new(Duration::ZERO));
         watch.pass(b"{\"type\":\"ADDED\",");
         assert_eq!(wait(&mut watch).await, WATCH_END_NOT_BEFORE);
-        let mut watch = WatchEnd::new(false, Events::Lines { is_within: false });
+        let mut watch = self::watch(false, Drain::new(Duration::ZERO));
         watch.pass(b"{\"type\":\"ADDED\",");
         watch.pass(b"\"object\":{}}\n{");
         assert_eq!(wait(&mut watch).await, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_stops_ends_a_watch_between_two_events_and_not_among_its_first_objects() {
+        let bookmark = b"{\"object\":{\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}}}\n";
+        let drain = Drain::new(Duration::ZERO);
+        let mut watch = watch(true, drain.clone());
+        let ends = async |watch: &mut WatchEnd| {
+            let turn = std::future::poll_fn(|context| watch.poll_turn(context));
+            tokio::time::timeout(Duration::from_secs(10), turn).await.is_ok()
+        };
+        watch.pass(b"{}\n");
+        assert!(!ends(&mut watch).await, "the gateway does not stop");
+        drain.begin();
+        assert!(!ends(&mut watch).await, "there are more objects");
+        watch.pass(bookmark);
+        watch.pass(b"{");
+        assert!(!ends(&mut watch).await, "half an event");
+        watch.pass(b"}\n");
+        let begun = Instant::now();
+        assert!(ends(&mut watch).await);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        // Without an event, not within the second that makes its client list again.
+        let mut quiet = self::watch(false, drain);
+        assert!(ends(&mut quiet).await);
+        assert_eq!(begun.elapsed(), WATCH_END_NOT_BEFORE);
     }
 
     #[test]

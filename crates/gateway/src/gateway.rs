@@ -24,6 +24,7 @@ use crate::cluster::{Cluster, Clusters, Common, Defaults, Prepared, Unusable};
 use crate::config::{
     ClusterConfig, Discovery, LoadError, Problem, ServingPem, Severity, Snapshot, Source, SourceOptions,
 };
+use crate::drain::Drain;
 use crate::front::Front;
 use crate::limits::{
     CONNECTIONS_MAX, DNS_INTERVAL, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, LISTEN_BACKLOG, OWN_DESCRIPTORS,
@@ -188,6 +189,7 @@ impl Gateway {
             clusters: ArcSwap::from_pointee(Clusters::empty()),
             metrics: common.metrics.clone(),
             access_log: AccessLog::start(&options.access_log).map_err(StartError::AccessLog)?,
+            drain: Drain::new(options.drain_timeout),
         });
         let preparation = Arc::new(Preparation::new(common, proxy.clone()));
         let accepts = preparation.clone();
@@ -244,6 +246,13 @@ impl Gateway {
             while snapshots.changed().await.is_ok() {
                 let snapshot = snapshots.borrow_and_update().clone();
                 follower.follow(&snapshot);
+            }
+        });
+        background.spawn({
+            let (proxy, stops) = (proxy.clone(), shutdown.requested());
+            async move {
+                stops.await;
+                proxy.drain.begin();
             }
         });
         if let Some(listener) = admin {
@@ -490,6 +499,7 @@ mod tests {
                 clusters: ArcSwap::from_pointee(Clusters::empty()),
                 metrics: common.metrics.clone(),
                 access_log: AccessLog::start(&AccessLogTarget::Off).unwrap(),
+                drain: Drain::new(Duration::ZERO),
             });
             let preparation = Arc::new(Preparation::new(common, proxy));
             let accepts = preparation.clone();

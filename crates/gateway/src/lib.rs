@@ -13,6 +13,7 @@ pub mod authentication;
 mod body;
 mod cluster;
 pub mod config;
+mod drain;
 mod front;
 mod gateway;
 mod guard;
@@ -30,6 +31,7 @@ mod splice;
 mod upgrade;
 pub mod upstream;
 pub mod user;
+mod wakers;
 mod watchdog;
 mod wire;
 

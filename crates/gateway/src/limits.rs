@@ -169,6 +169,11 @@ pub(crate) const LONG_BODY_BYTES: u64 = 1 << 20;
 pub(crate) const SEND_PIECE_BYTES_MAX: usize = 64 << 10;
 /// The soonest that a watch without an event ends for its client; see [`WatchEnd`](crate::body::WatchEnd).
 pub(crate) const WATCH_END_NOT_BEFORE: std::time::Duration = std::time::Duration::from_millis(1100);
+/// When the first watch ends after the gateway was told to stop, in percent of the time that it has for that. Clients hear first that they
+/// shall go elsewhere.
+pub(crate) const DRAIN_FIRST_WATCH_PERCENT: u32 = 5;
+/// When the last one does.
+pub(crate) const DRAIN_LAST_WATCH_PERCENT: u32 = 50;
 /// Endpoints that one request is tried at.
 pub const TRIES_MAX: usize = 4;
 /// Endpoints that one review is tried at.

@@ -34,6 +34,7 @@ use crate::body::{
     AnswerBody, Body, Events, Http1Body, Idle, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off,
 };
 use crate::cluster::{Cluster, Clusters, PolicyAtWork};
+use crate::drain::{Drain, Turn};
 use crate::guard::Pause;
 use crate::identity::{IdentityHeaders, Mode, strip, strip_response};
 use crate::limit::breaker;
@@ -57,6 +58,7 @@ pub(crate) struct Proxy {
     pub(crate) clusters: ArcSwap<Clusters>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Arc<AccessLog>,
+    pub(crate) drain: Arc<Drain>,
 }
 
 /// What all requests of a client's connection share.
@@ -679,7 +681,9 @@ impl Admitted<'_> {
         let pace = self.pace();
         let is_watch = &*self.info.verb == "watch" && self.info.is_resource_request && head.status == StatusCode::OK;
         let begins_with_all = parts.uri.query().is_some_and(|query| query.contains("sendInitialEvents=true"));
-        let watch = is_watch.then(|| WatchEnd::new(begins_with_all, Events::of(&head.headers)));
+        let watch = is_watch.then(|| {
+            WatchEnd::new(begins_with_all, Events::of(&head.headers), Turn::new(self.client.proxy.drain.clone()))
+        });
         let streaming = Streaming { beginning, stream, request: upload, watch, idle, pace, lease, admission: None };
         Answer::Streams(head, Box::new(streaming))
     }

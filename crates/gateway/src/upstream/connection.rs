@@ -26,6 +26,7 @@ use super::health::Event;
 use super::settings::{Class, PoolSettings};
 use super::transport::{Http2, Progress, Transport};
 use crate::limits::{UPSTREAM_CALM_TICK, UPSTREAM_STREAMS_PER_CONNECTION_MAX, UPSTREAM_TIMER_LATE_MAX};
+use crate::wakers::Wakers;
 use crate::wire::Wire;
 
 /// Set in `Connection::state`: no new streams, ever again.
@@ -50,7 +51,8 @@ pub(super) struct Connection {
     /// h2's handle to open streams. `None` once the connection takes none; h2 ends it when all handles are gone.
     sender: Mutex<Option<SendRequest<Bytes>>>,
     progress: Arc<Progress>,
-    hang_watch: Mutex<HangWatch>,
+    /// Who is to be woken when it hangs.
+    hang_watch: Mutex<Wakers>,
 }
 
 impl Connection {
@@ -295,7 +297,7 @@ pub struct Exchange {
 struct Waiting {
     connection: Arc<Connection>,
     since: Instant,
-    /// Place in the connection's [`HangWatch`].
+    /// Place in the connection's `hang_watch`.
     place: Option<usize>,
 }
 
@@ -377,36 +379,6 @@ impl<F: Fn() -> bool + Unpin> Future for Response<F> {
         };
         this.waiting = None;
         Poll::Ready(result)
-    }
-}
-
-/// Who is to be woken when the connection hangs.
-#[derive(Default)]
-struct HangWatch {
-    places: Vec<Option<Waker>>,
-    free: Vec<usize>,
-}
-
-impl HangWatch {
-    fn enter(&mut self, place: Option<usize>, waker: &Waker) -> usize {
-        let place = place.or_else(|| self.free.pop()).unwrap_or_else(|| {
-            self.places.push(None);
-            self.places.len() - 1
-        });
-        match &mut self.places[place] {
-            Some(known) if known.will_wake(waker) => {}
-            other => *other = Some(waker.clone()),
-        }
-        place
-    }
-
-    fn leave(&mut self, place: usize) {
-        self.places[place] = None;
-        self.free.push(place);
-    }
-
-    fn take_all(&mut self) -> Vec<Waker> {
-        self.places.iter_mut().filter_map(Option::take).collect()
     }
 }
 
