@@ -198,21 +198,26 @@ impl Client {
             _ => Refused::new(Status::bad_request(error.to_string())),
         })?;
         record.verb = known_verb(&info.verb);
-        let authenticated =
-            cluster.authenticator.authenticate(self.certificate.as_ref(), &parts.headers, &info.path).await.map_err(
-                |error| {
-                    let status = match error.status() {
-                        StatusCode::UNAUTHORIZED => Status::unauthorized(),
-                        _ => Status::service_unavailable("the user can't be told now").with_retry_after(1),
-                    };
-                    Refused::because(status, error)
-                },
-            )?;
+        let authenticated = cluster
+            .authenticator
+            .authenticate(self.certificate.as_ref(), &parts.headers, &info.path, self.ip())
+            .await
+            .map_err(|error| {
+                let status = match error.status() {
+                    StatusCode::UNAUTHORIZED => Status::unauthorized(),
+                    StatusCode::TOO_MANY_REQUESTS => Status::too_many_requests("too many users wait to be told", 1),
+                    _ => Status::service_unavailable("the user can't be told now").with_retry_after(1),
+                };
+                Refused::because(status, error)
+            })?;
         let impersonated =
             cluster.impersonator.effective_user(&authenticated.user, &parts.headers).await.map_err(|error| {
                 let status = match error.status() {
                     StatusCode::BAD_REQUEST => Status::bad_request(error.to_string()),
                     StatusCode::FORBIDDEN => Status::forbidden(&error.to_string()),
+                    StatusCode::TOO_MANY_REQUESTS => {
+                        Status::too_many_requests("too many impersonations wait to be judged", 1)
+                    }
                     _ => Status::service_unavailable("the impersonation can't be judged now").with_retry_after(1),
                 };
                 Refused::because(status, error)
