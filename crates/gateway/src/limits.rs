@@ -10,9 +10,9 @@ pub(crate) const VERDICT_SHARDS: usize = 64;
 pub const REVIEWS_AT_ONCE_MAX: usize = 128;
 /// Such questions that wait; the next is refused at once. It is not known yet who asks them.
 pub const REVIEWS_WAITING_MAX: usize = 1024;
-/// Token reviews from one address, or one /64 of IPv6, that are under way or wait: nobody may fill the queue alone. Clients behind a NAT are
+/// Tokens from one address, or one /64 of IPv6, that are being judged or wait for it: nobody may fill the queue alone. Clients behind a NAT are
 /// one address, so it is not few.
-pub const REVIEWS_PER_ADDRESS_MAX: usize = 256;
+pub const TOKENS_PER_ADDRESS_MAX: usize = 256;
 /// Access reviews of one impersonation that are under way at once.
 pub(crate) const IMPERSONATION_REVIEWS_AT_ONCE: usize = 8;
 /// Groups and extra values that one request may impersonate; each is a review of its own.

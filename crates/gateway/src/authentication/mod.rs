@@ -26,7 +26,7 @@ use rustls_pki_types::UnixTime;
 use tokio::sync::Semaphore;
 
 use crate::User;
-use crate::limits::{REVIEWS_AT_ONCE_MAX, REVIEWS_PER_ADDRESS_MAX, REVIEWS_WAITING_MAX};
+use crate::limits::{REVIEWS_AT_ONCE_MAX, REVIEWS_WAITING_MAX, TOKENS_PER_ADDRESS_MAX};
 use crate::per_address::PerAddress;
 use crate::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
 use cache::{Decision, Verdict, VerdictCache, VerdictTimes};
@@ -287,7 +287,7 @@ impl Authenticator {
         let judge = Judge {
             jwt,
             reviewer: BoundedReviewer::new(reviewer, settings.review_timeout),
-            per_address: PerAddress::new(REVIEWS_PER_ADDRESS_MAX),
+            per_address: PerAddress::new(TOKENS_PER_ADDRESS_MAX),
             audiences: settings.audiences.clone().into(),
         };
         Self { settings, trust, judge, cache, anonymous: Arc::new(User::anonymous()), clock }
@@ -427,6 +427,10 @@ struct Judge {
 
 impl Judge {
     async fn decide(&self, token: &str, now: UnixTime, client: IpAddr) -> Result<Decision, ReviewError> {
+        // Before anything is waited for: an issuer's keys may have to be fetched.
+        let Some(_place) = self.per_address.enter(client) else {
+            return Err(ReviewError::Busy("of the client's address alone"));
+        };
         if let Some(jwt) = &self.jwt {
             match jwt.authenticate(token, now).await {
                 JwtOutcome::NotOurs => {}
@@ -437,9 +441,6 @@ impl Judge {
                 JwtOutcome::Unavailable(error) => return Err(ReviewError::Unavailable(error)),
             }
         }
-        let Some(_place) = self.per_address.enter(client) else {
-            return Err(ReviewError::Busy("of the client's address alone"));
-        };
         let question = self.reviewer.reviewer.review_token(token, &self.audiences);
         let verdict = self.reviewer.ask(question).await?;
         Ok(self.verdict(verdict).into())

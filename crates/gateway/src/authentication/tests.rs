@@ -217,7 +217,7 @@ async fn questions_that_would_wait_too_long_are_refused_and_nobody_fills_the_que
         authenticator.authenticate(None, &token, "/", IpAddr::V4(client.into())).await.expect_err("no answer").status()
     };
     let places = u32::try_from(REVIEWS_AT_ONCE_MAX + REVIEWS_WAITING_MAX).expect("few");
-    let of_one = u32::try_from(REVIEWS_PER_ADDRESS_MAX).expect("few");
+    let of_one = u32::try_from(TOKENS_PER_ADDRESS_MAX).expect("few");
     // One client has its share, then many others have what is left.
     asks.extend((0..of_one + 100).map(|number| ask(number, 0)));
     asks.extend((1000..1000 + places).map(|number| ask(number, number)));
