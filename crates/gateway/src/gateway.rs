@@ -53,7 +53,7 @@ pub struct Options {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Whose client certificates are believed by clusters that do not say so themselves (a PEM file).
     pub client_ca: Option<PathBuf>,
-    /// How long connections may take to end when the gateway stops.
+    /// How long connections may take to end when the gateway stops. Watches end in the first half of it.
     pub drain_timeout: Duration,
     /// Client connections at once. As many as the system lets this process have, if those are less.
     pub connections_max: usize,
@@ -351,7 +351,14 @@ impl Follower {
     fn follow(&mut self, snapshot: &Arc<Snapshot>) {
         let Preparation { common, proxy, .. } = &*self.preparation;
         let old = proxy.clusters.load_full();
-        let next = Arc::new(old.next(snapshot.clone(), self.preparation.take(snapshot), common));
+        let prepared = self.preparation.take(snapshot);
+        for (name, config) in snapshot.clusters() {
+            if !old.has(config) && !prepared.contains_key(name) {
+                // Every snapshot is accepted before it comes here.
+                tracing::error!(cluster = %name, "the cluster's new configuration is not prepared; what is at work stays");
+            }
+        }
+        let next = Arc::new(old.next(snapshot.clone(), prepared, common));
         self.resolvers.retain(|name, (discovery, resolver)| {
             let stays = next.get(name).is_some_and(|cluster| cluster.config.discovery == *discovery);
             if !stays {

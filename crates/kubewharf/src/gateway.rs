@@ -77,7 +77,8 @@ struct Serve {
     /// Whose client certificates are believed by clusters that do not say so themselves (PEM).
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
-    /// Seconds that connections may take to end when the gateway stops.
+    /// Seconds that connections may take to end when the gateway stops. Watches, which have no end of their own, end one after another in the
+    /// first half of it.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_timeout: u64,
     /// Client connections at once.
