@@ -1,11 +1,16 @@
 //! How requests and watches of many clients share few connections to mock apiservers.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
+use kubewharf_testkit::folder::Folder;
+use kubewharf_testkit::pki::Authority;
 use tokio::task::JoinSet;
 
-use crate::fixture::{EVERYTHING, wait};
+use crate::fixture::{EVERYTHING, Gateway, wait};
 use crate::mock::Mock;
 use crate::mock::apiserver::Apiserver;
 
@@ -117,4 +122,46 @@ fn ten_thousand_clients_cost_an_apiserver_as_many_connections_as_their_streams_n
     mock.apiservers.iter().for_each(assert_connections);
     drop(watches);
     wait("all watches have ended", || mock.apiservers.iter().all(|one| one.control.watches.now() == 0));
+}
+
+/// A connection to the gateway, which a load balancer passes on for that address if there is one; `None` if it is closed.
+fn connect(gateway: &Gateway, passed_on_for: Option<&str>) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(gateway.address).unwrap();
+    if let Some(address) = passed_on_for {
+        let header = format!("PROXY TCP4 {address} 127.0.0.1 40000 {}\r\n", gateway.address.port());
+        stream.write_all(header.as_bytes()).unwrap();
+    }
+    // The gateway says nothing before its client does.
+    stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    match stream.read(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Some(stream),
+        _ => None,
+    }
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_others_have_theirs() {
+    const MAX: usize = 3;
+    let folder = Folder::new("addresses").unwrap();
+    let authority = Authority::new(&folder, "authority").unwrap();
+    let endpoints = ["https://127.0.0.1:1".to_owned()];
+    let limit = format!("--connections-per-address-max={MAX}");
+    for balanced in [false, true] {
+        let flags = [&*limit, if balanced { "--proxy-protocol-from=127.0.0.1" } else { "--log-level=info" }];
+        let gateway = Gateway::start_with(&authority, &endpoints, EVERYTHING, &flags);
+        let client = balanced.then_some("10.0.0.1");
+        let mut connections: Vec<_> = (0..MAX).map(|_| connect(&gateway, client).expect("a place")).collect();
+        for _ in 0..10 {
+            assert!(connect(&gateway, client).is_none(), "it has as many as it may");
+        }
+        assert_eq!(gateway.metric("kubegateway_proxy_connections_refused_total"), 10.0);
+        assert_eq!(gateway.metric("kubegateway_proxy_handshakes_failed_total"), 0.0);
+        let told = gateway.process.log_text().unwrap();
+        assert_eq!(told.matches("--connections-per-address-max").count(), 1, "{told}");
+        if balanced {
+            assert!(connect(&gateway, Some("10.0.0.2")).is_some(), "another address");
+        }
+        connections.pop();
+        wait("the place is free", || connect(&gateway, client).is_some());
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
 
-use crate::fixture::EVERYTHING;
+use crate::fixture::{EVERYTHING, wait};
 use crate::mock::Mock;
 use crate::mock::informers::Informers;
 use crate::mock::requests::Requests;
@@ -126,6 +126,24 @@ fn a_hanging_apiserver_costs_no_request_and_is_left_alone_once_it_is_known() {
         load.pass(PAUSE);
     }
     load.finish();
+}
+
+#[test]
+fn the_only_apiserver_is_waited_for_while_it_hangs() {
+    // Longer than it takes to know, and shorter than until its connections are cut.
+    const HANGS: Duration = Duration::from_millis(2500);
+    let mock = Mock::start(1, EVERYTHING);
+    let apiserver = &mock.apiservers[0];
+    apiserver.control.delay_ms.store(300, SeqCst);
+    let connection = mock.runtime.block_on(mock.connector().connect());
+    let request = mock.runtime.spawn(async move { connection.get("/api/v1/namespaces/team/pods/web").await });
+    wait("the apiserver has the request", || apiserver.control.requests() == 1);
+    apiserver.freeze();
+    mock.wait_until_known(0, Instant::now());
+    std::thread::sleep(HANGS);
+    apiserver.thaw();
+    let (status, _) = mock.runtime.block_on(request).unwrap().unwrap();
+    assert_eq!(status, http::StatusCode::OK);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod attacks;
 mod connections;
+mod endings;
 mod faults;
 mod fixture;
 mod h2spec;

@@ -305,6 +305,17 @@ fn what_is_not_agreed_to_is_no_stream() {
     let length: usize = values(&head, "content-length")[0].parse().unwrap();
     assert!(read(&mut client, length).ends_with(br#""message":"no exec for you"}"#));
     fixture.upstream.head();
+    // All of it was passed on.
+    let mut end = None;
+    wait("it is logged", || {
+        let lines = fixture.gateway.access_log();
+        end = lines
+            .iter()
+            .find(|line| line["target"].as_str().unwrap().contains("refuses"))
+            .map(|line| line["end"].clone());
+        end.is_some()
+    });
+    assert_eq!(end.unwrap(), "finished");
 
     for pod in ["misunderstands", "breaks"] {
         let mut client = fixture.send("GET", pod, "websocket", "", b"early");

@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use memchr::memmem;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
+use crate::drain::Turn;
 use crate::guard::Pause;
 use crate::limit::Admission;
 use crate::limits::{
@@ -113,6 +116,10 @@ impl http_body::Body for Body {
                 match &polled {
                     Poll::Ready(Some(Err(_))) => body.record.broke("lost"),
                     Poll::Ready(None) => body.record.finished(),
+                    // Who has the last piece, or the trailers, does not ask for another.
+                    Poll::Ready(Some(Ok(frame))) if frame.is_trailers() || body.incoming.is_end_stream() => {
+                        body.record.finished();
+                    }
                     _ => {}
                 }
                 body.pace.tell(&polled);
@@ -173,40 +180,142 @@ pub(crate) struct AnswerBody {
 /// The annotation of the bookmark behind the objects that a watch begins with (`sendInitialEvents`), in every encoding.
 const INITIAL_EVENTS_END: &[u8] = b"k8s.io/initial-events-end";
 
+/// Where an answer to a watch is between its events, as far as its encoding tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Events {
+    /// JSON: each event is a line.
+    Lines {
+        /// A line has begun and not ended.
+        is_within: bool,
+    },
+    /// Protobuf: the length of each event is in front of it, four bytes, the highest first.
+    Frames {
+        /// What there is of the length.
+        length: u32,
+        length_bytes: u8,
+        /// What is still to come of the event, once its length is known.
+        left: u32,
+    },
+    /// Another, or compressed. kube-apiserver sends each event by itself.
+    Pieces,
+}
+
+impl Events {
+    /// Those of an answer with this head, before its first byte.
+    pub(crate) fn of(head: &HeaderMap) -> Self {
+        let kind = head.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        if head.contains_key(CONTENT_ENCODING) {
+            Self::Pieces
+        } else if kind.starts_with(b"application/json") {
+            Self::Lines { is_within: false }
+        } else if kind.starts_with(b"application/vnd.kubernetes.protobuf") {
+            Self::Frames { length: 0, length_bytes: 0, left: 0 }
+        } else {
+            Self::Pieces
+        }
+    }
+
+    /// Whether a part of an event has passed, and not all of it.
+    fn is_within(&self) -> bool {
+        match self {
+            Self::Lines { is_within } => *is_within,
+            Self::Frames { length_bytes, left, .. } => *length_bytes > 0 || *left > 0,
+            Self::Pieces => false,
+        }
+    }
+
+    /// A piece passes. Whether an event ends in it.
+    fn pass(&mut self, mut piece: &[u8]) -> bool {
+        match self {
+            Self::Lines { is_within } => {
+                // From behind, where the line of nearly every piece ends.
+                let end = memchr::memrchr(b'\n', piece);
+                *is_within = end.map_or(*is_within || !piece.is_empty(), |end| end + 1 < piece.len());
+                end.is_some()
+            }
+            Self::Frames { length, length_bytes, left } => {
+                let mut has_ended = false;
+                while !piece.is_empty() {
+                    if *left == 0 {
+                        *length = *length << 8 | u32::from(piece[0]);
+                        *length_bytes += 1;
+                        piece = &piece[1..];
+                        if *length_bytes < 4 {
+                            continue;
+                        }
+                        (*left, *length, *length_bytes) = (*length, 0, 0);
+                    }
+                    let passes = usize::try_from(*left).unwrap_or(usize::MAX).min(piece.len());
+                    *left -= passes as u32;
+                    piece = &piece[passes..];
+                    has_ended |= *left == 0;
+                }
+                has_ended
+            }
+            Self::Pieces => true,
+        }
+    }
+}
+
 /// How a watch ends for its client, which is to ask for what follows the last event that it has, and not to list everything again.
 /// client-go lists again after an error, and after a watch that ends within a second without an event, as those do that begin at a
 /// kube-apiserver that is about to go. A watch that begins with all objects is a new one for it from the bookmark behind them on.
 ///
 /// So a lost endpoint is no error here, and such an early end is told when the second is over.
+///
+/// Nor is it an error if a part of an event has gone to the client and the rest is lost. client-go (v1.36) takes an end within an event for
+/// what it is (`io.ErrUnexpectedEOF`), logs it, and goes on from the event before; a stream that is reset it reports as an event that can't
+/// be decoded, and then lists everything again. But such a part is no event that would make a short watch a good one.
+///
+/// When the gateway stops, it ends by itself: at its turn, between two events, and not among the objects that it begins with.
 pub(crate) struct WatchEnd {
-    /// The client has got an event that it counts.
+    /// The client has got an event that it counts, and all of it.
     has_event: bool,
     /// All objects that are there come first, and a bookmark behind them that has not come yet.
     begins_with_all: bool,
+    events: Events,
     /// When the end may be told if nothing was heard.
     not_before: Instant,
     /// Waits for that; there once the answer has ended.
     wait: Option<Pin<Box<Sleep>>>,
+    turn: Turn,
 }
 
 impl WatchEnd {
     /// For a watch whose answer has just begun, and may begin with all objects that are there.
-    pub(crate) fn new(begins_with_all: bool) -> Self {
-        Self { has_event: false, begins_with_all, not_before: Instant::now() + WATCH_END_NOT_BEFORE, wait: None }
+    pub(crate) fn new(begins_with_all: bool, events: Events, turn: Turn) -> Self {
+        let not_before = Instant::now() + WATCH_END_NOT_BEFORE;
+        Self { has_event: false, begins_with_all, events, not_before, wait: None, turn }
     }
 
-    /// A piece goes to the client. kube-apiserver sends each event by itself.
+    /// A piece goes to the client.
     fn pass(&mut self, piece: &[u8]) {
+        let has_ended = self.events.pass(piece);
         if self.begins_with_all && memmem::find(piece, INITIAL_EVENTS_END).is_some() {
-            *self = Self::new(false);
+            self.begins_with_all = false;
+            self.has_event = false;
+            self.not_before = Instant::now() + WATCH_END_NOT_BEFORE;
         } else {
-            self.has_event = true;
+            self.has_event |= has_ended;
         }
     }
 
     /// Whether the answer may end for the client as it ends here.
     fn may_end_at_once(&self) -> bool {
         self.has_event
+    }
+
+    /// Ready when the answer is to end here and now, as the gateway stops.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        std::task::ready!(self.turn.poll(context));
+        if self.begins_with_all || self.events.is_within() {
+            // What comes next will tell when it is complete.
+            return Poll::Pending;
+        }
+        if !self.may_end_at_once() && Instant::now() < self.not_before {
+            return self.turn.put_off(self.not_before, context);
+        }
+        Poll::Ready(())
     }
 
     /// The answer has ended; ready when that may be told.
@@ -260,6 +369,12 @@ impl AnswerBody {
         if let Some(WatchEnd { wait: Some(wait), .. }) = &mut self.watch {
             return wait.as_mut().poll(context).map(|()| None);
         }
+        if let Some(watch) = &mut self.watch
+            && watch.poll_turn(context).is_ready()
+        {
+            self.record.broke("drained");
+            return Poll::Ready(None);
+        }
         let polled = match self.poll_piece(context) {
             Poll::Ready(Some(Ok(piece))) => {
                 // It is on its way to the client, whose own window says how much of this there can be. Fails only when the stream is over.
@@ -276,7 +391,12 @@ impl AnswerBody {
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
             Poll::Ready(None) => match std::task::ready!(self.stream.poll_trailers(context)) {
-                Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+                Ok(Some(trailers)) => {
+                    // Nobody asks for more behind them.
+                    self.record.finished();
+                    Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                }
+                Ok(None) => Poll::Ready(None),
                 Err(error) => Poll::Ready(self.broken(error)),
             },
             Poll::Pending => Poll::Pending,
@@ -478,7 +598,14 @@ impl Upload {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::drain::Drain;
+
+    fn watch(begins_with_all: bool, drain: Arc<Drain>) -> WatchEnd {
+        WatchEnd::new(begins_with_all, Events::Lines { is_within: false }, Turn::new(drain))
+    }
 
     /// How long the end of the watch waits.
     async fn wait(watch: &mut WatchEnd) -> Duration {
@@ -489,31 +616,102 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_end_of_a_watch_waits_until_its_client_does_not_list_again() {
-        let event = b"{\"type\":\"ADDED\",\"object\":{}}";
-        let bookmark = b"{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":{\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}}}}";
+        let event = b"{\"type\":\"ADDED\",\"object\":{}}\n";
+        let bookmark = b"{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":{\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}}}}\n";
+        let new = |begins_with_all| watch(begins_with_all, Drain::new(Duration::ZERO));
 
-        assert_eq!(wait(&mut WatchEnd::new(false)).await, WATCH_END_NOT_BEFORE);
-        let mut watch = WatchEnd::new(false);
+        assert_eq!(wait(&mut new(false)).await, WATCH_END_NOT_BEFORE);
+        let mut watch = new(false);
         watch.pass(event);
         assert_eq!(wait(&mut watch).await, Duration::ZERO);
 
         // Among the objects that it begins with; the client asks for all of them again in any case.
-        let mut watch = WatchEnd::new(true);
+        let mut watch = new(true);
         watch.pass(event);
         assert_eq!(wait(&mut watch).await, Duration::ZERO);
         // Behind them, some time later.
-        let mut watch = WatchEnd::new(true);
+        let mut watch = new(true);
         watch.pass(event);
         tokio::time::advance(Duration::from_secs(5)).await;
         watch.pass(bookmark);
         assert_eq!(wait(&mut watch).await, WATCH_END_NOT_BEFORE);
-        let mut watch = WatchEnd::new(true);
+        let mut watch = new(true);
         watch.pass(bookmark);
         watch.pass(event);
         assert_eq!(wait(&mut watch).await, Duration::ZERO);
-        let mut watch = WatchEnd::new(true);
+        let mut watch = new(true);
         watch.pass(bookmark);
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(wait(&mut watch).await, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_an_event_is_none_that_makes_a_short_watch_a_good_one() {
+        let mut watch = watch(false, Drain::new(Duration::ZERO));
+        watch.pass(b"{\"type\":\"ADDED\",");
+        assert_eq!(wait(&mut watch).await, WATCH_END_NOT_BEFORE);
+        let mut watch = self::watch(false, Drain::new(Duration::ZERO));
+        watch.pass(b"{\"type\":\"ADDED\",");
+        watch.pass(b"\"object\":{}}\n{");
+        assert_eq!(wait(&mut watch).await, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_stops_ends_a_watch_between_two_events_and_not_among_its_first_objects() {
+        let bookmark = b"{\"object\":{\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}}}\n";
+        let drain = Drain::new(Duration::ZERO);
+        let mut watch = watch(true, drain.clone());
+        let ends = async |watch: &mut WatchEnd| {
+            let turn = std::future::poll_fn(|context| watch.poll_turn(context));
+            tokio::time::timeout(Duration::from_secs(10), turn).await.is_ok()
+        };
+        watch.pass(b"{}\n");
+        assert!(!ends(&mut watch).await, "the gateway does not stop");
+        drain.begin();
+        assert!(!ends(&mut watch).await, "there are more objects");
+        watch.pass(bookmark);
+        watch.pass(b"{");
+        assert!(!ends(&mut watch).await, "half an event");
+        watch.pass(b"}\n");
+        let begun = Instant::now();
+        assert!(ends(&mut watch).await);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        // Without an event, not within the second that makes its client list again.
+        let mut quiet = self::watch(false, drain);
+        assert!(ends(&mut quiet).await);
+        assert_eq!(begun.elapsed(), WATCH_END_NOT_BEFORE);
+    }
+
+    #[test]
+    fn events_are_told_apart_however_they_are_cut() {
+        let lines = b"{\"a\":1}\n{}\n{\"b\":\"two\"}\n".to_vec();
+        let mut frames = Vec::new();
+        for length in [1_u32, 0, 300] {
+            frames.extend_from_slice(&length.to_be_bytes());
+            frames.resize(frames.len() + length as usize, 7);
+        }
+        let line_ends = [8, 11, 23].to_vec();
+        let frame_ends = [5, 9, 313].to_vec();
+        for (kind, all, ends) in [
+            ("application/json;stream=watch", lines, line_ends),
+            ("application/vnd.kubernetes.protobuf;stream=watch", frames, frame_ends),
+        ] {
+            let mut head = HeaderMap::new();
+            head.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            for step in 1..=all.len() {
+                let mut events = Events::of(&head);
+                let mut at = 0;
+                for piece in all.chunks(step) {
+                    let before = at;
+                    at += piece.len();
+                    let has_ended = ends.iter().any(|end| *end > before && *end <= at);
+                    assert_eq!(events.pass(piece), has_ended, "{kind}: {before} to {at}");
+                    assert_eq!(events.is_within(), !ends.contains(&at), "{kind}: {before} to {at}");
+                }
+            }
+            head.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            assert_eq!(Events::of(&head), Events::Pieces);
+        }
+        assert_eq!(Events::of(&HeaderMap::new()), Events::Pieces);
     }
 }

@@ -175,14 +175,13 @@ impl Cluster {
         };
         let upstream = match old {
             Some(old) => {
-                // What DNS has found stays until it says something else.
-                let endpoints = match config.discovery {
+                match config.discovery {
+                    // What DNS has found stays until it says something else.
                     config::Discovery::Dns { .. } if old.config.discovery == config.discovery => {
-                        old.upstream.settings().endpoints
+                        old.upstream.update_all_but_endpoints(settings);
                     }
-                    _ => settings.endpoints,
-                };
-                old.upstream.update(UpstreamSettings { endpoints, ..settings });
+                    _ => old.upstream.update(settings),
+                }
                 old.upstream.clone()
             }
             None => Upstream::new(settings),
@@ -335,7 +334,7 @@ impl Clusters {
         Self { snapshot: Arc::default(), clusters: HashMap::new() }
     }
 
-    /// The clusters of a snapshot, all prepared, which go on from these.
+    /// The clusters of a snapshot, which go on from these. What of it has changed must be among the prepared.
     pub(crate) fn next(
         &self,
         snapshot: Arc<Snapshot>,
@@ -344,9 +343,11 @@ impl Clusters {
     ) -> Self {
         let clusters = snapshot.clusters().iter().filter_map(|(name, config)| {
             let old = self.clusters.get(name);
-            let cluster = match old {
-                Some(old) if Arc::ptr_eq(&old.config, config) && !prepared.contains_key(name) => old.clone(),
-                _ => Cluster::new(config.clone(), prepared.remove(name)?, old.map(|old| &**old), common),
+            let cluster = match (old, prepared.remove(name)) {
+                (_, Some(prepared)) => Cluster::new(config.clone(), prepared, old.map(|old| &**old), common),
+                // As it is; and what is not prepared after all must not cost the cluster that is at work.
+                (Some(old), None) => old.clone(),
+                (None, None) => return None,
             };
             Some((name.clone(), cluster))
         });
@@ -361,6 +362,11 @@ impl Clusters {
 
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(name)
+    }
+
+    /// Whether exactly this configuration is at work.
+    pub(crate) fn has(&self, config: &Arc<ClusterConfig>) -> bool {
+        self.of(config).is_some_and(|cluster| Arc::ptr_eq(&cluster.config, config))
     }
 
     /// All of them, by name.

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -35,6 +35,7 @@ use crate::limits::{
     ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HEADERS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
     RESET_STREAMS_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
 };
+use crate::per_address::PerAddress;
 use crate::proxy::{Client, Place, Proxy, forwarded_for};
 use crate::proxy_protocol::{self, TrustedPeers};
 use crate::watchdog::Watched;
@@ -52,6 +53,7 @@ pub(crate) struct Front {
     /// Places for connections, so many in all.
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) connections_max: usize,
+    pub(crate) per_address: Arc<PerAddress>,
     pub(crate) timeouts: ClientTimeouts,
     pub(crate) drain_timeout: Duration,
     pub(crate) shutdown: Shutdown,
@@ -111,13 +113,21 @@ impl Front {
             } else {
                 peer
             };
+            let Some(of_address) = self.per_address.enter(address.ip()) else {
+                self.proxy.metrics.connection_refused();
+                self.per_address.tell_refusal(address.ip(), Instant::now());
+                return Ok(None);
+            };
+            // It is not there yet: the address is told once.
+            let _ = place.of_address.set(of_address);
             let stream = Outlet::new(Socket::new(stream), self.timeouts.send, may_pause.clone());
-            Ok::<_, io::Error>((address, self.handshake(stream).await?))
+            Ok::<_, io::Error>(Some((address, self.handshake(stream).await?)))
         };
         // Boxed: a handshake needs some kilobytes, which the connection would keep to its end.
         let timed = tokio::time::timeout(self.timeouts.handshake, Box::pin(handshake)).await;
         let (address, (stream, cluster, by_sni)) = match timed {
-            Ok(Ok(done)) => done,
+            Ok(Ok(Some(done))) => done,
+            Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => {
                 self.proxy.metrics.handshake_failed();
                 return Err(error);

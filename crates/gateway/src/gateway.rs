@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::RealClock;
 use kubewharf_foundation::descriptors;
+use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
@@ -19,16 +20,18 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::access_log::{AccessLog, AccessLogTarget};
 use crate::admin::{self, Admin};
-use crate::cluster::{Cluster, Clusters, Common, Defaults, Prepared};
+use crate::cluster::{Cluster, Clusters, Common, Defaults, Prepared, Unusable};
 use crate::config::{
     ClusterConfig, Discovery, LoadError, Problem, ServingPem, Severity, Snapshot, Source, SourceOptions,
 };
+use crate::drain::Drain;
 use crate::front::Front;
 use crate::limits::{
     CONNECTIONS_MAX, DNS_INTERVAL, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, LISTEN_BACKLOG, OWN_DESCRIPTORS,
     SEND_TIMEOUT, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
 };
 use crate::metrics::Metrics;
+use crate::per_address::PerAddress;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::TrustedPeers;
 use crate::upstream::{self, EndpointSettings};
@@ -50,10 +53,12 @@ pub struct Options {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Whose client certificates are believed by clusters that do not say so themselves (a PEM file).
     pub client_ca: Option<PathBuf>,
-    /// How long connections may take to end when the gateway stops.
+    /// How long connections may take to end when the gateway stops. Watches end in the first half of it.
     pub drain_timeout: Duration,
     /// Client connections at once. As many as the system lets this process have, if those are less.
     pub connections_max: usize,
+    /// The same from one address, or from one /64 of IPv6; further ones are closed at once. 0 for no limit but that of all.
+    pub connections_per_address_max: usize,
     /// How long clients may take.
     pub client_timeouts: ClientTimeouts,
     /// Who may tell by the PROXY protocol whose connection it is.
@@ -95,6 +100,7 @@ impl Options {
             client_ca: None,
             drain_timeout: Duration::from_secs(30),
             connections_max: CONNECTIONS_MAX,
+            connections_per_address_max: 0,
             client_timeouts: ClientTimeouts::default(),
             proxy_protocol_from: TrustedPeers::default(),
             access_log: AccessLogTarget::Off,
@@ -142,7 +148,7 @@ pub enum StartError {
 pub struct Gateway {
     options: Options,
     source: Arc<Source>,
-    common: Arc<Common>,
+    preparation: Arc<Preparation>,
     proxy: Arc<Proxy>,
     listeners: Vec<TcpListener>,
     admin: Option<TcpListener>,
@@ -169,30 +175,32 @@ impl Gateway {
         {
             return Err(StartError::AdminOpen(address));
         }
-        let common = Arc::new(Common {
+        let common = Common {
             defaults: Defaults { serving: default_serving(&options)? },
             clock: Arc::new(RealClock),
             metrics: Metrics::new(),
-        });
+        };
         let mut listeners = Vec::new();
         for address in &options.listen {
             listeners.push(listen(*address)?);
         }
         let admin = options.admin_listen.map(listen).transpose()?;
-        let accepted = common.clone();
-        let source_options = SourceOptions {
-            directory: options.config_dir.clone(),
-            default_cluster: options.default_cluster.clone(),
-            accept: Some(Box::new(move |snapshot| problems(snapshot, &accepted))),
-        };
-        let source =
-            tokio::task::spawn_blocking(move || Source::open(source_options)).await.map_err(StartError::Task)??;
         let proxy = Arc::new(Proxy {
             clusters: ArcSwap::from_pointee(Clusters::empty()),
             metrics: common.metrics.clone(),
             access_log: AccessLog::start(&options.access_log).map_err(StartError::AccessLog)?,
+            drain: Drain::new(options.drain_timeout),
         });
-        Ok(Self { options, source, common, proxy, listeners, admin })
+        let preparation = Arc::new(Preparation::new(common, proxy.clone()));
+        let accepts = preparation.clone();
+        let source_options = SourceOptions {
+            directory: options.config_dir.clone(),
+            default_cluster: options.default_cluster.clone(),
+            accept: Some(Box::new(move |snapshot| accepts.accept(snapshot))),
+        };
+        let source =
+            tokio::task::spawn_blocking(move || Source::open(source_options)).await.map_err(StartError::Task)??;
+        Ok(Self { options, source, preparation, proxy, listeners, admin })
     }
 
     /// Where clients are served.
@@ -209,17 +217,19 @@ impl Gateway {
 
     /// Serves until `shutdown`, then lets connections end.
     pub async fn serve(self, shutdown: Shutdown) {
-        let Self { options, source, common, proxy, listeners, admin } = self;
-        let mut follower = Follower { proxy: proxy.clone(), common: common.clone(), resolvers: HashMap::new() };
+        let Self { options, source, preparation, proxy, listeners, admin } = self;
+        let clock = preparation.common.clock.clone();
+        let mut follower = Follower { preparation, resolvers: HashMap::new() };
         let mut snapshots = source.subscribe();
         follower.follow(&snapshots.borrow_and_update().clone());
         let connections_max = connections_max(options.connections_max);
         let front = Arc::new(Front {
             proxy: proxy.clone(),
-            clock: common.clock.clone(),
+            clock,
             proxy_protocol_peers: options.proxy_protocol_from,
             connections: Arc::new(Semaphore::new(connections_max)),
             connections_max,
+            per_address: PerAddress::new(options.connections_per_address_max),
             timeouts: options.client_timeouts,
             drain_timeout: options.drain_timeout,
             shutdown: shutdown.clone(),
@@ -238,6 +248,13 @@ impl Gateway {
                 follower.follow(&snapshot);
             }
         });
+        background.spawn({
+            let (proxy, stops) = (proxy.clone(), shutdown.requested());
+            async move {
+                stops.await;
+                proxy.drain.begin();
+            }
+        });
         if let Some(listener) = admin {
             let admin = Admin { proxy, source, token: options.admin_token, shutdown: shutdown.clone() };
             background.spawn(admin::listen(Arc::new(admin), listener));
@@ -254,32 +271,94 @@ impl Gateway {
     }
 }
 
+/// What a snapshot needs to be put to work, made while it is judged: what was found good is what is used then, and not made again, when a
+/// certificate may have come to its end.
+struct Preparation {
+    common: Common,
+    proxy: Arc<Proxy>,
+    /// What is not at work yet, oldest first.
+    prepared: Mutex<Vec<PreparedCluster>>,
+}
+
+struct PreparedCluster {
+    /// The first snapshot that it is for.
+    generation: u64,
+    config: Arc<ClusterConfig>,
+    parts: Prepared,
+}
+
+impl Preparation {
+    fn new(common: Common, proxy: Arc<Proxy>) -> Self {
+        Self { common, proxy, prepared: Mutex::default() }
+    }
+
+    /// Prepares the clusters that have changed; what of them can't be put to work refuses the whole snapshot.
+    fn accept(&self, snapshot: &Snapshot) -> Vec<Problem> {
+        let at_work = self.proxy.clusters.load_full();
+        let generation = snapshot.generation();
+        let mut all = self.prepared.lock();
+        // A snapshot of the same number was refused.
+        all.retain(|prepared| prepared.generation < generation);
+        let mut problems = Vec::new();
+        for config in snapshot.clusters().values() {
+            if at_work.has(config) || all.iter().any(|prepared| Arc::ptr_eq(&prepared.config, config)) {
+                continue;
+            }
+            let before = at_work.get(&config.name).map(|before| &**before);
+            match Prepared::new(config, before, &self.common) {
+                Ok(parts) => all.push(PreparedCluster { generation, config: config.clone(), parts }),
+                Err(unusable) => problems.extend(unusable.into_iter().map(|unusable| problem(config, unusable))),
+            }
+        }
+        problems
+    }
+
+    /// What was prepared for a snapshot; what was for those before it is forgotten.
+    fn take(&self, snapshot: &Snapshot) -> HashMap<Arc<str>, Prepared> {
+        let mut all = self.prepared.lock();
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *all).into_iter().partition(|prepared| prepared.generation <= snapshot.generation());
+        *all = later;
+        drop(all);
+        let is_used =
+            |config: &Arc<ClusterConfig>| snapshot.cluster(&config.name).is_some_and(|used| Arc::ptr_eq(used, config));
+        due.into_iter()
+            .filter(|prepared| is_used(&prepared.config))
+            .map(|prepared| (prepared.config.name.clone(), prepared.parts))
+            .collect()
+    }
+}
+
+fn problem(config: &ClusterConfig, unusable: Unusable) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        file: config.file.to_path_buf(),
+        line: config.line,
+        field: unusable.field.to_owned(),
+        problem: unusable.problem,
+        remedy: "correct it; until then the configuration before stays in use".to_owned(),
+    }
+}
+
 /// Puts each new snapshot to work.
 struct Follower {
-    proxy: Arc<Proxy>,
-    common: Arc<Common>,
+    preparation: Arc<Preparation>,
     /// Who looks endpoints up in the DNS, by cluster.
     resolvers: HashMap<Arc<str>, (Discovery, AbortHandle)>,
 }
 
 impl Follower {
     fn follow(&mut self, snapshot: &Arc<Snapshot>) {
-        let old = self.proxy.clusters.load_full();
-        let mut prepared = HashMap::new();
+        let Preparation { common, proxy, .. } = &*self.preparation;
+        let old = proxy.clusters.load_full();
+        let prepared = self.preparation.take(snapshot);
         for (name, config) in snapshot.clusters() {
-            let before = old.get(name);
-            if before.is_some_and(|before| Arc::ptr_eq(&before.config, config)) {
-                continue;
-            }
-            match Prepared::new(config, before.map(|before| &**before), &self.common) {
-                Ok(made) => drop(prepared.insert(name.clone(), made)),
-                // It was found good a moment ago, so this is a race with a certificate's end.
-                Err(problems) => {
-                    tracing::error!(cluster = %name, ?problems, "the cluster's new configuration is not used");
-                }
+            if !old.has(config) && !prepared.contains_key(name) {
+                // Every snapshot is accepted before it comes here.
+                tracing::error!(cluster = %name, "the cluster's new configuration is not prepared; what is at work stays");
             }
         }
-        let next = Arc::new(old.next(snapshot.clone(), prepared, &self.common));
+        let next = Arc::new(old.next(snapshot.clone(), prepared, common));
         self.resolvers.retain(|name, (discovery, resolver)| {
             let stays = next.get(name).is_some_and(|cluster| cluster.config.discovery == *discovery);
             if !stays {
@@ -290,7 +369,7 @@ impl Follower {
         for cluster in next.iter() {
             self.resolve(cluster);
         }
-        self.proxy.clusters.store(next);
+        self.preparation.proxy.clusters.store(next);
     }
 
     fn resolve(&mut self, cluster: &Arc<Cluster>) {
@@ -304,16 +383,10 @@ impl Follower {
             host: name.to_string(),
             port: *port,
         };
-        let upstream = Arc::downgrade(&cluster.upstream);
-        let task = tokio::spawn(async move {
-            source
-                .follow(DNS_INTERVAL, move |addresses| {
-                    if let Some(upstream) = upstream.upgrade() {
-                        upstream.set_endpoints(addresses.into_iter().map(EndpointSettings::new).collect());
-                    }
-                })
-                .await
-        });
+        let finder = cluster.upstream.finder();
+        let task = tokio::spawn(source.follow(DNS_INTERVAL, move |addresses| {
+            finder.found(addresses.into_iter().map(EndpointSettings::new).collect());
+        }));
         self.resolvers.insert(config.name.clone(), (config.discovery.clone(), task.abort_handle()));
     }
 }
@@ -344,25 +417,6 @@ fn connections_max(wanted: usize) -> usize {
         );
     }
     possible.min(wanted)
-}
-
-/// What of a snapshot can't be put to work.
-fn problems(snapshot: &Snapshot, common: &Common) -> Vec<Problem> {
-    let of_cluster = |config: &Arc<ClusterConfig>| match Prepared::new(config, None, common) {
-        Ok(_) => Vec::new(),
-        Err(unusable) => unusable
-            .into_iter()
-            .map(|unusable| Problem {
-                severity: Severity::Error,
-                file: config.file.to_path_buf(),
-                line: config.line,
-                field: unusable.field.to_owned(),
-                problem: unusable.problem,
-                remedy: "correct it; until then the configuration before stays in use".to_owned(),
-            })
-            .collect(),
-    };
-    snapshot.clusters().values().flat_map(of_cluster).collect()
 }
 
 fn default_serving(options: &Options) -> Result<ServingPem, StartError> {
@@ -396,4 +450,154 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
         socket.listen(LISTEN_BACKLOG)
     };
     bind().map_err(|source| StartError::Listen { address, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use kubewharf_foundation::clock::ManualClock;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::config::Reload;
+
+    /// A folder of manifests, and what follows it.
+    struct Following {
+        folder: tempfile::TempDir,
+        clock: ManualClock,
+        source: Arc<Source>,
+        follower: Follower,
+    }
+
+    /// Writes the manifest of a cluster whose clients an authority vouches for that is trusted until 2040.
+    fn write(folder: &Path, name: &str, policy: &str) {
+        let manifest = format!(
+            "apiVersion: proxy.kubegateway.io/v1alpha1\nkind: UpstreamCluster\nmetadata:\n  name: {name}\nspec:\n  \
+             servers:\n  - endpoint: http://127.0.0.1:1\n  secureServing:\n    clientCAFile: {}\n  dispatchPolicies:\n  \
+             - name: {policy}\n    rules:\n    - {{verbs: ['*'], apiGroups: ['*'], resources: ['*']}}\n",
+            folder.join("ca.pem").display(),
+        );
+        std::fs::write(folder.join(format!("{name}.yaml")), manifest).unwrap();
+    }
+
+    fn write_authority(folder: &Path) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = date_time_ymd(2040, 1, 1);
+        let authority = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+    }
+
+    fn year(year: i32) -> u64 {
+        u64::try_from(date_time_ymd(year, 1, 1).unix_timestamp()).unwrap() * 1000
+    }
+
+    impl Following {
+        /// Begins with the cluster `a.test` and its policy `first`, in the year 2030.
+        fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            write_authority(folder.path());
+            write(folder.path(), "a.test", "first");
+            let clock = ManualClock::new(0, year(2030));
+            let common =
+                Common { defaults: Defaults::default(), clock: Arc::new(clock.clone()), metrics: Metrics::new() };
+            let proxy = Arc::new(Proxy {
+                clusters: ArcSwap::from_pointee(Clusters::empty()),
+                metrics: common.metrics.clone(),
+                access_log: AccessLog::start(&AccessLogTarget::Off).unwrap(),
+                drain: Drain::new(Duration::ZERO),
+            });
+            let preparation = Arc::new(Preparation::new(common, proxy));
+            let accepts = preparation.clone();
+            let source = Source::open(SourceOptions {
+                directory: folder.path().to_path_buf(),
+                default_cluster: None,
+                accept: Some(Box::new(move |snapshot| accepts.accept(snapshot))),
+            });
+            let mut follower = Follower { preparation, resolvers: HashMap::new() };
+            let source = source.unwrap();
+            follower.follow(&source.current());
+            Self { folder, clock, source, follower }
+        }
+
+        fn write(&self, name: &str, policy: &str) {
+            write(self.folder.path(), name, policy);
+        }
+
+        fn follow(&mut self) {
+            self.follower.follow(&self.source.current());
+        }
+
+        /// The policy of a cluster that is at work.
+        fn policy(&self, name: &str) -> Option<String> {
+            let clusters = self.follower.preparation.proxy.clusters.load();
+            Some(clusters.get(name)?.config.policies.policies()[0].name.to_string())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_found_good_is_put_to_work_whatever_happens_meanwhile() {
+        let mut following = Following::start();
+        assert_eq!(following.policy("a.test").as_deref(), Some("first"));
+        following.write("a.test", "second");
+        write_authority(following.folder.path());
+        assert!(matches!(following.source.reload(), Reload::Published(_)));
+        following.clock.set_wall_ms(year(2041));
+        following.follow();
+        assert_eq!(following.policy("a.test").as_deref(), Some("second"));
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_cannot_be_put_to_work_refuses_the_new_configuration_as_a_whole() {
+        let mut following = Following::start();
+        following.clock.set_wall_ms(year(2041));
+        following.write("a.test", "second");
+        following.write("b.test", "first");
+        write_authority(following.folder.path());
+        assert_eq!(following.source.reload(), Reload::Refused);
+        let errors = following.source.status().errors.clone();
+        assert!(errors.iter().any(|error| error.to_string().contains("every certificate has expired")), "{errors:?}");
+        following.follow();
+        assert_eq!((following.policy("a.test").as_deref(), following.policy("b.test")), (Some("first"), None));
+        // A new generation of the same number is another one.
+        following.clock.set_wall_ms(year(2031));
+        assert!(matches!(following.source.reload(), Reload::Published(_)));
+        following.follow();
+        let both = [following.policy("a.test"), following.policy("b.test")];
+        assert_eq!(both, [Some("second".to_owned()), Some("first".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn what_has_not_changed_is_not_judged_again() {
+        let mut following = Following::start();
+        following.clock.set_wall_ms(year(2041));
+        std::fs::write(
+            following.folder.path().join("b.test.yaml"),
+            "apiVersion: proxy.kubegateway.io/v1alpha1\nkind: UpstreamCluster\nmetadata: {name: b.test}\nspec:\n  \
+             servers: [{endpoint: 'http://127.0.0.1:1'}]\n  dispatchPolicies:\n  - name: first\n    rules:\n    \
+             - {verbs: ['*'], apiGroups: ['*'], resources: ['*']}\n",
+        )
+        .unwrap();
+        assert!(matches!(following.source.reload(), Reload::Published(_)));
+        following.follow();
+        let both = [following.policy("a.test"), following.policy("b.test")];
+        assert_eq!(both, [Some("first".to_owned()), Some("first".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn configurations_that_come_quickly_after_one_another_are_put_to_work_together() {
+        let mut following = Following::start();
+        following.write("a.test", "second");
+        assert!(matches!(following.source.reload(), Reload::Published(_)));
+        following.write("b.test", "first");
+        assert!(matches!(following.source.reload(), Reload::Published(_)));
+        following.write("a.test", "third");
+        std::fs::write(following.folder.path().join("c.yaml"), "kind: [").unwrap();
+        assert_eq!(following.source.reload(), Reload::Refused);
+        following.follow();
+        let both = [following.policy("a.test"), following.policy("b.test")];
+        assert_eq!(both, [Some("second".to_owned()), Some("first".to_owned())]);
+        assert!(following.follower.preparation.prepared.lock().is_empty());
+    }
 }

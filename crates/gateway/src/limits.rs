@@ -6,8 +6,13 @@
 pub const VERDICTS_MAX: usize = 32_768;
 /// Locks of a verdict cache; a power of two.
 pub(crate) const VERDICT_SHARDS: usize = 64;
-/// Questions to one cluster (token and access reviews) that are under way at once; further ones wait.
+/// Questions to one cluster of one kind (token or access reviews) that are under way at once; further ones wait.
 pub const REVIEWS_AT_ONCE_MAX: usize = 128;
+/// Such questions that wait; the next is refused at once. It is not known yet who asks them.
+pub const REVIEWS_WAITING_MAX: usize = 1024;
+/// Tokens from one address, or one /64 of IPv6, that are being judged or wait for it: nobody may fill the queue alone. Clients behind a NAT are
+/// one address, so it is not few.
+pub const TOKENS_PER_ADDRESS_MAX: usize = 256;
 /// Access reviews of one impersonation that are under way at once.
 pub(crate) const IMPERSONATION_REVIEWS_AT_ONCE: usize = 8;
 /// Groups and extra values that one request may impersonate; each is a review of its own.
@@ -85,6 +90,8 @@ pub(crate) const CONFIG_QUIET_WAIT_MAX: std::time::Duration = std::time::Duratio
 
 /// Client connections at once, unless the operator says otherwise.
 pub const CONNECTIONS_MAX: usize = 50_000;
+/// Time between two lines of the log about addresses that have too many connections.
+pub(crate) const REFUSALS_TOLD_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
 /// Open files that are not a client's: connections to kube-apiservers, which are few, logs, and what is read now and then.
 pub(crate) const OWN_DESCRIPTORS: usize = 1024;
 /// Connections that the kernel may hold that were not accepted yet.
@@ -167,6 +174,11 @@ pub(crate) const LONG_BODY_BYTES: u64 = 1 << 20;
 pub(crate) const SEND_PIECE_BYTES_MAX: usize = 64 << 10;
 /// The soonest that a watch without an event ends for its client; see [`WatchEnd`](crate::body::WatchEnd).
 pub(crate) const WATCH_END_NOT_BEFORE: std::time::Duration = std::time::Duration::from_millis(1100);
+/// When the first watch ends after the gateway was told to stop, in percent of the time that it has for that. Clients hear first that they
+/// shall go elsewhere.
+pub(crate) const DRAIN_FIRST_WATCH_PERCENT: u32 = 5;
+/// When the last one does.
+pub(crate) const DRAIN_LAST_WATCH_PERCENT: u32 = 50;
 /// Endpoints that one request is tried at.
 pub const TRIES_MAX: usize = 4;
 /// Endpoints that one review is tried at.

@@ -99,6 +99,7 @@ pub(crate) struct Metrics {
     connections: Gauge,
     upgraded: Gauge,
     handshakes_failed: Counter,
+    connections_refused: Counter,
     families: Families,
 }
 
@@ -232,6 +233,7 @@ impl Metrics {
             connections: Gauge::default(),
             upgraded: Gauge::default(),
             handshakes_failed: Counter::default(),
+            connections_refused: Counter::default(),
             families: Families {
                 answers: Family::default(),
                 latencies: Family::new_with_constructor(Latencies),
@@ -250,6 +252,11 @@ impl Metrics {
             registry.register("connections", "Client connections", metrics.connections.clone());
             registry.register("upgraded_connections", "Upgraded connections", metrics.upgraded.clone());
             registry.register("handshakes_failed", "Failed TLS handshakes", metrics.handshakes_failed.clone());
+            registry.register(
+                "connections_refused",
+                "Client connections that were closed because their address had as many as it may",
+                metrics.connections_refused.clone(),
+            );
             registry.register("apiserver_request", "Answered requests", families.answers.clone());
             registry.register(
                 "apiserver_request_duration_seconds",
@@ -307,6 +314,10 @@ impl Metrics {
 
     pub(crate) fn handshake_failed(&self) {
         self.handshakes_failed.inc();
+    }
+
+    pub(crate) fn connection_refused(&self) {
+        self.connections_refused.inc();
     }
 
     pub(crate) fn request_begun(&self) {

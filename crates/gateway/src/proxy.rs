@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -30,8 +30,11 @@ use crate::User;
 use crate::access_log::AccessLog;
 use crate::authentication::token::remove_websocket_token;
 use crate::authentication::x509::ClientCertificate;
-use crate::body::{AnswerBody, Body, Http1Body, Idle, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off};
+use crate::body::{
+    AnswerBody, Body, Events, Http1Body, Idle, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off,
+};
 use crate::cluster::{Cluster, Clusters, PolicyAtWork};
+use crate::drain::{Drain, Turn};
 use crate::guard::Pause;
 use crate::identity::{IdentityHeaders, Mode, strip, strip_response};
 use crate::limit::breaker;
@@ -39,6 +42,7 @@ use crate::limits::{
     ANSWER_HELD_BYTES, BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX, UNREAD_LASTING_TIMEOUT, UNREAD_TIMEOUT,
 };
 use crate::metrics::Metrics;
+use crate::per_address::AddressPlace;
 use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};
 use crate::upgrade;
@@ -54,6 +58,7 @@ pub(crate) struct Proxy {
     pub(crate) clusters: ArcSwap<Clusters>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Arc<AccessLog>,
+    pub(crate) drain: Arc<Drain>,
 }
 
 /// What all requests of a client's connection share.
@@ -76,13 +81,15 @@ pub(crate) struct Client {
 /// The place of a client's connection among all that may be there. Given back when the connection ends, whatever has become of it.
 pub(crate) struct Place {
     metrics: Arc<Metrics>,
+    /// Its place among those of its address, once that is known.
+    pub(crate) of_address: OnceLock<AddressPlace>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Place {
     pub(crate) fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit) -> Arc<Self> {
         metrics.connection(1);
-        Arc::new(Self { metrics, _permit: permit })
+        Arc::new(Self { metrics, of_address: OnceLock::new(), _permit: permit })
     }
 }
 
@@ -191,21 +198,26 @@ impl Client {
             _ => Refused::new(Status::bad_request(error.to_string())),
         })?;
         record.verb = known_verb(&info.verb);
-        let authenticated =
-            cluster.authenticator.authenticate(self.certificate.as_ref(), &parts.headers, &info.path).await.map_err(
-                |error| {
-                    let status = match error.status() {
-                        StatusCode::UNAUTHORIZED => Status::unauthorized(),
-                        _ => Status::service_unavailable("the user can't be told now").with_retry_after(1),
-                    };
-                    Refused::because(status, error)
-                },
-            )?;
+        let authenticated = cluster
+            .authenticator
+            .authenticate(self.certificate.as_ref(), &parts.headers, &info.path, self.ip())
+            .await
+            .map_err(|error| {
+                let status = match error.status() {
+                    StatusCode::UNAUTHORIZED => Status::unauthorized(),
+                    StatusCode::TOO_MANY_REQUESTS => Status::too_many_requests("too many users wait to be told", 1),
+                    _ => Status::service_unavailable("the user can't be told now").with_retry_after(1),
+                };
+                Refused::because(status, error)
+            })?;
         let impersonated =
             cluster.impersonator.effective_user(&authenticated.user, &parts.headers).await.map_err(|error| {
                 let status = match error.status() {
                     StatusCode::BAD_REQUEST => Status::bad_request(error.to_string()),
                     StatusCode::FORBIDDEN => Status::forbidden(&error.to_string()),
+                    StatusCode::TOO_MANY_REQUESTS => {
+                        Status::too_many_requests("too many impersonations wait to be judged", 1)
+                    }
                     _ => Status::service_unavailable("the impersonation can't be judged now").with_retry_after(1),
                 };
                 Refused::because(status, error)
@@ -480,7 +492,10 @@ impl Admitted<'_> {
             tried.push(endpoint.id());
             record.tries += 1;
             record.endpoint = Some(endpoint.url().clone());
-            match self.attempt(parts, &endpoint, class, body.take(), is_safe).await {
+            // An answer that is there already is better than none.
+            let has_answer = unavailable.is_some();
+            let elsewhere = || has_answer || self.has_another(&tried);
+            match self.attempt(parts, &endpoint, class, body.take(), is_safe, elsewhere).await {
                 Tried::Answered(answered) => {
                     let is_unavailable = answered.response.status() == StatusCode::SERVICE_UNAVAILABLE;
                     let is_own_doing = is_unavailable && is_built_in(self.info);
@@ -526,6 +541,11 @@ impl Admitted<'_> {
         self.afford(next)
     }
 
+    /// Whether an endpoint in rotation is left for a further try.
+    fn has_another(&self, tried: &[EndpointId]) -> bool {
+        tried.len() < TRIES_MAX && self.cluster.upstream.has_another(self.filter(), tried)
+    }
+
     /// The endpoint that was tried last, for one further try, if the budget allows.
     fn once_more(&self, tried: &[EndpointId], last: Arc<Endpoint>) -> Option<Arc<Endpoint>> {
         let times = tried.iter().filter(|id| **id == last.id()).count();
@@ -539,7 +559,8 @@ impl Admitted<'_> {
         })
     }
 
-    /// One try. After it, the body is back if it can be sent again.
+    /// One try. After it, the body is back if it can be sent again. If the endpoint hangs, the try ends as soon as that is known and the
+    /// request can be sent `elsewhere`.
     async fn attempt(
         &self,
         parts: &Parts,
@@ -547,6 +568,7 @@ impl Admitted<'_> {
         class: Class,
         body: Option<RequestBody>,
         is_safe: bool,
+        elsewhere: impl Fn() -> bool + Copy + Unpin,
     ) -> Tried {
         let request = match outbound(parts, endpoint) {
             Ok(request) => request,
@@ -568,7 +590,7 @@ impl Admitted<'_> {
                 return Tried::Failed { refused: Refused::because(status, error), body, again };
             }
         };
-        let mut response = if is_safe { exchange.response.abandon_when_hung() } else { exchange.response };
+        let mut response = exchange.response.abandon_when_hung(is_safe.then_some(elsewhere));
         let mut upload = body.map(|body| Box::new(body.upload(exchange.body)));
         // As long as the client has seen nothing of an answer, another endpoint can give it. Not for aggregated APIs, which may let an
         // answer trickle.
@@ -606,7 +628,7 @@ impl Admitted<'_> {
                 Sent::All | Sent::Broken => (&mut response).await,
             };
             if is_held && let Ok(response) = &mut answered {
-                match exchange.lease.beginning(response.body_mut(), ANSWER_HELD_BYTES).await {
+                match exchange.lease.beginning(response.body_mut(), ANSWER_HELD_BYTES, elsewhere).await {
                     Ok(pieces) => beginning = pieces,
                     Err(error) => answered = Err(error),
                 }
@@ -664,7 +686,9 @@ impl Admitted<'_> {
         let pace = self.pace();
         let is_watch = &*self.info.verb == "watch" && self.info.is_resource_request && head.status == StatusCode::OK;
         let begins_with_all = parts.uri.query().is_some_and(|query| query.contains("sendInitialEvents=true"));
-        let watch = is_watch.then(|| WatchEnd::new(begins_with_all));
+        let watch = is_watch.then(|| {
+            WatchEnd::new(begins_with_all, Events::of(&head.headers), Turn::new(self.client.proxy.drain.clone()))
+        });
         let streaming = Streaming { beginning, stream, request: upload, watch, idle, pace, lease, admission: None };
         Answer::Streams(head, Box::new(streaming))
     }

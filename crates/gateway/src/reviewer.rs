@@ -72,7 +72,8 @@ impl ClusterReviewer {
             headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
             headers.insert(USER_AGENT, HeaderValue::from_static(OWN_USER_AGENT));
             // A review changes nothing, so it may be asked again whatever became of it.
-            match exchange(&endpoint, request, body.clone()).await {
+            let elsewhere = || tried.len() < REVIEW_ENDPOINTS_MAX && self.upstream.has_another(None, &tried);
+            match exchange(&endpoint, request, body.clone(), elsewhere).await {
                 Ok((StatusCode::OK | StatusCode::CREATED, reply)) => return Ok(reply),
                 Ok((status, reply)) => {
                     let text = String::from_utf8_lossy(&reply[..reply.len().min(512)]).into_owned();
@@ -91,17 +92,18 @@ impl ClusterReviewer {
     }
 }
 
-/// One request with its whole answer.
+/// One request with its whole answer. If the endpoint hangs, it is given up as soon as it can be sent `elsewhere`.
 async fn exchange(
     endpoint: &Arc<crate::upstream::Endpoint>,
     request: Request<()>,
     body: Bytes,
+    elsewhere: impl Fn() -> bool + Unpin,
 ) -> Result<(StatusCode, Bytes), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let mut exchange = endpoint.send(Class::Short, request, false).await.map_err(|error| text(&error))?;
     // A review is far smaller than any stream's window; what does not fit waits in h2 until it does.
     exchange.body.send_data(body, true).map_err(|error| text(&error))?;
-    let response = exchange.response.abandon_when_hung().await.map_err(|error| text(&error))?;
+    let response = exchange.response.abandon_when_hung(Some(elsewhere)).await.map_err(|error| text(&error))?;
     endpoint.report(Outcome::Answered);
     let status = response.status();
     let mut stream = response.into_body();

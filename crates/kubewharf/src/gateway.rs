@@ -77,12 +77,18 @@ struct Serve {
     /// Whose client certificates are believed by clusters that do not say so themselves (PEM).
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
-    /// Seconds that connections may take to end when the gateway stops.
+    /// Seconds that connections may take to end when the gateway stops. Watches, which have no end of their own, end one after another in the
+    /// first half of it.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_timeout: u64,
     /// Client connections at once.
     #[arg(long, value_name = "N", default_value_t = CONNECTIONS_MAX)]
     max_connections: usize,
+    /// Client connections at once from one address, or from one /64 of IPv6; further ones are closed at once. 0: as many as all may be. With
+    /// --proxy-protocol-from, the addresses are those that the load balancers tell; without it, all clients behind a load balancer that
+    /// replaces addresses, as behind a NAT, are one.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    connections_per_address_max: usize,
     /// Seconds that a client may take for the TLS handshake.
     #[arg(long, value_name = "SECONDS", default_value_t = HANDSHAKE_TIMEOUT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
     handshake_timeout: u64,
@@ -204,6 +210,7 @@ fn options(flags: Serve) -> anyhow::Result<Options> {
         client_ca: flags.client_ca,
         drain_timeout: Duration::from_secs(flags.drain_timeout),
         connections_max: flags.max_connections.max(1),
+        connections_per_address_max: flags.connections_per_address_max,
         client_timeouts: ClientTimeouts {
             handshake: Duration::from_secs(flags.handshake_timeout),
             head: Duration::from_secs(flags.header_timeout),

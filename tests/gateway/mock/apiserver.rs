@@ -37,6 +37,8 @@ const DRAIN: Duration = Duration::from_millis(300);
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Body of an ordinary answer, in bytes.
 const ANSWER_BYTES: usize = 1000;
+/// What is in every log.
+pub(crate) const LOG_LINE: &str = "a line\n";
 
 /// The one thing that all apiservers know.
 #[derive(Clone)]
@@ -76,6 +78,8 @@ pub(crate) struct Control {
     pub(crate) refuses: AtomicBool,
     /// Let each request wait until it is answered, in milliseconds.
     pub(crate) delay_ms: AtomicU64,
+    /// Send no more than half of each event.
+    pub(crate) halves: AtomicBool,
     /// As SIGSTOP.
     frozen: AtomicBool,
     sleepers: Mutex<Vec<Waker>>,
@@ -304,6 +308,7 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
         control.changes.add(format!("{} {}", head.method, head.uri.path()));
     }
     let query = head.uri.query().unwrap_or_default().to_owned();
+    let path = head.uri.path().to_owned();
     *control.last_headers.lock() = head.headers;
     let says = control.says.load(SeqCst);
     if says != 0 {
@@ -319,7 +324,32 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
         let _watch = control.watches.enter();
         return tell_events(respond, etcd, control, from.unwrap_or_else(|| etcd.revision())).await;
     }
+    if path.ends_with("/log") {
+        return tell_lines(respond).await;
+    }
+    if path.ends_with("/trailers") {
+        return say_with_trailers(&mut respond);
+    }
     say(&mut respond, StatusCode::OK, vec![b' '; ANSWER_BYTES].into());
+}
+
+/// A log that is followed: a line, and then nothing until the client leaves.
+async fn tell_lines(mut respond: SendResponse<Bytes>) {
+    let response = Response::builder().header("content-type", "text/plain").body(()).expect("a response");
+    let Ok(mut stream) = respond.send_response(response, false) else { return };
+    // Whoever is gone needs no line.
+    let _ = stream.send_data(LOG_LINE.into(), false);
+    let _ = std::future::poll_fn(|context| stream.poll_reset(context)).await;
+}
+
+/// An answer with something behind its body.
+fn say_with_trailers(respond: &mut SendResponse<Bytes>) {
+    let Ok(mut stream) = respond.send_response(Response::new(()), false) else { return };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("checksum", http::HeaderValue::from_static("42"));
+    // Whoever is gone needs no answer.
+    let _ = stream.send_data(vec![b' '; ANSWER_BYTES].into(), false);
+    let _ = stream.send_trailers(trailers);
 }
 
 /// All events after a revision, until the client leaves or the apiserver is about to.
@@ -332,7 +362,11 @@ async fn tell_events(mut respond: SendResponse<Bytes>, etcd: &Etcd, control: &Co
         let now = *revisions.borrow_and_update();
         while told < now {
             told += 1;
-            if stream.send_data(event(told), false).is_err() {
+            let mut event = event(told);
+            if control.halves.load(SeqCst) {
+                event.truncate(event.len() / 2);
+            }
+            if stream.send_data(event, false).is_err() {
                 return;
             }
         }

@@ -55,7 +55,7 @@ impl ImpersonationError {
         match self {
             Self::BadRequest(_) => http::StatusCode::BAD_REQUEST,
             Self::Forbidden(_) => http::StatusCode::FORBIDDEN,
-            Self::Unavailable(_) => http::StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(error) => error.status(),
         }
     }
 }
@@ -282,7 +282,8 @@ impl Impersonator {
         reviewer: Arc<dyn Reviewer>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let mut updated = Self::new(times, review_timeout, reviewer, clock);
+        let mut updated = Self::new(times, review_timeout, reviewer.clone(), clock);
+        updated.reviewer = self.reviewer.update(reviewer, review_timeout);
         if self.cache.times() == times {
             updated.cache = self.cache.clone();
         }

@@ -15,6 +15,7 @@ pub mod tls;
 pub mod token;
 pub mod x509;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ use rustls_pki_types::UnixTime;
 use tokio::sync::Semaphore;
 
 use crate::User;
-use crate::limits::REVIEWS_AT_ONCE_MAX;
+use crate::limits::{REVIEWS_AT_ONCE_MAX, REVIEWS_WAITING_MAX, TOKENS_PER_ADDRESS_MAX};
+use crate::per_address::PerAddress;
 use crate::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
 use cache::{Decision, Verdict, VerdictCache, VerdictTimes};
 use jwt::{JwtAuthenticators, JwtOutcome};
@@ -84,6 +86,20 @@ pub enum ReviewError {
     /// There was no answer, or none that can be used.
     #[error("{0}")]
     Unavailable(String),
+    /// It was not asked: too many questions wait already.
+    #[error("too many questions to the cluster wait already, {0}")]
+    Busy(&'static str),
+}
+
+impl ReviewError {
+    /// The HTTP status of the answer to a request that can't be judged for this reason.
+    #[must_use]
+    pub fn status(&self) -> http::StatusCode {
+        match self {
+            Self::Busy(_) => http::StatusCode::TOO_MANY_REQUESTS,
+            Self::Timeout(_) | Self::Unavailable(_) => http::StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
 }
 
 /// Asks a cluster. Its answers are remembered by who asks it, so it need not remember them itself.
@@ -102,20 +118,33 @@ pub trait Reviewer: Send + Sync {
     ) -> BoxFuture<'a, Result<AccessVerdict, ReviewError>>;
 }
 
-/// A reviewer that is asked a bounded number of questions at once, each for a bounded time.
+/// A reviewer that is asked a bounded number of questions at once, each for a bounded time, while a bounded number waits.
 #[derive(Clone)]
 struct BoundedReviewer {
     reviewer: Arc<dyn Reviewer>,
     at_once: Arc<Semaphore>,
+    /// Places for those that are asked and those that wait.
+    places: Arc<Semaphore>,
     timeout: Duration,
 }
 
 impl BoundedReviewer {
     fn new(reviewer: Arc<dyn Reviewer>, timeout: Duration) -> Self {
-        Self { reviewer, at_once: Arc::new(Semaphore::new(REVIEWS_AT_ONCE_MAX)), timeout }
+        Self {
+            reviewer,
+            at_once: Arc::new(Semaphore::new(REVIEWS_AT_ONCE_MAX)),
+            places: Arc::new(Semaphore::new(REVIEWS_AT_ONCE_MAX + REVIEWS_WAITING_MAX)),
+            timeout,
+        }
+    }
+
+    /// Another reviewer of the same cluster, which has the same places.
+    fn update(&self, reviewer: Arc<dyn Reviewer>, timeout: Duration) -> Self {
+        Self { reviewer, timeout, ..self.clone() }
     }
 
     async fn ask<T>(&self, question: BoxFuture<'_, Result<T, ReviewError>>) -> Result<T, ReviewError> {
+        let _place = self.places.try_acquire().map_err(|_| ReviewError::Busy("of all clients together"))?;
         let answer = async {
             let _permit = self.at_once.acquire().await.expect("it is never closed");
             question.await
@@ -222,7 +251,7 @@ impl AuthenticationError {
     pub fn status(&self) -> http::StatusCode {
         match self {
             Self::NoCredentials | Self::Refused(_) => http::StatusCode::UNAUTHORIZED,
-            Self::Unavailable(_) => http::StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(error) => error.status(),
         }
     }
 }
@@ -258,6 +287,7 @@ impl Authenticator {
         let judge = Judge {
             jwt,
             reviewer: BoundedReviewer::new(reviewer, settings.review_timeout),
+            per_address: PerAddress::new(TOKENS_PER_ADDRESS_MAX),
             audiences: settings.audiences.clone().into(),
         };
         Self { settings, trust, judge, cache, anonymous: Arc::new(User::anonymous()), clock }
@@ -280,7 +310,10 @@ impl Authenticator {
         };
         let alike =
             same_jwt && self.settings.audiences == settings.audiences && self.settings.tokens == settings.tokens;
-        let mut updated = Self::new(settings, trust, jwt, reviewer, self.clock.clone());
+        let timeout = settings.review_timeout;
+        let mut updated = Self::new(settings, trust, jwt, reviewer.clone(), self.clock.clone());
+        updated.judge.reviewer = self.judge.reviewer.update(reviewer, timeout);
+        updated.judge.per_address = self.judge.per_address.clone();
         if alike {
             updated.cache = self.cache.clone();
         }
@@ -293,8 +326,8 @@ impl Authenticator {
         &self.settings
     }
 
-    /// Who asks. `certificate` is that of the connection; `path` is the URL's, which matters to anonymous requests
-    /// only.
+    /// Who asks. `certificate` is that of the connection, and `client` its address; `path` is the URL's, which matters to
+    /// anonymous requests only.
     ///
     /// # Errors
     ///
@@ -304,6 +337,7 @@ impl Authenticator {
         certificate: Option<&ClientCertificate>,
         headers: &HeaderMap,
         path: &str,
+        client: IpAddr,
     ) -> Result<Authenticated, AuthenticationError> {
         let mut failure = Failure(None);
         if let (Some(certificate), Some(trust)) = (certificate, &self.trust) {
@@ -314,7 +348,7 @@ impl Authenticator {
             }
         }
         match token::bearer(headers) {
-            Ok(Some(token)) => match self.judge(token).await {
+            Ok(Some(token)) => match self.judge(token, client).await {
                 Ok(user) => return Ok(Authenticated { user, method: Method::Bearer }),
                 Err(error) => failure.add(error),
             },
@@ -322,7 +356,7 @@ impl Authenticator {
             Err(error) => failure.add(error.into()),
         }
         match token::websocket(headers) {
-            Ok(Some(token)) => match self.judge(&token).await {
+            Ok(Some(token)) => match self.judge(&token, client).await {
                 Ok(user) => return Ok(Authenticated { user, method: Method::WebSocket }),
                 Err(error) => failure.add(error),
             },
@@ -338,7 +372,7 @@ impl Authenticator {
         }
     }
 
-    async fn judge(&self, token: &str) -> Result<Arc<User>, AuthenticationError> {
+    async fn judge(&self, token: &str, client: IpAddr) -> Result<Arc<User>, AuthenticationError> {
         let key = self.cache.key(token);
         let verdict = match self.cache.get(&key) {
             Some(verdict) => verdict,
@@ -346,7 +380,7 @@ impl Authenticator {
                 let decide = || {
                     let (judge, token) = (self.judge.clone(), token.to_owned());
                     let now = self.now();
-                    async move { judge.decide(&token, now).await }
+                    async move { judge.decide(&token, now, client).await }
                 };
                 self.cache.get_or_decide(key, decide).await.map_err(AuthenticationError::Unavailable)?
             }
@@ -387,11 +421,16 @@ impl From<token::TokenError> for AuthenticationError {
 struct Judge {
     jwt: Option<Arc<JwtAuthenticators>>,
     reviewer: BoundedReviewer,
+    per_address: Arc<PerAddress>,
     audiences: Arc<[String]>,
 }
 
 impl Judge {
-    async fn decide(&self, token: &str, now: UnixTime) -> Result<Decision, ReviewError> {
+    async fn decide(&self, token: &str, now: UnixTime, client: IpAddr) -> Result<Decision, ReviewError> {
+        // Before anything is waited for: an issuer's keys may have to be fetched.
+        let Some(_place) = self.per_address.enter(client) else {
+            return Err(ReviewError::Busy("of the client's address alone"));
+        };
         if let Some(jwt) = &self.jwt {
             match jwt.authenticate(token, now).await {
                 JwtOutcome::NotOurs => {}

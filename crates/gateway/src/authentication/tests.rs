@@ -41,6 +41,9 @@ impl Reviewer for Cluster {
     }
 }
 
+/// The address of most clients.
+const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
 fn user(name: &str, groups: &[&str]) -> User {
     User { name: name.into(), groups: groups.iter().map(|group| (*group).into()).collect(), ..User::default() }
 }
@@ -93,7 +96,7 @@ async fn the_first_credential_that_is_good_decides_and_a_bad_one_is_never_anonym
         future
     }
     let ask = async |headers: &HeaderMap| {
-        let outcome = on_any_thread(authenticator.authenticate(None, headers, "/api")).await;
+        let outcome = on_any_thread(authenticator.authenticate(None, headers, "/api", CLIENT)).await;
         outcome.map(|found| (found.user.name.clone(), found.method)).map_err(|error| error.status().as_u16())
     };
     let both = |token, other| {
@@ -119,7 +122,7 @@ async fn the_first_credential_that_is_good_decides_and_a_bad_one_is_never_anonym
 async fn groups_tell_who_is_authenticated() {
     let authenticator = authenticator(anonymous_allowed(), &cluster(), &ManualClock::default());
     let groups = async |headers: HeaderMap| {
-        authenticator.authenticate(None, &headers, "/").await.expect("a user").user.groups.clone()
+        authenticator.authenticate(None, &headers, "/", CLIENT).await.expect("a user").user.groups.clone()
     };
     assert_eq!(groups(bearer("good")).await, ["dev", AUTHENTICATED]);
     assert_eq!(groups(bearer("told")).await, ["dev", AUTHENTICATED]);
@@ -132,7 +135,7 @@ async fn anonymous_requests_are_let_in_where_they_may() {
     let ask = async |anonymous: AnonymousSettings, path: &str| {
         let settings = AuthenticationSettings { anonymous, ..AuthenticationSettings::default() };
         let authenticator = authenticator(settings, &cluster(), &ManualClock::default());
-        authenticator.authenticate(None, &HeaderMap::new(), path).await.map(|found| found.method)
+        authenticator.authenticate(None, &HeaderMap::new(), path, CLIENT).await.map(|found| found.method)
     };
     let health = || AnonymousSettings { enabled: true, paths: vec!["/healthz".into(), "/readyz".into()] };
     assert_eq!(ask(health(), "/readyz").await, Ok(Method::Anonymous));
@@ -144,7 +147,7 @@ async fn anonymous_requests_are_let_in_where_they_may() {
 async fn verdicts_are_remembered_for_as_long_as_is_configured() {
     let (cluster, clock) = (cluster(), ManualClock::default());
     let authenticator = authenticator(AuthenticationSettings::default(), &cluster, &clock);
-    let ask = async |token| authenticator.authenticate(None, &bearer(token), "/").await.is_ok();
+    let ask = async |token| authenticator.authenticate(None, &bearer(token), "/", CLIENT).await.is_ok();
     for _ in 0..3 {
         assert!(ask("good").await && !ask("bad").await);
     }
@@ -163,36 +166,68 @@ async fn a_cluster_that_can_not_say_refuses_nobody_for_good() {
     let down = Arc::new(Cluster { down: true, ..Cluster::default() });
     let before = authenticator(anonymous_allowed(), &down, &clock);
     for _ in 0..2 {
-        let error = before.authenticate(None, &bearer("good"), "/").await.expect_err("nobody can say");
+        let error = before.authenticate(None, &bearer("good"), "/", CLIENT).await.expect_err("nobody can say");
         assert_eq!(error.status(), http::StatusCode::SERVICE_UNAVAILABLE);
     }
     assert_eq!(down.asked.load(Ordering::SeqCst), 2, "that is not remembered");
     let after = before.update(anonymous_allowed(), None, None, cluster());
-    after.authenticate(None, &bearer("good"), "/").await.expect("there is a cluster again");
+    after.authenticate(None, &bearer("good"), "/", CLIENT).await.expect("there is a cluster again");
+}
+
+/// A cluster that never answers.
+struct Silent;
+
+impl Reviewer for Silent {
+    fn review_token<'a>(&'a self, _: &'a str, _: &'a [String]) -> BoxFuture<'a, Result<TokenVerdict, ReviewError>> {
+        std::future::pending().boxed()
+    }
+
+    fn review_access<'a>(&'a self, _: AccessAttributes<'a>) -> BoxFuture<'a, Result<AccessVerdict, ReviewError>> {
+        std::future::pending().boxed()
+    }
 }
 
 #[tokio::test]
 async fn a_cluster_that_does_not_answer_is_given_up() {
-    struct Silent;
-    impl Reviewer for Silent {
-        fn review_token<'a>(&'a self, _: &'a str, _: &'a [String]) -> BoxFuture<'a, Result<TokenVerdict, ReviewError>> {
-            std::future::pending().boxed()
-        }
-        fn review_access<'a>(&'a self, _: AccessAttributes<'a>) -> BoxFuture<'a, Result<AccessVerdict, ReviewError>> {
-            std::future::pending().boxed()
-        }
-    }
     let review_timeout = Duration::from_millis(30);
     let settings = AuthenticationSettings { review_timeout, ..AuthenticationSettings::default() };
     let clock = Arc::new(ManualClock::default());
     let authenticator = Authenticator::new(settings, None, None, Arc::new(Silent), clock);
     // More than are asked at once: waiting for one's turn counts too.
-    let asks = (0..2 * REVIEWS_AT_ONCE_MAX).map(async |number| {
-        authenticator.authenticate(None, &bearer(&number.to_string()), "/").await.expect_err("no answer")
-    });
+    let ask = async |number: usize, client| {
+        authenticator.authenticate(None, &bearer(&number.to_string()), "/", client).await.expect_err("no answer")
+    };
+    let asks = (0..2 * REVIEWS_AT_ONCE_MAX).map(|number| ask(number, CLIENT));
     for error in futures_util::future::join_all(asks).await {
         assert_eq!(error, AuthenticationError::Unavailable(Arc::new(ReviewError::Timeout(review_timeout))));
     }
+}
+
+#[tokio::test]
+async fn questions_that_would_wait_too_long_are_refused_and_nobody_fills_the_queue_alone() {
+    let settings =
+        AuthenticationSettings { review_timeout: Duration::from_secs(1), ..AuthenticationSettings::default() };
+    let first = Authenticator::new(settings.clone(), None, None, Arc::new(Silent), Arc::new(ManualClock::default()));
+    // A new configuration makes no new room.
+    let second = first.update(settings, None, None, Arc::new(Silent));
+    let mut asks = futures_util::stream::FuturesUnordered::new();
+    let ask = async |number: u32, client: u32| {
+        let authenticator = if number.is_multiple_of(2) { &first } else { &second };
+        let token = bearer(&number.to_string());
+        authenticator.authenticate(None, &token, "/", IpAddr::V4(client.into())).await.expect_err("no answer").status()
+    };
+    let places = u32::try_from(REVIEWS_AT_ONCE_MAX + REVIEWS_WAITING_MAX).expect("few");
+    let of_one = u32::try_from(TOKENS_PER_ADDRESS_MAX).expect("few");
+    // One client has its share, then many others have what is left.
+    asks.extend((0..of_one + 100).map(|number| ask(number, 0)));
+    asks.extend((1000..1000 + places).map(|number| ask(number, number)));
+    let mut statuses = HashMap::new();
+    while let Some(status) = futures_util::StreamExt::next(&mut asks).await {
+        *statuses.entry(status.as_u16()).or_insert(0) += 1;
+    }
+    assert_eq!(statuses, HashMap::from([(503, places), (429, of_one + 100)]));
+    // They have left, and their places are free.
+    assert_eq!(ask(0, 0).await, http::StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]
@@ -209,7 +244,7 @@ async fn a_token_must_be_for_one_of_the_audiences() {
     let cluster = Arc::new(Cluster { tokens, ..Cluster::default() });
     let settings = AuthenticationSettings { audiences: vec!["gateway".into()], ..AuthenticationSettings::default() };
     let authenticator = authenticator(settings, &cluster, &ManualClock::default());
-    let ask = async |token| authenticator.authenticate(None, &bearer(token), "/").await.is_ok();
+    let ask = async |token| authenticator.authenticate(None, &bearer(token), "/", CLIENT).await.is_ok();
     assert!(ask("ours").await);
     assert_eq!(*cluster.audiences.lock(), ["gateway"]);
     assert!(!ask("theirs").await);
@@ -220,13 +255,13 @@ async fn a_token_must_be_for_one_of_the_audiences() {
 async fn a_reload_remembers_tokens_only_if_they_are_judged_alike() {
     let (cluster, clock) = (cluster(), ManualClock::default());
     let first = authenticator(AuthenticationSettings::default(), &cluster, &clock);
-    first.authenticate(None, &bearer("good"), "/").await.expect("jane");
+    first.authenticate(None, &bearer("good"), "/", CLIENT).await.expect("jane");
     let same = first.update(anonymous_allowed(), None, None, cluster.clone());
-    same.authenticate(None, &bearer("good"), "/").await.expect("jane");
+    same.authenticate(None, &bearer("good"), "/", CLIENT).await.expect("jane");
     assert_eq!(cluster.asked.load(Ordering::SeqCst), 1);
     let audiences = AuthenticationSettings { audiences: vec!["x".into()], ..AuthenticationSettings::default() };
     let other = same.update(audiences, None, None, cluster.clone());
-    other.authenticate(None, &bearer("good"), "/").await.expect_err("not for x");
+    other.authenticate(None, &bearer("good"), "/", CLIENT).await.expect_err("not for x");
     assert_eq!(cluster.asked.load(Ordering::SeqCst), 2);
 }
 
@@ -251,7 +286,7 @@ async fn a_certificate_comes_before_a_token_and_a_token_after_a_certificate_that
     let authenticator = Authenticator::new(settings, Some(trust), None, cluster(), Arc::new(clock.clone()));
     let certificate = ClientCertificate::new(Some(&[leaf.der().clone()])).expect("there is one");
     let ask = async |headers: HeaderMap| {
-        let outcome = authenticator.authenticate(Some(&certificate), &headers, "/").await;
+        let outcome = authenticator.authenticate(Some(&certificate), &headers, "/", CLIENT).await;
         outcome.map(|found| found.user.name.clone()).map_err(|error| error.status().as_u16())
     };
     assert_eq!(ask(bearer("good")).await, Ok("cert user".into()));

@@ -26,6 +26,7 @@ use super::health::Event;
 use super::settings::{Class, PoolSettings};
 use super::transport::{Http2, Progress, Transport};
 use crate::limits::{UPSTREAM_CALM_TICK, UPSTREAM_STREAMS_PER_CONNECTION_MAX, UPSTREAM_TIMER_LATE_MAX};
+use crate::wakers::Wakers;
 use crate::wire::Wire;
 
 /// Set in `Connection::state`: no new streams, ever again.
@@ -50,7 +51,8 @@ pub(super) struct Connection {
     /// h2's handle to open streams. `None` once the connection takes none; h2 ends it when all handles are gone.
     sender: Mutex<Option<SendRequest<Bytes>>>,
     progress: Arc<Progress>,
-    hang_watch: Mutex<HangWatch>,
+    /// Who is to be woken when it hangs.
+    hang_watch: Mutex<Wakers>,
 }
 
 impl Connection {
@@ -202,8 +204,13 @@ impl Lease {
     /// stream's window, and otherwise at least so much. Whoever hands the bytes on gives their room back to the stream.
     ///
     /// Fails as a [`Response`] does that is abandoned when its endpoint hangs: nobody has seen anything of the answer, so
-    /// the request may be sent again if it may be repeated at all.
-    pub async fn beginning(&self, stream: &mut RecvStream, bytes_max: usize) -> Result<Pieces, ExchangeError> {
+    /// the request may be sent again if it may be repeated at all, and if `elsewhere` says that there is where.
+    pub async fn beginning(
+        &self,
+        stream: &mut RecvStream,
+        bytes_max: usize,
+        elsewhere: impl Fn() -> bool,
+    ) -> Result<Pieces, ExchangeError> {
         let connection = &self.connection;
         let mut pieces = Pieces::new();
         let mut bytes = 0;
@@ -226,7 +233,7 @@ impl Lease {
                     Poll::Ready(None) => break,
                     Poll::Pending => {
                         let waiting = waiting.get_or_insert_with(|| Waiting::begin(connection.clone()));
-                        return waiting.poll_hung(context).map(Err);
+                        return waiting.poll_hung(context, &elsewhere).map(Err);
                     }
                 }
             }
@@ -253,7 +260,7 @@ impl Lease {
         let waiting = Waiting::begin(self.connection.clone());
         let sent = sender.send_request(request.take()?, end_of_stream);
         Some(sent.map(|(response, body)| Exchange {
-            response: Response { inner: response, waiting: Some(waiting), writes_before, abandon_when_hung: false },
+            response: Response { inner: response, waiting: Some(waiting), writes_before, elsewhere: None },
             body,
             lease: self,
         }))
@@ -290,7 +297,7 @@ pub struct Exchange {
 struct Waiting {
     connection: Arc<Connection>,
     since: Instant,
-    /// Place in the connection's [`HangWatch`].
+    /// Place in the connection's `hang_watch`.
     place: Option<usize>,
 }
 
@@ -300,12 +307,12 @@ impl Waiting {
         Self { connection, since: Instant::now(), place: None }
     }
 
-    /// Ready when the endpoint is known to hang.
-    fn poll_hung(&mut self, context: &mut Context<'_>) -> Poll<ExchangeError> {
+    /// Ready when the endpoint is known to hang, and there is another one.
+    fn poll_hung(&mut self, context: &mut Context<'_>, elsewhere: impl Fn() -> bool) -> Poll<ExchangeError> {
         let connection = &self.connection;
         self.place = Some(connection.hang_watch.lock().enter(self.place, context.waker()));
         // After the waker is in place: a hang that is found now is seen here, a later one wakes us.
-        if connection.is_suspect() {
+        if connection.is_suspect() && elsewhere() {
             Poll::Ready(ExchangeError::hung(connection.endpoint.url().clone()))
         } else {
             Poll::Pending
@@ -324,23 +331,25 @@ impl Drop for Waiting {
 
 /// The future of a response.
 #[must_use = "a response must be waited for"]
-pub struct Response {
+pub struct Response<F = fn() -> bool> {
     inner: ResponseFuture,
     waiting: Option<Waiting>,
     writes_before: u64,
-    abandon_when_hung: bool,
+    /// Whether the request can be sent to another endpoint. `None`: it may not be repeated.
+    elsewhere: Option<F>,
 }
 
 impl Response {
     /// Fails with [`super::Failure::Hung`] as soon as the endpoint is known to hang, instead of when its connection is
-    /// cut. For requests that may be repeated, if there is another endpoint to repeat them on.
-    pub fn abandon_when_hung(mut self) -> Self {
-        self.abandon_when_hung = true;
-        self
+    /// cut, if `elsewhere` says then that there is another endpoint to send the request to. Where there is none, an
+    /// endpoint that may go on is better than an error. `None` is for requests that may not be repeated.
+    pub fn abandon_when_hung<F: Fn() -> bool>(self, elsewhere: Option<F>) -> Response<F> {
+        let Self { inner, waiting, writes_before, elsewhere: _ } = self;
+        Response { inner, waiting, writes_before, elsewhere }
     }
 }
 
-impl Future for Response {
+impl<F: Fn() -> bool + Unpin> Future for Response<F> {
     type Output = Result<http::Response<RecvStream>, ExchangeError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -361,10 +370,8 @@ impl Future for Response {
                 Err(ExchangeError::of_stream(waiting.connection.endpoint.url().clone(), error, unwritten))
             }
             Poll::Pending => {
-                if !this.abandon_when_hung {
-                    return Poll::Pending;
-                }
-                match waiting.poll_hung(context) {
+                let Some(elsewhere) = &this.elsewhere else { return Poll::Pending };
+                match waiting.poll_hung(context, elsewhere) {
                     Poll::Ready(error) => Err(error),
                     Poll::Pending => return Poll::Pending,
                 }
@@ -372,36 +379,6 @@ impl Future for Response {
         };
         this.waiting = None;
         Poll::Ready(result)
-    }
-}
-
-/// Who is to be woken when the connection hangs.
-#[derive(Default)]
-struct HangWatch {
-    places: Vec<Option<Waker>>,
-    free: Vec<usize>,
-}
-
-impl HangWatch {
-    fn enter(&mut self, place: Option<usize>, waker: &Waker) -> usize {
-        let place = place.or_else(|| self.free.pop()).unwrap_or_else(|| {
-            self.places.push(None);
-            self.places.len() - 1
-        });
-        match &mut self.places[place] {
-            Some(known) if known.will_wake(waker) => {}
-            other => *other = Some(waker.clone()),
-        }
-        place
-    }
-
-    fn leave(&mut self, place: usize) {
-        self.places[place] = None;
-        self.free.push(place);
-    }
-
-    fn take_all(&mut self) -> Vec<Waker> {
-        self.places.iter_mut().filter_map(Option::take).collect()
     }
 }
 

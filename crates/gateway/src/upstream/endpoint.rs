@@ -492,7 +492,8 @@ impl Endpoint {
         *request.method_mut() = Method::GET;
         *request.uri_mut() = self.uri(path.clone()).ok()?;
         let exchange = self.send(Class::Short, request, true).await.ok()?;
-        let mut response = match exchange.response.abandon_when_hung().await {
+        // Nobody waits for the answer: what hangs is asked again soon.
+        let mut response = match exchange.response.abandon_when_hung(Some(|| true)).await {
             Ok(response) => response,
             Err(error) if matches!(error.failure, Failure::Reset(_) | Failure::Refused) => {
                 self.event(Event::ProbeUnanswered);

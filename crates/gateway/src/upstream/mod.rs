@@ -31,10 +31,10 @@ mod transport;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 pub use balance::{EndpointId, EndpointSet, Strategy};
 pub use budget::{RetryBudget, RetryBudgetSettings};
@@ -49,13 +49,21 @@ pub use tls::{ClientTls, ClientTlsFiles};
 use balance::{Choice, Turn};
 use endpoint::Options;
 
+/// The settings in force.
+struct InForce {
+    settings: UpstreamSettings,
+    options: Arc<Options>,
+    /// Who may replace the endpoints: the [`Finder`] of this number.
+    finder: u64,
+}
+
 /// All endpoints of one cluster. Must be made and used on a Tokio runtime.
 pub struct Upstream {
     cluster: Arc<str>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     turn: Turn,
-    /// The settings in force. Held while they are replaced.
-    settings: Mutex<(UpstreamSettings, Arc<Options>)>,
+    /// Held while they are replaced.
+    in_force: Mutex<InForce>,
     /// Held while the ranks of the endpoints are written.
     ranking: Mutex<()>,
 }
@@ -70,7 +78,7 @@ impl Upstream {
             cluster: settings.cluster.as_str().into(),
             endpoints: ArcSwap::default(),
             turn: Turn::default(),
-            settings: Mutex::new((empty, options)),
+            in_force: Mutex::new(InForce { settings: empty, options, finder: 0 }),
             ranking: Mutex::new(()),
         });
         upstream.update(settings);
@@ -86,30 +94,44 @@ impl Upstream {
     /// The settings in force.
     #[must_use]
     pub fn settings(&self) -> UpstreamSettings {
-        self.settings.lock().0.clone()
+        self.in_force.lock().settings.clone()
     }
 
     /// Takes over new settings. Endpoints that stay keep their connections and their health; those that are gone end
     /// with their last stream. Settings of connections hold for connections that are opened from now on; if TLS or
     /// windows have changed, connections that were opened before get no further streams.
+    ///
+    /// A [`Finder`] that was there before finds nothing for it any more.
     pub fn update(self: &Arc<Self>, new: UpstreamSettings) {
-        self.replace(|_| new);
+        self.replace(self.in_force.lock(), new, true);
     }
 
-    /// Takes over other endpoints, and leaves all else as it is: for discovery, which knows nothing of the rest.
-    pub fn set_endpoints(self: &Arc<Self>, endpoints: Vec<EndpointSettings>) {
-        self.replace(|old| UpstreamSettings { endpoints, ..old.clone() });
+    /// The same, but for the endpoints: those that discovery has found stay, and it goes on.
+    pub fn update_all_but_endpoints(self: &Arc<Self>, new: UpstreamSettings) {
+        let in_force = self.in_force.lock();
+        let endpoints = in_force.settings.endpoints.clone();
+        self.replace(in_force, UpstreamSettings { endpoints, ..new }, false);
     }
 
-    fn replace(self: &Arc<Self>, new: impl FnOnce(&UpstreamSettings) -> UpstreamSettings) {
-        let mut guard = self.settings.lock();
-        let (old, old_options) = &*guard;
-        let new = new(old);
+    /// For discovery, which finds endpoints and knows nothing of the rest.
+    #[must_use]
+    pub fn finder(self: &Arc<Self>) -> Finder {
+        Finder { upstream: Arc::downgrade(self), number: self.in_force.lock().finder }
+    }
+
+    fn replace(
+        self: &Arc<Self>,
+        mut in_force: MutexGuard<'_, InForce>,
+        new: UpstreamSettings,
+        has_another_finder: bool,
+    ) {
+        in_force.finder += u64::from(has_another_finder);
+        let old = &in_force.settings;
         if *old == new {
             return;
         }
         let renewed = old.tls != new.tls || !same_windows(&old.pool, &new.pool);
-        let options = Arc::new(options(&new, old_options.generation + u64::from(renewed)));
+        let options = Arc::new(options(&new, in_force.options.generation + u64::from(renewed)));
         let before = self.endpoints.load_full();
         let mut gone: HashMap<&Address, &Arc<Endpoint>> =
             before.iter().map(|endpoint| (endpoint.address(), endpoint)).collect();
@@ -137,8 +159,9 @@ impl Upstream {
         for endpoint in gone.into_values() {
             endpoint.retire();
         }
-        *guard = (new, options);
-        drop(guard);
+        in_force.settings = new;
+        in_force.options = options;
+        drop(in_force);
         self.rerank();
         for endpoint in begun {
             tokio::spawn(endpoint.keep_health());
@@ -160,6 +183,15 @@ impl Upstream {
     ) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
         Choice { endpoints: &endpoints, filter, exclude, turn: &self.turn }.pick(strategy, key).cloned()
+    }
+
+    /// Whether an endpoint is in rotation that is one of `filter`, if there is one, and none of `exclude`.
+    #[must_use]
+    pub fn has_another(&self, filter: Option<&EndpointSet>, exclude: &[EndpointId]) -> bool {
+        self.endpoints.load().iter().any(|endpoint| {
+            let id = endpoint.id();
+            endpoint.is_available() && !exclude.contains(&id) && filter.is_none_or(|filter| filter.contains(id))
+        })
     }
 
     /// How the endpoints are, in the order of the configuration.
@@ -197,6 +229,28 @@ impl Upstream {
             let stays = missing > 0 && !state.is_away();
             missing -= usize::from(stays);
             endpoint.set_rank(if stays { 0 } else { badness });
+        }
+    }
+}
+
+/// Tells an [`Upstream`] what endpoints it has from now on, until it is configured with others.
+///
+/// Whoever looks endpoints up may be in the midst of it while the configuration changes, and must then not bring back
+/// what was found for the one before.
+#[derive(Clone, Debug)]
+pub struct Finder {
+    upstream: Weak<Upstream>,
+    number: u64,
+}
+
+impl Finder {
+    /// Replaces the endpoints, and leaves all else as it is.
+    pub fn found(&self, endpoints: Vec<EndpointSettings>) {
+        let Some(upstream) = self.upstream.upgrade() else { return };
+        let in_force = upstream.in_force.lock();
+        if in_force.finder == self.number {
+            let settings = UpstreamSettings { endpoints, ..in_force.settings.clone() };
+            upstream.replace(in_force, settings, false);
         }
     }
 }

@@ -218,6 +218,8 @@ impl<'a> Plan<'a> {
                 format!("--tls-cert-file={}", pki.apiserver.certificate.display()),
                 format!("--tls-private-key-file={}", pki.apiserver.key.display()),
                 format!("--client-ca-file={}", pki.authority.display()),
+                format!("--kubelet-client-certificate={}", pki.kubelet_client.certificate.display()),
+                format!("--kubelet-client-key={}", pki.kubelet_client.key.display()),
                 format!("--service-cluster-ip-range={SERVICE_RANGE}"),
                 "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
                 format!("--service-account-key-file={}", pki.tokens.certificate.display()),

@@ -43,6 +43,8 @@ pub(super) struct Pki {
     pub(super) store_client: Pair,
     /// Of all kube-apiservers.
     pub(super) apiserver: Pair,
+    /// What they show to kubelets, for logs, exec and the like. The names are those that kubeadm gave it.
+    pub(super) kubelet_client: Pair,
     /// What the gateway shows to clients.
     pub(super) gateway: Pair,
     /// What it shows to kube-apiservers.
@@ -75,6 +77,7 @@ impl Pki {
             store: pair("kubebrain"),
             store_client: pair("kubebrain-client"),
             apiserver: pair("kube-apiserver"),
+            kubelet_client: pair("kube-apiserver-kubelet-client"),
             gateway: pair("kubegateway"),
             gateway_client: pair("kubegateway-client"),
             admin: pair("admin"),
@@ -102,7 +105,14 @@ impl Pki {
             let key = KeyPair::generate()?;
             write_secret(&self.authority_key, &key.serialize_pem())?;
             // What another authority has signed is of no use.
-            for pair in [&self.apiserver, &self.gateway, &self.gateway_client, &self.admin, &self.controllers] {
+            for pair in [
+                &self.apiserver,
+                &self.kubelet_client,
+                &self.gateway,
+                &self.gateway_client,
+                &self.admin,
+                &self.controllers,
+            ] {
                 remove(&pair.certificate)?;
             }
             write(&self.authority, &Authority::new(CLUSTER_AUTHORITY, key).certificate()?)?;
@@ -115,6 +125,7 @@ impl Pki {
         let server = [&LOCAL[..], &service[..]].concat();
         for (pair, name, purpose) in [
             (&self.apiserver, "kube-apiserver", Purpose::Server(&server)),
+            (&self.kubelet_client, "kube-apiserver-kubelet-client", Purpose::Client("system:masters")),
             (&self.gateway, "kubegateway", Purpose::Server(&server)),
             (&self.gateway_client, gateway::USER, Purpose::Client(gateway::GROUP)),
             (&self.admin, "admin", Purpose::Client("system:masters")),
@@ -221,4 +232,29 @@ fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("can't write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_made_where_they_are_missing_and_with_their_authority() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || Pki::open(folder.path(), "10.0.0.1").expect("made");
+        let read = |pair: &Pair| [&pair.certificate, &pair.key].map(|path| fs::read(path).expect("a file"));
+        let pki = open();
+        let first = read(&pki.kubelet_client);
+        assert_eq!(read(&open().kubelet_client), first, "kept");
+        // As in a folder of an earlier version.
+        fs::remove_file(&pki.kubelet_client.certificate).expect("removed");
+        let admin = read(&pki.admin);
+        let second = read(&open().kubelet_client);
+        assert_ne!(second, first);
+        assert_eq!(read(&pki.admin), admin, "kept");
+        fs::remove_file(&pki.authority).expect("removed");
+        let third = read(&open().kubelet_client);
+        assert_ne!(third, second);
+        assert_ne!(read(&pki.admin), admin);
+    }
 }

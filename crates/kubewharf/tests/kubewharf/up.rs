@@ -84,6 +84,23 @@ fn a_control_plane_keeps_its_folder_and_its_store_to_itself_and_killed_leaves_no
     assert!(known.status.success(), "{}", text(&known.stderr));
     assert_eq!(log_as("admin").status.code(), Some(1));
 
+    // Kubelets, of which there are none here, would know the kube-apiservers by a certificate.
+    let kubelet_client = pki("kube-apiserver-kubelet-client");
+    let flags = [("certificate", "crt"), ("key", "key")];
+    let flags = flags.map(|(what, end)| format!("--kubelet-client-{what}={kubelet_client}.{end}"));
+    let apiservers = processes(&log).filter(|(name, _)| name.starts_with("kube-apiserver"));
+    for (name, process) in apiservers {
+        let command = std::fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap();
+        assert!(flags.iter().all(|flag| command.split('\0').any(|given| given == flag)), "{name}: {command}");
+    }
+    let kubectl = Kubectl::new(&data.join("kubeconfig"), &folder).unwrap();
+    let (certificate, key) =
+        (format!("--client-certificate={kubelet_client}.crt"), format!("--client-key={kubelet_client}.key"));
+    let whoami = ["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}", &certificate, &key];
+    assert_eq!(kubectl.run(&whoami).unwrap(), "kube-apiserver-kubelet-client");
+    let may = kubectl.run(&["auth", "can-i", "get", "nodes/proxy", &certificate, &key]).unwrap();
+    assert_eq!(may.trim(), "yes");
+
     let children: Vec<PathBuf> =
         processes(&log).map(|(_, process)| PathBuf::from(format!("/proc/{process}"))).collect();
     assert_eq!(children.len(), 5, "{log}");

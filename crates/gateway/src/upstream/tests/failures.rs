@@ -214,7 +214,7 @@ async fn a_hung_endpoint_is_known_within_a_second_and_what_can_wait_survives() {
     let frozen_at = Instant::now();
     let repeatable = begin(&endpoint, Class::Short, "/").await;
     let unique = begin(&endpoint, Class::Short, "/slow/1").await;
-    let error = repeatable.response.abandon_when_hung().await.expect_err("hung");
+    let error = repeatable.response.abandon_when_hung(Some(|| true)).await.expect_err("hung");
     let known_after = frozen_at.elapsed();
     assert_eq!((error.failure, error.processed), (Failure::Hung, Processed::Maybe));
     assert!(known_after < Duration::from_millis(1500), "{known_after:?}");
@@ -233,6 +233,32 @@ async fn a_hung_endpoint_is_known_within_a_second_and_what_can_wait_survives() {
 }
 
 #[tokio::test]
+async fn a_hung_endpoint_is_waited_for_while_there_is_no_other() {
+    let server = Server::start().await;
+    let upstream = Upstream::new(settings(&[&server]));
+    warm(&upstream).await;
+    let endpoint = only(&upstream);
+    let begun = begin(&endpoint, Class::Short, "/stall/100").await;
+    let mut body = begun.response.await.expect("a response").into_body();
+    server.freeze();
+    let only_id = [endpoint.id()];
+    let elsewhere = || upstream.has_another(None, &only_id);
+    let exchange = begin(&endpoint, Class::Short, "/").await;
+    let response = exchange.response.abandon_when_hung(Some(elsewhere));
+    let beginning = begun.lease.beginning(&mut body, 1000, elsewhere);
+    let thaws = async {
+        until("it is known", || upstream.status()[0].state == State::Hung).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.thaw();
+    };
+    let (response, beginning, ()) =
+        tokio::join!(response, tokio::time::timeout(Duration::from_secs(2), beginning), thaws);
+    assert_eq!(response.expect("answered after all").status(), StatusCode::OK);
+    // The rest of that answer never comes.
+    assert!(beginning.is_err(), "{beginning:?}");
+}
+
+#[tokio::test]
 async fn the_beginning_of_an_answer_is_all_of_a_short_one_and_little_of_a_long_one() {
     const MAX: usize = 16 << 10;
     let server = Server::start().await;
@@ -241,7 +267,7 @@ async fn the_beginning_of_an_answer_is_all_of_a_short_one_and_little_of_a_long_o
     for length in [0, 5, MAX, MAX + 1, 1_000_000] {
         let exchange = begin(&endpoint, Class::Short, &format!("/bytes/{length}")).await;
         let mut body = exchange.response.await.expect("a response").into_body();
-        let pieces = exchange.lease.beginning(&mut body, MAX).await.expect("a beginning");
+        let pieces = exchange.lease.beginning(&mut body, MAX, || true).await.expect("a beginning");
         let begun: usize = pieces.iter().map(Bytes::len).sum();
         assert!(begun >= length.min(MAX) && begun <= MAX + (64 << 10), "{begun} of {length}");
         assert_eq!(body.is_end_stream(), begun == length);
@@ -262,7 +288,7 @@ async fn an_answer_whose_endpoint_hangs_or_dies_behind_its_head_is_given_up() {
         let mut body = exchange.response.await.expect("a response").into_body();
         server.freeze();
         let frozen_at = Instant::now();
-        let error = exchange.lease.beginning(&mut body, 1000).await.expect_err("hung");
+        let error = exchange.lease.beginning(&mut body, 1000, || true).await.expect_err("hung");
         let known_after = frozen_at.elapsed();
         assert_eq!((error.failure, error.processed), (Failure::Hung, Processed::Maybe));
         assert!(known_after < Duration::from_millis(1500), "{known_after:?}");
@@ -271,7 +297,7 @@ async fn an_answer_whose_endpoint_hangs_or_dies_behind_its_head_is_given_up() {
         let exchange = begin(&endpoint, Class::Short, &path).await;
         let mut body = exchange.response.await.expect("a response").into_body();
         server.kill().await;
-        let error = exchange.lease.beginning(&mut body, 1000).await.expect_err("lost");
+        let error = exchange.lease.beginning(&mut body, 1000, || true).await.expect_err("lost");
         assert_eq!((error.failure, error.processed), (Failure::Lost, Processed::Maybe));
     }
 }
@@ -300,7 +326,7 @@ async fn a_slow_answer_is_no_hang() {
     warm(&upstream).await;
     let endpoint = only(&upstream);
     let exchange = begin(&endpoint, Class::Short, "/slow/2500").await;
-    let response = exchange.response.abandon_when_hung().await.expect("an answer");
+    let response = exchange.response.abandon_when_hung(Some(|| true)).await.expect("an answer");
     assert_eq!(response.status(), StatusCode::OK);
     let status = &upstream.status()[0];
     assert_eq!((status.hangs, status.ejections, status.connections_lost), (0, 0, 0));

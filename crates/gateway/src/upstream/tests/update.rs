@@ -61,10 +61,65 @@ async fn discovery_replaces_endpoints_and_nothing_else() {
     let mut settings = settings(&[&one]);
     settings.bearer_token = Some(BearerToken::new("kept").expect("a token"));
     let upstream = Upstream::new(settings);
-    upstream.set_endpoints(vec![EndpointSettings::new(other.address.clone())]);
+    upstream.finder().found(vec![EndpointSettings::new(other.address.clone())]);
     assert_eq!(get(&only(&upstream), "/").await.0, StatusCode::OK);
     assert_eq!(other.control.authorization.lock().as_deref(), Some("Bearer kept"));
     until("the old connection is closed", || one.open() == 0).await;
+}
+
+/// The endpoint of that number.
+fn numbered(port: u16) -> EndpointSettings {
+    EndpointSettings::new(Address { https: false, host: "127.0.0.1".to_owned(), port })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_discovery_finds_is_not_lost_while_the_rest_changes() {
+    // Nobody listens there, and nobody is asked whether somebody does.
+    let quiet = |weight: u32| {
+        let mut settings = UpstreamSettings::new("test");
+        settings.health.interval = Duration::ZERO;
+        settings.health.failures_max = weight;
+        settings
+    };
+    let upstream = Upstream::new(quiet(0));
+    let finder = upstream.finder();
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let changes = std::thread::spawn({
+        let (upstream, is_over, runtime) = (upstream.clone(), is_over.clone(), tokio::runtime::Handle::current());
+        move || {
+            let _inside = runtime.enter();
+            for number in 1.. {
+                upstream.update_all_but_endpoints(quiet(number));
+                if is_over.load(std::sync::atomic::Ordering::SeqCst) {
+                    return;
+                }
+            }
+        }
+    });
+    for port in 1..2000 {
+        finder.found(vec![numbered(port)]);
+        assert_eq!(upstream.settings().endpoints, [numbered(port)]);
+    }
+    is_over.store(true, std::sync::atomic::Ordering::SeqCst);
+    changes.join().expect("no panic");
+}
+
+#[tokio::test]
+async fn what_was_looked_up_for_the_configuration_before_is_not_brought_back() {
+    let mut settings = UpstreamSettings::new("test");
+    let upstream = Upstream::new(settings.clone());
+    let before = upstream.finder();
+    settings.endpoints = vec![numbered(2)];
+    upstream.update(settings.clone());
+    before.found(vec![numbered(1)]);
+    assert_eq!(upstream.settings().endpoints, [numbered(2)]);
+    // Also where the other configuration begins with what there is.
+    let between = upstream.finder();
+    upstream.update(settings);
+    between.found(vec![numbered(1)]);
+    assert_eq!(upstream.settings().endpoints, [numbered(2)]);
+    upstream.finder().found(vec![numbered(3)]);
+    assert_eq!(upstream.settings().endpoints, [numbered(3)]);
 }
 
 #[tokio::test]
