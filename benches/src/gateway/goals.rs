@@ -5,8 +5,8 @@ use super::workloads::Workload;
 /// The largest processor time for each operation, as a share of HAProxy's.
 pub fn cpu_ratio_max(workload: Workload) -> Option<f64> {
     match workload {
-        Workload::GetSmall => Some(1.8),
-        Workload::GetLarge | Workload::Post => Some(1.0),
+        Workload::GetSmall | Workload::SteadyGetSmall => Some(1.8),
+        Workload::GetLarge | Workload::Post | Workload::SteadyGetLarge | Workload::SteadyPost => Some(1.0),
         _ => None,
     }
 }

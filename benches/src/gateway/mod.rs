@@ -174,9 +174,12 @@ impl Bench<'_> {
                     keep(side, workload, measured);
                 }
             }
-            if options.wants(Workload::Latency) && rate_max.is_finite() {
+            let steady = Workload::STEADY.into_iter().filter(|workload| options.wants(*workload));
+            for workload in steady.take_while(|_| rate_max.is_finite()) {
                 for side in options.sides(round, &Side::ALL) {
-                    keep(side, Workload::Latency, sides[&side].steady(rate_max * self.processors.steady_share).await?);
+                    let measured = sides[&side].steady(workload, rate_max * self.processors.steady_share).await;
+                    let measured = measured.with_context(|| format!("{}: {}", side.label(), workload.label()))?;
+                    keep(side, workload, measured);
                 }
             }
             if options.wants(Workload::FanOut) {

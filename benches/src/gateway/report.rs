@@ -67,7 +67,7 @@ fn preface(results: &Results) -> String {
 
 fn cpu_table(results: &Results) -> Table {
     let mut table = Table::new(["", "HAProxy", "KubeGateway", "ratio", "goal", "", "kube-apiserver", "client"]);
-    for workload in Workload::CPU.into_iter().chain([Workload::Latency, Workload::FanOut, Workload::Apiserver]) {
+    for workload in Workload::CPU.into_iter().chain(Workload::STEADY).chain([Workload::FanOut, Workload::Apiserver]) {
         if !results.has(workload) {
             continue;
         }
@@ -90,7 +90,7 @@ fn latency_table(results: &Results) -> Table {
     let head = ["", "", "rate", "core of the proxy", "p50", "p99", "added p50", "added p99", "goal for p50", ""];
     let mut table = Table::new(head);
     let ms = |us: Option<f64>| us.map(|us| us / 1e3);
-    for workload in [Workload::Latency, Workload::FanOut] {
+    for workload in Workload::STEADY.into_iter().chain([Workload::FanOut]) {
         for side in Side::ALL {
             let of = |value: fn(&Measured) -> f64| results.of(side, workload, value);
             let Some(rate) = of(Measured::rate) else { continue };
@@ -98,7 +98,8 @@ fn latency_table(results: &Results) -> Table {
                 let other = (side != Side::Direct).then_some(Side::Direct)?;
                 ms(results.paired(other, workload, value, |own, other| own - other, side))
             };
-            let goal = (workload == Workload::Latency && side == Side::Gateway).then_some(goals::ADDED_P50_MS_MAX);
+            let goal =
+                (workload == Workload::SteadyGetSmall && side == Side::Gateway).then_some(goals::ADDED_P50_MS_MAX);
             let (p50, p99) = (added(|measured| measured.p50_us), added(|measured| measured.p99_us));
             let [goal, met] = verdict(p50, goal);
             table.row([
@@ -184,7 +185,7 @@ mod tests {
 
     fn compared(gateway_cpu_us: f64, added_us: f64) -> Results {
         let get = |side, cpu_us| turn(side, 0, Workload::GetSmall, cpu_us, 100.0);
-        let steady = |side, p50_us| turn(side, 0, Workload::Latency, 1.0, p50_us);
+        let steady = |side, p50_us| turn(side, 0, Workload::SteadyGetSmall, 1.0, p50_us);
         results(vec![
             get(Side::Haproxy, 10.0),
             get(Side::Gateway, gateway_cpu_us),

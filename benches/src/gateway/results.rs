@@ -202,7 +202,7 @@ pub(super) mod tests {
 
     #[test]
     fn json_keeps_everything_that_is_told() {
-        let json = results(vec![turn(Side::Direct, 0, Workload::Latency, 0.0, 5.0)]).to_json().unwrap();
+        let json = results(vec![turn(Side::Direct, 0, Workload::SteadyGetSmall, 0.0, 5.0)]).to_json().unwrap();
         assert_eq!(Results::from_json(&json).unwrap().to_json().unwrap(), json);
         assert!(Results::from_json("{}").is_err());
     }

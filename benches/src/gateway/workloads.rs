@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
 use clap::ValueEnum;
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
@@ -45,7 +46,11 @@ pub enum Workload {
     /// Reads a long list.
     List,
     /// Reads small objects at a steady rate, at which no core is more than about half busy.
-    Latency,
+    SteadyGetSmall,
+    /// Reads large objects at that rate.
+    SteadyGetLarge,
+    /// Makes objects at that rate.
+    SteadyPost,
     /// One write that many watchers hear of.
     FanOut,
     /// Connections that do nothing.
@@ -62,6 +67,9 @@ impl Workload {
     /// Those whose cost is processor time for each operation, with so many in flight.
     pub const CPU: [Self; 4] = [Self::GetSmall, Self::GetLarge, Self::Post, Self::List];
 
+    /// Those whose requests come one by one, as most of a cluster's do, and not as many together as there can be.
+    pub const STEADY: [Self; 3] = [Self::SteadyGetSmall, Self::SteadyGetLarge, Self::SteadyPost];
+
     /// What the tables call it.
     pub fn label(self) -> &'static str {
         match self {
@@ -69,7 +77,9 @@ impl Workload {
             Self::GetLarge => "GET, 16 KB",
             Self::Post => "POST, 1 KB both ways",
             Self::List => "LIST",
-            Self::Latency => "GET, 1 KB, at half load",
+            Self::SteadyGetSmall => "GET, 1 KB, at half load",
+            Self::SteadyGetLarge => "GET, 16 KB, at that rate",
+            Self::SteadyPost => "POST, 1 KB, at that rate",
             Self::FanOut => "event of a watch, 1 KB",
             Self::IdleConnections => "idle TLS connection",
             Self::IdleWatches => "idle watch",
@@ -93,6 +103,8 @@ pub struct Running<'a> {
     pub target: Target,
     /// Connections for the workloads that need no more.
     pub connections: Vec<Rc<Connection>>,
+    /// The body of a request that makes an object.
+    new_object: Bytes,
 }
 
 impl<'a> Running<'a> {
@@ -111,7 +123,8 @@ impl<'a> Running<'a> {
         for _ in 0..options.connections {
             connections.push(Rc::new(Connection::open(&target).await?));
         }
-        Ok(Self { options, side, proxy, backend, target, connections })
+        let new_object = requests::text(requests::SMALL_BYTES);
+        Ok(Self { options, side, proxy, backend, target, connections, new_object })
     }
 
     fn connection(&self, worker: usize) -> &Rc<Connection> {
@@ -123,17 +136,9 @@ impl<'a> Running<'a> {
     /// # Errors
     /// When a request fails.
     pub async fn requests(&self, workload: Workload) -> Result<Measured> {
-        let body = requests::text(requests::SMALL_BYTES);
         let in_flight = if workload == Workload::List { LISTS_IN_FLIGHT } else { self.options.in_flight };
-        let operation = async |worker: usize, number: u64| {
-            let connection = self.connection(worker);
-            match workload {
-                Workload::GetLarge => connection.get(&object(requests::LARGE, number), requests::LARGE_BYTES).await,
-                Workload::Post => connection.post(requests::CREATE, body.clone()).await,
-                Workload::List => connection.get(requests::LIST, self.options.list_bytes).await,
-                _ => connection.get(&object(requests::SMALL, number), requests::SMALL_BYTES).await,
-            }
-        };
+        let operation =
+            async |worker: usize, number: u64| self.request(workload, self.connection(worker).clone(), number).await;
         closed_loop(self.proxy, self.backend, in_flight, self.options.turn_time(), operation).await
     }
 
@@ -159,16 +164,33 @@ impl<'a> Running<'a> {
         closed_loop(self.proxy, self.backend, self.options.in_flight, self.options.turn_time(), operation).await
     }
 
-    /// Reads small objects at that rate.
+    /// Sends the requests of one of [`Workload::STEADY`] at that rate.
     ///
     /// # Errors
     /// When a request fails.
-    pub async fn steady(&self, rate: f64) -> Result<Measured> {
-        let operation = |number: u64| {
-            let connection = self.connection(number as usize).clone();
-            async move { connection.get(&object(requests::SMALL, number), requests::SMALL_BYTES).await }
-        };
+    pub async fn steady(&self, workload: Workload, rate: f64) -> Result<Measured> {
+        let operation = |number: u64| self.request(workload, self.connection(number as usize).clone(), number);
         open_loop(self.proxy, self.backend, rate, self.options.turn_time(), operation).await
+    }
+
+    /// One request of a workload.
+    fn request(
+        &self,
+        workload: Workload,
+        connection: Rc<Connection>,
+        number: u64,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        let (list_bytes, new_object) = (self.options.list_bytes, self.new_object.clone());
+        async move {
+            match workload {
+                Workload::GetLarge | Workload::SteadyGetLarge => {
+                    connection.get(&object(requests::LARGE, number), requests::LARGE_BYTES).await
+                }
+                Workload::Post | Workload::SteadyPost => connection.post(requests::CREATE, new_object).await,
+                Workload::List => connection.get(requests::LIST, list_bytes).await,
+                _ => connection.get(&object(requests::SMALL, number), requests::SMALL_BYTES).await,
+            }
+        }
     }
 
     /// Opens watches, and lets all of them hear of writes, one after the other. The latencies are those from a write to the last

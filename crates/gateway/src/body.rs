@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,7 +32,7 @@ use crate::watchdog::{self, Deadlines};
 pub(crate) enum Body {
     /// Known as a whole: the gateway's own words, or nothing; and what of the request was not read. That must live until the answer is out:
     /// HTTP/2 would otherwise cancel the request, and with it the answer.
-    Whole(Option<Bytes>, Option<Incoming>),
+    Whole(Option<Bytes>, Option<Inbound>),
     /// A kube-apiserver's.
     Stream(Box<AnswerBody>),
     /// A kube-apiserver's over HTTP/1.1: it did not want to upgrade.
@@ -145,12 +145,58 @@ impl http_body::Body for Body {
     }
 }
 
+/// The body of a request, as its connection delivers it.
+pub(crate) enum Inbound {
+    Http2(RecvStream),
+    Http1(Incoming),
+}
+
+/// The client broke off in the middle of a body.
+#[derive(Debug)]
+pub(crate) struct Broken;
+
+impl Inbound {
+    /// Whether nothing more is to come of it.
+    pub(crate) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http2(stream) => stream.is_end_stream(),
+            Self::Http1(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    /// The next piece; `None` behind the last one. Trailers are left out: kube-apiserver reads none.
+    pub(crate) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        match self {
+            Self::Http2(stream) => {
+                let Some(polled) = ready!(stream.poll_data(context)) else { return Poll::Ready(None) };
+                let piece = polled.map_err(|_| Broken);
+                if let Ok(piece) = &piece {
+                    // Who takes a piece has room for it. Fails only when the stream is over.
+                    let _ = stream.flow_control().release_capacity(piece.len());
+                }
+                Poll::Ready(Some(piece))
+            }
+            Self::Http1(incoming) => loop {
+                match ready!(Pin::new(&mut *incoming).poll_frame(context)) {
+                    Some(Ok(frame)) => {
+                        if let Ok(piece) = frame.into_data() {
+                            return Poll::Ready(Some(Ok(piece)));
+                        }
+                    }
+                    Some(Err(_)) => return Poll::Ready(Some(Err(Broken))),
+                    None => return Poll::Ready(None),
+                }
+            },
+        }
+    }
+}
+
 /// Takes a short body off the connection before its request is refused: there are clients that do not expect an answer while they still send.
-pub(crate) async fn read_off(body: &mut Incoming) {
+pub(crate) async fn read_off(body: &mut Inbound) {
     let reads = async {
         let mut bytes = 0;
-        while let Some(Ok(frame)) = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
-            bytes += frame.data_ref().map_or(0, Bytes::len);
+        while let Some(Ok(piece)) = std::future::poll_fn(|context| body.poll_piece(context)).await {
+            bytes += piece.len();
             if bytes > READ_OFF_BYTES_MAX {
                 break;
             }
@@ -307,7 +353,7 @@ impl WatchEnd {
 
     /// Ready when the answer is to end here and now, as the gateway stops.
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        std::task::ready!(self.turn.poll(context));
+        ready!(self.turn.poll(context));
         if self.begins_with_all || self.events.is_within() {
             // What comes next will tell when it is complete.
             return Poll::Pending;
@@ -390,7 +436,7 @@ impl AnswerBody {
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
-            Poll::Ready(None) => match std::task::ready!(self.stream.poll_trailers(context)) {
+            Poll::Ready(None) => match ready!(self.stream.poll_trailers(context)) {
                 Ok(Some(trailers)) => {
                     // Nobody asks for more behind them.
                     self.record.finished();
@@ -449,7 +495,7 @@ impl Replay {
 
 /// Where the body of a request comes from, through all tries.
 pub(crate) struct RequestBody {
-    incoming: Incoming,
+    incoming: Inbound,
     replay: Replay,
     bytes: u64,
     bytes_max: u64,
@@ -467,12 +513,12 @@ pub(crate) enum UploadError {
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, bytes_max: u64) -> Self {
+    pub(crate) fn new(incoming: Inbound, bytes_max: u64) -> Self {
         Self { incoming, replay: Replay::default(), bytes: 0, bytes_max }
     }
 
     /// What was not read of it.
-    pub(crate) fn into_unread(self) -> Incoming {
+    pub(crate) fn into_unread(self) -> Inbound {
         self.incoming
     }
 
@@ -519,7 +565,7 @@ impl Upload {
                 if self.sink.capacity() == 0 {
                     self.sink.reserve_capacity(piece.len().min(SEND_PIECE_BYTES_MAX));
                     self.piece = Some(piece);
-                    match std::task::ready!(self.sink.poll_capacity(context)) {
+                    match ready!(self.sink.poll_capacity(context)) {
                         Some(Ok(_)) => {}
                         Some(Err(_)) | None => return self.end(Err(UploadError::Upstream)),
                     }
@@ -537,7 +583,7 @@ impl Upload {
                 self.is_over = is_last;
                 continue;
             }
-            match std::task::ready!(self.next(context)) {
+            match ready!(self.next(context)) {
                 Ok(Some(piece)) => self.piece = (!piece.is_empty()).then_some(piece),
                 Ok(None) => {
                     let sent = self.sink.send_data(Bytes::new(), true);
@@ -572,27 +618,23 @@ impl Upload {
         if body.replay.is_whole {
             return Poll::Ready(Ok(None));
         }
-        loop {
-            return Poll::Ready(match std::task::ready!(Pin::new(&mut body.incoming).poll_frame(context)) {
-                Some(Ok(frame)) => {
-                    // kube-apiserver reads no trailers.
-                    let Ok(piece) = frame.into_data() else { continue };
-                    body.bytes += piece.len() as u64;
-                    if body.bytes > body.bytes_max {
-                        Err(UploadError::TooLong { bytes_max: body.bytes_max })
-                    } else {
-                        body.replay.keep(&piece);
-                        self.replayed = body.replay.pieces.len();
-                        Ok(Some(piece))
-                    }
+        Poll::Ready(match ready!(body.incoming.poll_piece(context)) {
+            Some(Ok(piece)) => {
+                body.bytes += piece.len() as u64;
+                if body.bytes > body.bytes_max {
+                    Err(UploadError::TooLong { bytes_max: body.bytes_max })
+                } else {
+                    body.replay.keep(&piece);
+                    self.replayed = body.replay.pieces.len();
+                    Ok(Some(piece))
                 }
-                Some(Err(_)) => Err(UploadError::Client),
-                None => {
-                    body.replay.is_whole = true;
-                    Ok(None)
-                }
-            });
-        }
+            }
+            Some(Err(Broken)) => Err(UploadError::Client),
+            None => {
+                body.replay.is_whole = true;
+                Ok(None)
+            }
+        })
     }
 }
 

@@ -7,42 +7,34 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::Clock;
 use parking_lot::Mutex;
-use pin_project_lite::pin_project;
 use rustls_pki_types::UnixTime;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::server::Acceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::authentication::x509::ClientCertificate;
+use crate::body::Inbound;
 use crate::cluster::Cluster;
 use crate::gateway::ClientTimeouts;
-use crate::guard::{Guarded, Outlet};
-use crate::limits::{
-    ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HEADERS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
-    RESET_STREAMS_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
-};
+use crate::guard::Outlet;
+use crate::http2::{Connection, Requests, Stream};
+use crate::limits::{ACCEPT_PAUSE, HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::per_address::PerAddress;
 use crate::proxy::{Client, Place, Proxy, forwarded_for};
 use crate::proxy_protocol::{self, TrustedPeers};
 use crate::watchdog::Watched;
-use crate::wire::{Socket, Wire};
-
-/// A client's connection within TLS.
-type Stream = TlsStream<Outlet<Socket>>;
+use crate::wire::Socket;
 
 /// What all listeners share.
 pub(crate) struct Front {
@@ -177,46 +169,28 @@ impl Front {
     }
 
     async fn http2(&self, stream: Stream, client: Arc<Client>) -> io::Result<()> {
-        let service = service_fn(move |request| {
-            let client = client.clone();
-            // Boxed: what it takes to begin an answer would otherwise be kept as long as the answer lasts, by each watch.
-            Box::pin(async move { Ok::<_, std::convert::Infallible>(client.serve(request).await) })
-        });
         let requests = Arc::new(Requests::default());
-        let wire = Wire::new(stream);
-        let connection = http2::Builder::new(Streams(requests.clone()))
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_header_list_size(HEAD_BYTES_MAX)
-            .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-            .max_local_error_reset_streams(RESET_STREAMS_MAX)
-            .max_send_buf_size(SEND_BUFFER_BYTES)
-            .keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .serve_connection(TokioIo::new(Guarded::new(wire.clone(), self.timeouts.head)), service);
-        let mut connection = std::pin::pin!(connection);
+        let mut connection = Connection::new(stream, client, self.timeouts.head, requests.clone());
         tokio::select! {
-            result = (Driven { connection: connection.as_mut(), wire: &wire }) => return result,
+            result = &mut connection => return result,
             () = requests.are_none(self.timeouts.head, self.timeouts.idle) => {
-                connection.as_mut().graceful_shutdown();
+                connection.graceful_shutdown();
                 // A request that crossed this on its way is answered, however long that takes.
                 tokio::select! {
-                    result = (Driven { connection: connection.as_mut(), wire: &wire }) => return result,
+                    result = &mut connection => return result,
                     () = requests.are_none(self.drain_timeout, self.drain_timeout) => return Ok(()),
                     () = self.shutdown.requested() => {}
                 }
             }
-            () = self.shutdown.requested() => connection.as_mut().graceful_shutdown(),
+            () = self.shutdown.requested() => connection.graceful_shutdown(),
         }
-        self.drained(Driven { connection, wire: &wire }).await
+        self.drained(connection).await
     }
 
     async fn http1(&self, stream: Stream, client: Arc<Client>) -> io::Result<()> {
         let service = service_fn(move |request| {
             let client = client.clone();
-            async move { Ok::<_, std::convert::Infallible>(client.serve(request).await) }
+            async move { Ok::<_, std::convert::Infallible>(client.serve(request.map(Inbound::Http1)).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -245,81 +219,5 @@ impl Front {
             () = tokio::time::sleep(self.drain_timeout) => Ok(()),
             () = self.shutdown.requested_now() => Ok(()),
         }
-    }
-}
-
-/// An HTTP/2 connection whose writes leave once a turn.
-struct Driven<'a, C> {
-    connection: Pin<&'a mut C>,
-    wire: &'a Wire<Stream>,
-}
-
-impl<C: Future<Output = hyper::Result<()>>> Future for Driven<'_, C> {
-    type Output = io::Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Poll::Ready(result) = self.connection.as_mut().poll(context) {
-            return Poll::Ready(result.map_err(io::Error::other));
-        }
-        match self.wire.end_turn(context) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => Poll::Pending,
-        }
-    }
-}
-
-/// The requests of an HTTP/2 connection.
-#[derive(Default)]
-struct Requests {
-    open: AtomicUsize,
-    begun: AtomicU64,
-}
-
-impl Requests {
-    /// Ends when the first one does not come in time, or when there was none for `idle`, or up to twice that.
-    async fn are_none(&self, first: Duration, idle: Duration) {
-        tokio::time::sleep(first).await;
-        let mut begun_before = 0;
-        loop {
-            let begun = self.begun.load(Ordering::Relaxed);
-            if self.open.load(Ordering::Relaxed) == 0 && begun == begun_before {
-                return;
-            }
-            begun_before = begun;
-            tokio::time::sleep(idle).await;
-        }
-    }
-}
-
-/// Gives each request of an HTTP/2 connection a task.
-#[derive(Clone)]
-struct Streams(Arc<Requests>);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
-    fn execute(&self, task: F) {
-        self.0.open.fetch_add(1, Ordering::Relaxed);
-        self.0.begun.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(OpenRequest { task: Watched::new(task), requests: self.0.clone() });
-    }
-}
-
-pin_project! {
-    struct OpenRequest<F> {
-        #[pin]
-        task: Watched<F>,
-        requests: Arc<Requests>,
-    }
-    impl<F> PinnedDrop for OpenRequest<F> {
-        fn drop(this: Pin<&mut Self>) {
-            this.requests.open.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl<F: Future<Output = ()>> Future for OpenRequest<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.project().task.poll(context).map(|_| ())
     }
 }

@@ -17,6 +17,7 @@ mod drain;
 mod front;
 mod gateway;
 mod guard;
+mod http2;
 mod identity;
 pub mod limit;
 pub mod limits;

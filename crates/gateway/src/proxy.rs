@@ -18,7 +18,6 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use kubewharf_kube_api::{RequestInfo, Status, request_info, status};
 use parking_lot::Mutex;
@@ -31,7 +30,7 @@ use crate::access_log::AccessLog;
 use crate::authentication::token::remove_websocket_token;
 use crate::authentication::x509::ClientCertificate;
 use crate::body::{
-    AnswerBody, Body, Events, Http1Body, Idle, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off,
+    AnswerBody, Body, Events, Http1Body, Idle, Inbound, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off,
 };
 use crate::cluster::{Cluster, Clusters, PolicyAtWork};
 use crate::drain::{Drain, Turn};
@@ -140,7 +139,7 @@ pub(crate) struct Admitted<'a> {
 
 impl Client {
     /// Answers a request.
-    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn serve(self: Arc<Self>, request: Request<Inbound>) -> Response<Body> {
         let mut record = Record::new(self.proxy.metrics.clone(), self.proxy.access_log.clone());
         let (mut parts, body) = request.into_parts();
         // Never reused: a response that is refused before its request was read closes an HTTP/1.1 connection.
@@ -185,7 +184,7 @@ impl Client {
     async fn answer(
         &self,
         parts: &mut Parts,
-        body: &mut Option<Incoming>,
+        body: &mut Option<Inbound>,
         record: &mut Record,
     ) -> Result<Answer, Box<Refused>> {
         let clusters = self.proxy.clusters.load_full();
@@ -472,7 +471,7 @@ impl Admitted<'_> {
     async fn forward(
         &self,
         parts: &mut Parts,
-        unread: &mut Option<Incoming>,
+        unread: &mut Option<Inbound>,
         record: &mut Record,
     ) -> Result<Answer, Box<Refused>> {
         let body_bytes_max = self.policy.body_bytes_max.unwrap_or(BODY_BYTES_MAX);
@@ -862,7 +861,7 @@ pub(crate) fn respond(status: &Status) -> Response<Body> {
 }
 
 /// Makes an answer of the gateway's own ready to go out, whatever is left of its request.
-async fn finish(response: &mut Response<Body>, is_head: bool, mut unread: Option<Incoming>) {
+async fn finish(response: &mut Response<Body>, is_head: bool, mut unread: Option<Inbound>) {
     if let Some(unread) = &mut unread {
         read_off(unread).await;
     }

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use kubewharf_kube_api::{RequestInfo, Status};
 use smallvec::SmallVec;
 
-use crate::body::{Body, Http1Body, Pace};
+use crate::body::{Body, Http1Body, Inbound, Pace};
 use crate::guard::Pause;
 use crate::identity::strip_response;
 use crate::limits::{TRIES_MAX, UPGRADE_ANSWER_TIMEOUT};
@@ -54,10 +54,9 @@ impl Admitted<'_> {
     pub(crate) async fn upgrade(
         &self,
         parts: &mut Parts,
-        body: Option<&Incoming>,
+        body: Option<&Inbound>,
         record: &mut Record,
     ) -> Result<Answer, Box<Refused>> {
-        use http_body::Body as _;
         if body.is_some_and(|body| !body.is_end_stream()) {
             return Err(Refused::new(Status::bad_request("a request for an upgrade can't have a body")));
         }

@@ -155,11 +155,13 @@ struct Inner<S> {
     is_due: bool,
     /// The stream itself holds nothing back.
     is_flushed: bool,
+    /// How often something was read.
+    reads: u64,
 }
 
 impl<S: AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { stream, out: None, is_due: false, is_flushed: true })) }
+        Self { inner: Arc::new(Mutex::new(Inner { stream, out: None, is_due: false, is_flushed: true, reads: 0 })) }
     }
 
     /// To be called whenever the task has driven the HTTP/2 layer. What has gathered is written when the task's next turn comes, which it
@@ -175,6 +177,11 @@ impl<S: AsyncWrite + Unpin> Wire<S> {
             return Poll::Pending;
         }
         inner.flush(context)
+    }
+
+    /// How often something was read so far.
+    pub(crate) fn reads(&self) -> u64 {
+        self.inner.lock().reads
     }
 
     /// Writes what has gathered.
@@ -219,7 +226,10 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, target: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner.lock().stream).poll_read(context, target)
+        let mut inner = self.inner.lock();
+        ready!(Pin::new(&mut inner.stream).poll_read(context, target))?;
+        inner.reads += 1;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,0 +1,305 @@
+//! A client's HTTP/2 connection.
+//!
+//! Invariant: one task has the connection and all that is answered on it. What wakes it, wakes it once for all that has happened since; what
+//! its answers write in one turn leaves together. An answer whose stream the client has reset is dropped at once, and with it all that it
+//! occupies; one that panics takes nobody else with it.
+
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use h2::server::{Builder, Handshake, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+use http::header::{CONTENT_LENGTH, DATE};
+use http::{HeaderValue, Request, Response};
+use http_body::Body as _;
+use tokio::time::{Instant, Sleep};
+
+use crate::body::{Body, Inbound};
+use crate::guard::{Guarded, Outlet};
+use crate::limits::{
+    CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, RESET_STREAMS_MAX,
+    SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+};
+use crate::proxy::Client;
+use crate::watchdog::Watched;
+use crate::wire::{Socket, Wire};
+
+/// A client's connection within TLS.
+pub(crate) type Stream = tokio_rustls::server::TlsStream<Outlet<Socket>>;
+
+type Io = Guarded<Wire<Stream>>;
+
+/// A connection, to be polled to its end.
+pub(crate) struct Connection {
+    state: State,
+    wire: Wire<Stream>,
+    client: Arc<Client>,
+    answers: FuturesUnordered<Watched<Answer>>,
+    requests: Arc<Requests>,
+    keepalive: Keepalive,
+    /// Nothing new is to be taken.
+    is_leaving: bool,
+}
+
+enum State {
+    Greeting(Handshake<Io, Bytes>),
+    Open(Box<h2::server::Connection<Io, Bytes>>),
+    /// All streams have ended, or the connection has.
+    Over,
+}
+
+impl Connection {
+    /// Serves `client`, whose frames may take so long.
+    pub(crate) fn new(stream: Stream, client: Arc<Client>, frame_timeout: Duration, requests: Arc<Requests>) -> Self {
+        let wire = Wire::new(stream);
+        let greeting = Builder::new()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+            .max_local_error_reset_streams(Some(RESET_STREAMS_MAX))
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
+            .handshake(Guarded::new(wire.clone(), frame_timeout));
+        Self {
+            state: State::Greeting(greeting),
+            wire,
+            client,
+            answers: FuturesUnordered::new(),
+            requests,
+            keepalive: Keepalive::new(),
+            is_leaving: false,
+        }
+    }
+
+    /// Tells the client to send no more requests. The connection ends when those that there are have been answered.
+    pub(crate) fn graceful_shutdown(&mut self) {
+        self.is_leaving = true;
+        if let State::Open(h2) = &mut self.state {
+            h2.graceful_shutdown();
+        }
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let State::Greeting(greeting) = &mut self.state {
+            let mut h2 = Box::new(ready!(Pin::new(greeting).poll(context)).map_err(io::Error::other)?);
+            self.keepalive.ping = h2.ping_pong();
+            if self.is_leaving {
+                h2.graceful_shutdown();
+            }
+            self.state = State::Open(h2);
+        }
+        while let State::Open(h2) = &mut self.state {
+            match h2.poll_accept(context) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.requests.begun.fetch_add(1, Ordering::Relaxed);
+                    self.answers.push(Watched::new(Answer::new(self.client.clone(), request, respond)));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(io::Error::other(error))),
+                Poll::Ready(None) => self.state = State::Over,
+                Poll::Pending => break,
+            }
+        }
+        while let Poll::Ready(Some(_)) = self.answers.poll_next_unpin(context) {}
+        self.requests.open.store(self.answers.len(), Ordering::Relaxed);
+        if matches!(self.state, State::Over) && self.answers.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.keepalive.poll(context, &self.wire).map(Err)
+    }
+}
+
+impl Future for Connection {
+    type Output = io::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Poll::Ready(result) = this.turn(context) {
+            return Poll::Ready(result);
+        }
+        match this.wire.end_turn(context) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// Asks a client of which nothing was heard for a while whether it is still there.
+struct Keepalive {
+    ping: Option<PingPong>,
+    timer: Pin<Box<Sleep>>,
+    /// What had been read when the timer was set.
+    reads: u64,
+    is_asked: bool,
+}
+
+impl Keepalive {
+    fn new() -> Self {
+        Self { ping: None, timer: Box::pin(tokio::time::sleep(KEEPALIVE_INTERVAL)), reads: 0, is_asked: false }
+    }
+
+    /// Ready when the client is gone. Costs a look at the timer as long as that is not over.
+    fn poll(&mut self, context: &mut Context<'_>, wire: &Wire<Stream>) -> Poll<io::Error> {
+        while self.timer.as_mut().poll(context).is_ready() {
+            let reads = wire.reads();
+            let is_heard = std::mem::replace(&mut self.reads, reads) != reads;
+            if self.is_asked && !is_heard {
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client does not answer a ping"));
+            }
+            self.is_asked = !is_heard && self.ask();
+            let next = if self.is_asked { KEEPALIVE_TIMEOUT } else { KEEPALIVE_INTERVAL };
+            self.timer.as_mut().reset(Instant::now() + next);
+        }
+        Poll::Pending
+    }
+
+    /// False if there is no connection to ask on yet.
+    fn ask(&mut self) -> bool {
+        let Some(ping) = &mut self.ping else { return false };
+        // The answer to the one before, which has come unseen.
+        let _ = ping.poll_pong(&mut Context::from_waker(Waker::noop()));
+        ping.send_ping(Ping::opaque()).is_ok()
+    }
+}
+
+/// The requests of a connection, for who looks whether it is idle.
+#[derive(Default)]
+pub(crate) struct Requests {
+    open: AtomicUsize,
+    begun: AtomicU64,
+}
+
+impl Requests {
+    /// Ends when the first one does not come in time, or when there was none for `idle`, or up to twice that.
+    pub(crate) async fn are_none(&self, first: Duration, idle: Duration) {
+        tokio::time::sleep(first).await;
+        let mut begun_before = 0;
+        loop {
+            let begun = self.begun.load(Ordering::Relaxed);
+            if self.open.load(Ordering::Relaxed) == 0 && begun == begun_before {
+                return;
+            }
+            begun_before = begun;
+            tokio::time::sleep(idle).await;
+        }
+    }
+}
+
+/// A request, from its head to the end of its answer.
+enum Answer {
+    /// The head of the answer is not known yet. Boxed: what that takes is given back before the answer streams.
+    Serving(Pin<Box<dyn Future<Output = Response<Body>> + Send>>, SendResponse<Bytes>),
+    Sending(Body, SendStream<Bytes>),
+    Over,
+}
+
+impl Answer {
+    fn new(client: Arc<Client>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        Self::Serving(Box::pin(client.serve(request.map(Inbound::Http2))), respond)
+    }
+
+    /// Ready when there is nothing more to do: all was handed over, or nobody wants it any more.
+    fn advance(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self {
+                Self::Serving(serves, respond) => {
+                    let Poll::Ready(response) = serves.as_mut().poll(context) else {
+                        return respond.poll_reset(context).map(drop);
+                    };
+                    let (head, body) = prepared(response).into_parts();
+                    let is_all = body.is_end_stream();
+                    match respond.send_response(Response::from_parts(head, ()), is_all) {
+                        Ok(sink) if !is_all => *self = Self::Sending(body, sink),
+                        _ => return Poll::Ready(()),
+                    }
+                }
+                Self::Sending(body, sink) => return send(body, sink, context),
+                Self::Over => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl Future for Answer {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let polled = catch_unwind(AssertUnwindSafe(|| this.advance(context)));
+        if !matches!(polled, Ok(Poll::Pending)) {
+            // After a panic too, of which the hook has told: the stream is reset, and its connection goes on.
+            *this = Self::Over;
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+/// The head as it goes out.
+fn prepared(mut response: Response<Body>) -> Response<Body> {
+    let bytes = response.body().size_hint().exact().filter(|bytes| *bytes > 0);
+    let headers = response.headers_mut();
+    if let Some(bytes) = bytes
+        && !headers.contains_key(CONTENT_LENGTH)
+    {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+    }
+    // The gateway's own answers have none; those of kube-apiservers do.
+    if !headers.contains_key(DATE)
+        && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now()))
+    {
+        headers.insert(DATE, now);
+    }
+    response
+}
+
+/// Moves the body on, a piece at a time, as there is room for it. Ready at its end.
+fn send(body: &mut Body, sink: &mut SendStream<Bytes>, context: &mut Context<'_>) -> Poll<()> {
+    loop {
+        if sink.capacity() == 0 {
+            // Room for any piece at all: how long the next one is, is known only when it is asked for.
+            sink.reserve_capacity(1);
+            match ready!(sink.poll_capacity(context)) {
+                Some(Ok(0)) => continue,
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Poll::Ready(()),
+            }
+        }
+        let frame = match Pin::new(&mut *body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(_))) => {
+                sink.send_reset(Reason::INTERNAL_ERROR);
+                return Poll::Ready(());
+            }
+            Poll::Ready(None) => {
+                // Fails only when nobody is there to hear of it.
+                let _ = sink.send_data(Bytes::new(), true);
+                return Poll::Ready(());
+            }
+            Poll::Pending => return sink.poll_reset(context).map(drop),
+        };
+        match frame.into_data() {
+            Ok(piece) => {
+                let is_last = body.is_end_stream();
+                if sink.send_data(piece, is_last).is_err() || is_last {
+                    return Poll::Ready(());
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    let _ = sink.send_trailers(trailers);
+                }
+                return Poll::Ready(());
+            }
+        }
+    }
+}
