@@ -51,7 +51,7 @@ pub(crate) struct Connection {
 }
 
 enum State {
-    Greeting(Handshake<Io, Bytes>),
+    Greeting(Box<Handshake<Io, Bytes>>),
     Open(Box<h2::server::Connection<Io, Bytes>>),
     /// All streams have ended, or the connection has.
     Over,
@@ -71,7 +71,7 @@ impl Connection {
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .handshake(Guarded::new(wire.clone(), frame_timeout));
         Self {
-            state: State::Greeting(greeting),
+            state: State::Greeting(Box::new(greeting)),
             wire,
             client,
             answers: FuturesUnordered::new(),
@@ -89,6 +89,8 @@ impl Connection {
         }
     }
 
+    /// Lets the HTTP/2 layer read and write, then all answers that can go on: what they write, it writes in the next turn, for which they
+    /// wake it. Ready at the end of the connection.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let State::Greeting(greeting) = &mut self.state {
             let mut h2 = Box::new(ready!(Pin::new(greeting).poll(context)).map_err(io::Error::other)?);
@@ -111,10 +113,8 @@ impl Connection {
         }
         while let Poll::Ready(Some(_)) = self.answers.poll_next_unpin(context) {}
         self.requests.open.store(self.answers.len(), Ordering::Relaxed);
-        if matches!(self.state, State::Over) && self.answers.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        self.keepalive.poll(context, &self.wire).map(Err)
+        let is_over = matches!(self.state, State::Over) && self.answers.is_empty();
+        if is_over { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
 
@@ -126,10 +126,10 @@ impl Future for Connection {
         if let Poll::Ready(result) = this.turn(context) {
             return Poll::Ready(result);
         }
-        match this.wire.end_turn(context) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => Poll::Pending,
+        if let Poll::Ready(Err(error)) = this.wire.end_turn(context) {
+            return Poll::Ready(Err(error));
         }
+        this.keepalive.poll(context, &this.wire).map(Err)
     }
 }
 

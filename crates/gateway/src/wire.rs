@@ -151,8 +151,6 @@ impl<S> Clone for Wire<S> {
 struct Inner<S> {
     stream: S,
     out: Option<Buffer>,
-    /// The next turn writes.
-    is_due: bool,
     /// The stream itself holds nothing back.
     is_flushed: bool,
     /// How often something was read.
@@ -161,32 +159,18 @@ struct Inner<S> {
 
 impl<S: AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { stream, out: None, is_due: false, is_flushed: true, reads: 0 })) }
+        Self { inner: Arc::new(Mutex::new(Inner { stream, out: None, is_flushed: true, reads: 0 })) }
     }
 
-    /// To be called whenever the task has driven the HTTP/2 layer. What has gathered is written when the task's next turn comes, which it
-    /// asks for itself: first, all tasks that are to run already add what they have, which is mostly answers that came together.
+    /// Writes what has gathered. To be called whenever the task has driven the HTTP/2 layer.
     pub(crate) fn end_turn(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner.lock();
-        if inner.out.is_none() {
-            return if inner.is_flushed { Poll::Ready(Ok(())) } else { inner.flush(context) };
-        }
-        inner.is_due = !inner.is_due;
-        if inner.is_due {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        inner.flush(context)
+        if inner.out.is_none() && inner.is_flushed { Poll::Ready(Ok(())) } else { inner.flush(context) }
     }
 
     /// How often something was read so far.
     pub(crate) fn reads(&self) -> u64 {
         self.inner.lock().reads
-    }
-
-    /// Writes what has gathered.
-    pub(crate) fn drain(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner.lock().flush(context)
     }
 }
 
@@ -314,26 +298,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_written_in_one_turn_leaves_at_once_and_not_before_the_next() {
+    async fn what_is_written_in_one_turn_leaves_at_its_end_at_once() {
         let wire = Wire::new(Slow { bytes_max: WIRE_BUFFER_BYTES, ..Slow::default() });
         let mut writer = wire.clone();
         for number in 0..10 {
             writer.write_all(&[number; 100]).await.unwrap();
             writer.flush().await.unwrap();
         }
-        let mut turns = 0;
-        poll_fn(|context| {
-            turns += 1;
-            if turns == 1 {
-                assert!(wire.end_turn(context).is_pending());
-                assert!(wire.inner.lock().writes().is_empty());
-                return Poll::Pending;
-            }
-            wire.end_turn(context)
-        })
-        .await
-        .unwrap();
-        assert_eq!((turns, wire.inner.lock().writes()), (2, &[1000][..]));
+        assert!(wire.inner.lock().writes().is_empty());
+        poll_fn(|context| wire.end_turn(context)).await.unwrap();
+        assert_eq!(wire.inner.lock().writes(), [1000]);
         assert!(wire.inner.lock().out.is_none(), "it is at rest and holds no buffer");
     }
 

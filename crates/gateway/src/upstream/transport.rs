@@ -271,7 +271,7 @@ async fn allowed_streams(
         if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(context) {
             return Poll::Ready(Err(ended.map_or_else(DialError::Http2, |()| DialError::Closed)));
         }
-        if let Poll::Ready(Err(error)) = wire.drain(context) {
+        if let Poll::Ready(Err(error)) = wire.end_turn(context) {
             return Poll::Ready(Err(DialError::Connect(error)));
         }
         match connection.max_concurrent_send_streams() {
