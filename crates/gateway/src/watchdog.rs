@@ -1,7 +1,7 @@
 //! Ends an answer whose client has stopped reading, or whose time is over.
 //!
 //! The body of an answer is not asked for more while the client has no room for it, so it can't see by itself that time passes. The task
-//! that writes it can: it carries a [`Watched`], which the body tells what to wait for by [`expect`], whenever it is asked, and which ends
+//! that writes it can: the answer is wrapped in a [`Watched`], which the body tells what to wait for by [`expect`], whenever it is asked, and which ends
 //! the task if that does not come.
 //!
 //! Invariant: what is told within one poll of a task reaches that task's own watchdog and no other.
