@@ -12,5 +12,6 @@ pub mod document;
 pub mod gateway;
 pub mod histogram;
 pub mod machine;
+pub mod program;
 pub mod usage;
 pub mod wire;

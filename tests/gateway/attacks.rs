@@ -459,6 +459,13 @@ fn clients_that_are_slow_to_send_or_to_read_are_let_go() {
         assert_eq!(end, End::Status(200));
         assert!(matches!(client.end(stream), End::Reset(_)));
 
+        // Nor is there room for one byte of it, from the beginning.
+        let mut client = target.http2();
+        client.write(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
+        let stream = client.get(ENDLESS, &[]);
+        assert_eq!(client.end(stream), End::Status(200));
+        assert!(matches!(client.end(stream), End::Reset(_)));
+
         // On a connection that is not read.
         let mut connection = target.http1(TIMEOUT_SHOWS_WITHIN);
         connection.write_all(format!("GET {ENDLESS} HTTP/1.1\r\nHost: {CLUSTER}\r\n\r\n").as_bytes()).unwrap();

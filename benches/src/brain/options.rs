@@ -1,12 +1,12 @@
 //! The flags of the benchmark.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::workloads::Workload;
+use crate::program::Output;
 
 /// One of the two stores that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -88,25 +88,10 @@ pub struct Options {
     #[arg(long, allow_hyphen_values = true)]
     pub brain_flag: Vec<String>,
 
-    /// The folder in which the stores keep their data while they run [default: target/bench].
-    #[arg(long)]
+    /// Where results go.
+    #[command(flatten)]
     #[serde(skip)]
-    pub data: Option<PathBuf>,
-
-    /// The JSON of the results [default: target/bench/brain.json].
-    #[arg(long)]
-    #[serde(skip)]
-    pub output: Option<PathBuf>,
-
-    /// Writes the section of BENCHMARKS.md from the JSON.
-    #[arg(long, conflicts_with = "quick")]
-    #[serde(skip)]
-    pub write_benchmarks: bool,
-
-    /// Runs nothing; shows the results of the run before, from its JSON.
-    #[arg(long)]
-    #[serde(skip)]
-    pub no_run: bool,
+    pub output: Output,
 }
 
 impl Options {

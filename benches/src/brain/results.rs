@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::Measured;
 use super::options::{Options, Side};
+use super::report;
 use super::workloads::Workload;
 use crate::document::median;
 use crate::machine::Machine;
+use crate::program;
 
 /// A run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,23 +64,25 @@ pub struct Footprint {
     pub restart_seconds: f64,
 }
 
-impl Results {
-    /// Reads them from JSON.
-    ///
-    /// # Errors
-    /// When the text is not such JSON.
-    pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text).context("not the JSON of a run of this benchmark")
-    }
-
-    /// Writes them as JSON.
-    ///
-    /// # Errors
-    /// Never: they are numbers and text.
-    pub fn to_json(&self) -> Result<String> {
+impl program::Results for Results {
+    fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
+    fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).context("not the JSON of a run of this benchmark")
+    }
+
+    fn text(&self) -> String {
+        report::text(self)
+    }
+
+    fn put_into(&self, document: &str) -> Result<String> {
+        report::put_into(document, self)
+    }
+}
+
+impl Results {
     /// The median over the rounds of a number that a workload gave.
     pub fn of_workload(&self, side: Side, keys: u64, workload: Workload, number: fn(&Measured) -> f64) -> Option<f64> {
         let of_turn = |turn: &SideTurn| {
@@ -110,6 +114,7 @@ pub(super) mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::program::Results as _;
 
     /// A round in which a create took that much processor time and had that 99th percentile, in microseconds.
     pub(in crate::brain) fn turn(side: Side, round: u32, cpu_us: f64, p99_us: f64, anonymous_mib: u64) -> SideTurn {

@@ -7,6 +7,7 @@ use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::workloads::Workload;
+use crate::program::Output;
 
 /// What stands between the clients and the kube-apiserver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
@@ -105,25 +106,10 @@ pub struct Options {
     #[serde(skip)]
     pub gateway_program: Option<PathBuf>,
 
-    /// The folder for configurations and logs while the sides run [default: target/bench].
-    #[arg(long)]
+    /// Where results go.
+    #[command(flatten)]
     #[serde(skip)]
-    pub data: Option<PathBuf>,
-
-    /// The JSON of the results [default: target/bench/gateway.json].
-    #[arg(long)]
-    #[serde(skip)]
-    pub output: Option<PathBuf>,
-
-    /// Writes the section of BENCHMARKS.md from the JSON.
-    #[arg(long, conflicts_with = "quick")]
-    #[serde(skip)]
-    pub write_benchmarks: bool,
-
-    /// Runs nothing; shows the results of the run before, from its JSON.
-    #[arg(long)]
-    #[serde(skip)]
-    pub no_run: bool,
+    pub output: Output,
 }
 
 impl Options {

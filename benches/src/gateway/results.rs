@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::Measured;
 use super::options::{Options, Side};
+use super::report;
 use super::workloads::Workload;
 use crate::document::median;
 use crate::machine::Machine;
+use crate::program;
 
 /// A run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,23 +80,25 @@ pub struct ClientsTurn {
     pub all_sent_seconds: f64,
 }
 
-impl Results {
-    /// Reads them from JSON.
-    ///
-    /// # Errors
-    /// When the text is not such JSON.
-    pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text).context("not the JSON of a run of this benchmark")
-    }
-
-    /// Writes them as JSON.
-    ///
-    /// # Errors
-    /// Never: they are numbers and text.
-    pub fn to_json(&self) -> Result<String> {
+impl program::Results for Results {
+    fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
+    fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).context("not the JSON of a run of this benchmark")
+    }
+
+    fn text(&self) -> String {
+        report::text(self)
+    }
+
+    fn put_into(&self, document: &str) -> Result<String> {
+        report::put_into(document, self)
+    }
+}
+
+impl Results {
     /// The median over the rounds of a number of a workload.
     pub fn of(&self, side: Side, workload: Workload, number: fn(&Measured) -> f64) -> Option<f64> {
         let turns = self.turns.iter().filter(|turn| turn.side == side && turn.workload == workload);
@@ -136,6 +140,7 @@ pub(super) mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::program::Results as _;
 
     /// A turn in which an operation took the proxy that long, and half of the latencies were at most so long, in microseconds.
     pub(in crate::gateway) fn turn(side: Side, round: u32, workload: Workload, cpu_us: f64, p50_us: f64) -> Turn {

@@ -27,10 +27,10 @@ use crate::body::{Body, Inbound};
 use crate::guard::{Guarded, Outlet};
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, RESET_STREAMS_MAX,
-    SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+    SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, UNREAD_TIMEOUT,
 };
 use crate::proxy::Client;
-use crate::watchdog::Watched;
+use crate::watchdog::{self, Deadlines, Watched};
 use crate::wire::{Socket, Wire};
 
 /// A client's connection within TLS.
@@ -167,7 +167,9 @@ impl Keepalive {
         let Some(ping) = &mut self.ping else { return false };
         // The answer to the one before, which has come unseen.
         let _ = ping.poll_pong(&mut Context::from_waker(Waker::noop()));
-        ping.send_ping(Ping::opaque()).is_ok()
+        // Fails if one is still on its way, which asks as well.
+        let _ = ping.send_ping(Ping::opaque());
+        true
     }
 }
 
@@ -198,7 +200,7 @@ impl Requests {
 enum Answer {
     /// The head of the answer is not known yet. Boxed: what that takes is given back before the answer streams.
     Serving(Pin<Box<dyn Future<Output = Response<Body>> + Send>>, SendResponse<Bytes>),
-    Sending(Body, SendStream<Bytes>),
+    Sending(Sending),
     Over,
 }
 
@@ -209,22 +211,23 @@ impl Answer {
 
     /// Ready when there is nothing more to do: all was handed over, or nobody wants it any more.
     fn advance(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match self {
-                Self::Serving(serves, respond) => {
-                    let Poll::Ready(response) = serves.as_mut().poll(context) else {
-                        return respond.poll_reset(context).map(drop);
-                    };
-                    let (head, body) = prepared(response).into_parts();
-                    let is_all = body.is_end_stream();
-                    match respond.send_response(Response::from_parts(head, ()), is_all) {
-                        Ok(sink) if !is_all => *self = Self::Sending(body, sink),
-                        _ => return Poll::Ready(()),
-                    }
-                }
-                Self::Sending(body, sink) => return send(body, sink, context),
-                Self::Over => return Poll::Ready(()),
+        if let Self::Serving(serves, respond) = self {
+            if respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready() {
+                return Poll::Ready(());
             }
+            let Poll::Ready(response) = serves.as_mut().poll(context) else {
+                return respond.poll_reset(context).map(drop);
+            };
+            let (head, body) = prepared(response).into_parts();
+            let is_all = body.is_end_stream();
+            match respond.send_response(Response::from_parts(head, ()), is_all) {
+                Ok(sink) if !is_all => *self = Self::Sending(Sending { body, sink, held: None }),
+                _ => return Poll::Ready(()),
+            }
+        }
+        match self {
+            Self::Sending(sending) => sending.advance(context),
+            _ => Poll::Ready(()),
         }
     }
 }
@@ -235,12 +238,88 @@ impl Future for Answer {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let polled = catch_unwind(AssertUnwindSafe(|| this.advance(context)));
-        if !matches!(polled, Ok(Poll::Pending)) {
-            // After a panic too, of which the hook has told: the stream is reset, and its connection goes on.
-            *this = Self::Over;
+        if matches!(polled, Ok(Poll::Pending)) {
+            return Poll::Pending;
+        }
+        // After a panic too, of which the hook has told: the stream is reset, and its connection goes on. What broke may break what is dropped.
+        let _ = catch_unwind(AssertUnwindSafe(|| *this = Self::Over));
+        Poll::Ready(())
+    }
+}
+
+/// The body of an answer on its way to the client.
+struct Sending {
+    body: Body,
+    sink: SendStream<Bytes>,
+    /// A piece for which there was no room, and whether it is the last one.
+    held: Option<(Bytes, bool)>,
+}
+
+impl Sending {
+    /// Moves the body on, a piece at a time: the next one is asked for when the one before is handed over. Ready at the end.
+    fn advance(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // The waker that is still there from before would have this very answer woken as soon as it asks for room.
+        if self.sink.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready() {
             return Poll::Ready(());
         }
-        Poll::Pending
+        loop {
+            let (piece, is_last) = match self.held.take() {
+                Some(held) => held,
+                None => match ready!(self.next(context)) {
+                    Some(next) => next,
+                    None => return Poll::Ready(()),
+                },
+            };
+            if !piece.is_empty() && self.sink.capacity() == 0 {
+                // Any room at all: HTTP/2 gets whole pieces, and sends of them what fits.
+                self.sink.reserve_capacity(1);
+                match self.sink.poll_capacity(context) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                    Poll::Pending => {
+                        self.held = Some((piece, is_last));
+                        return Poll::Pending;
+                    }
+                }
+            }
+            if self.sink.send_data(piece, is_last).is_err() || is_last {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// The next piece, and whether it is the last one. `None` if the answer has ended otherwise.
+    fn next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Bytes, bool)>> {
+        loop {
+            let frame = match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(_))) => {
+                    self.sink.send_reset(Reason::INTERNAL_ERROR);
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(None) => return Poll::Ready(Some((Bytes::new(), true))),
+                Poll::Pending => return self.sink.poll_reset(context).map(|_| None),
+            };
+            match frame.into_data() {
+                Ok(piece) => {
+                    let is_last = self.body.is_end_stream();
+                    if !piece.is_empty() || is_last {
+                        if matches!(self.body, Body::Whole(..)) {
+                            // The client must take the gateway's own words too.
+                            watchdog::expect(Deadlines { unread: Some(UNREAD_TIMEOUT), end: None });
+                        }
+                        return Poll::Ready(Some((piece, is_last)));
+                    }
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        // Fails only when nobody is there to hear of it.
+                        let _ = self.sink.send_trailers(trailers);
+                    }
+                    return Poll::Ready(None);
+                }
+            }
+        }
     }
 }
 
@@ -260,46 +339,4 @@ fn prepared(mut response: Response<Body>) -> Response<Body> {
         headers.insert(DATE, now);
     }
     response
-}
-
-/// Moves the body on, a piece at a time, as there is room for it. Ready at its end.
-fn send(body: &mut Body, sink: &mut SendStream<Bytes>, context: &mut Context<'_>) -> Poll<()> {
-    loop {
-        if sink.capacity() == 0 {
-            // Room for any piece at all: how long the next one is, is known only when it is asked for.
-            sink.reserve_capacity(1);
-            match ready!(sink.poll_capacity(context)) {
-                Some(Ok(0)) => continue,
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(()),
-            }
-        }
-        let frame = match Pin::new(&mut *body).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(Some(Err(_))) => {
-                sink.send_reset(Reason::INTERNAL_ERROR);
-                return Poll::Ready(());
-            }
-            Poll::Ready(None) => {
-                // Fails only when nobody is there to hear of it.
-                let _ = sink.send_data(Bytes::new(), true);
-                return Poll::Ready(());
-            }
-            Poll::Pending => return sink.poll_reset(context).map(drop),
-        };
-        match frame.into_data() {
-            Ok(piece) => {
-                let is_last = body.is_end_stream();
-                if sink.send_data(piece, is_last).is_err() || is_last {
-                    return Poll::Ready(());
-                }
-            }
-            Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    let _ = sink.send_trailers(trailers);
-                }
-                return Poll::Ready(());
-            }
-        }
-    }
 }

@@ -63,6 +63,22 @@ pub(crate) fn ending() -> Option<&'static str> {
     ENDING.get()
 }
 
+/// While it lives, [`ending`] tells why.
+struct Ending;
+
+impl Ending {
+    fn because(why: &'static str) -> Self {
+        ENDING.set(Some(why));
+        Self
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        ENDING.set(None);
+    }
+}
+
 pin_project! {
     /// A task that writes answers. Its output is `None` if it was ended.
     pub(crate) struct Watched<F> {
@@ -112,9 +128,8 @@ impl<F: Future> Future for Watched<F> {
         if let (Some(why), Some(timer)) = (*this.why, this.timer)
             && timer.as_mut().poll(context).is_ready()
         {
-            ENDING.set(Some(why));
+            let _ending = Ending::because(why);
             this.task.set(None);
-            ENDING.set(None);
             return Poll::Ready(None);
         }
         Poll::Pending
