@@ -281,8 +281,9 @@ pub async fn idle_connections(options: &Options, side: Side, proxy: &Proxy, targ
 /// When a watch is refused.
 pub async fn idle_watches(options: &Options, side: Side, proxy: &Proxy, target: &Target) -> Result<MemoryTurn> {
     let count = options.idle_watches;
+    let first = Connection::open(target).await?;
+    let mut watches = vec![first.watch(requests::WATCH).await?];
     let connections = open(target, count.div_ceil(options.watches_per_connection)).await?;
-    let mut watches = vec![connections[0].watch(requests::WATCH).await?];
     tokio::time::sleep(SETTLE).await;
     let before_bytes = proxy.resident()?;
     for numbers in (1..=count).collect::<Vec<_>>().chunks(OPENING) {
