@@ -28,12 +28,13 @@ use crate::drain::Drain;
 use crate::front::Front;
 use crate::limits::{
     CONNECTIONS_MAX, DNS_INTERVAL, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, LISTEN_BACKLOG, OWN_DESCRIPTORS,
-    SEND_TIMEOUT, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
+    SEND_TIMEOUT, SPANS_FLUSH_TIMEOUT, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
 };
 use crate::metrics::Metrics;
 use crate::per_address::PerAddress;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::TrustedPeers;
+use crate::trace::{Exporter, TraceError, TraceOptions, Tracer};
 use crate::upstream::{self, EndpointSettings};
 
 /// How a gateway is run.
@@ -65,6 +66,8 @@ pub struct Options {
     pub proxy_protocol_from: TrustedPeers,
     /// The access log.
     pub access_log: AccessLogTarget,
+    /// Traces; `None` for none.
+    pub traces: Option<TraceOptions>,
 }
 
 /// How long a client may take for what a connection needs beside its requests, before the connection ends.
@@ -104,6 +107,7 @@ impl Options {
             client_timeouts: ClientTimeouts::default(),
             proxy_protocol_from: TrustedPeers::default(),
             access_log: AccessLogTarget::Off,
+            traces: None,
         }
     }
 }
@@ -136,6 +140,9 @@ pub enum StartError {
     /// The access log can't be opened.
     #[error("the access log can't be written: {0}")]
     AccessLog(std::io::Error),
+    /// Traces can't be sent.
+    #[error("traces can't be sent: {0}")]
+    Traces(#[from] TraceError),
     /// The admin listener would let everybody in.
     #[error("--admin-listen {0} is not a loopback address: it needs --admin-token-file")]
     AdminOpen(SocketAddr),
@@ -152,6 +159,7 @@ pub struct Gateway {
     proxy: Arc<Proxy>,
     listeners: Vec<TcpListener>,
     admin: Option<TcpListener>,
+    exporter: Option<Exporter>,
 }
 
 /// Serves until `shutdown`.
@@ -185,10 +193,13 @@ impl Gateway {
             listeners.push(listen(*address)?);
         }
         let admin = options.admin_listen.map(listen).transpose()?;
+        let traces = options.traces.as_ref().map(|traces| Tracer::new(traces, common.metrics.spans_dropped()));
+        let (tracer, exporter) = traces.transpose()?.unzip();
         let proxy = Arc::new(Proxy {
             clusters: ArcSwap::from_pointee(Clusters::empty()),
             metrics: common.metrics.clone(),
             access_log: AccessLog::start(&options.access_log).map_err(StartError::AccessLog)?,
+            tracer,
             drain: Drain::new(options.drain_timeout),
         });
         let preparation = Arc::new(Preparation::new(common, proxy.clone()));
@@ -200,7 +211,7 @@ impl Gateway {
         };
         let source =
             tokio::task::spawn_blocking(move || Source::open(source_options)).await.map_err(StartError::Task)??;
-        Ok(Self { options, source, preparation, proxy, listeners, admin })
+        Ok(Self { options, source, preparation, proxy, listeners, admin, exporter })
     }
 
     /// Where clients are served.
@@ -217,7 +228,7 @@ impl Gateway {
 
     /// Serves until `shutdown`, then lets connections end.
     pub async fn serve(self, shutdown: Shutdown) {
-        let Self { options, source, preparation, proxy, listeners, admin } = self;
+        let Self { options, source, preparation, proxy, listeners, admin, exporter } = self;
         let clock = preparation.common.clock.clone();
         let mut follower = Follower { preparation, resolvers: HashMap::new() };
         let mut snapshots = source.subscribe();
@@ -259,12 +270,23 @@ impl Gateway {
             let admin = Admin { proxy, source, token: options.admin_token, shutdown: shutdown.clone() };
             background.spawn(admin::listen(Arc::new(admin), listener));
         }
+        let served = Shutdown::new();
+        let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(served.clone())));
         let mut serving = JoinSet::new();
         for listener in listeners {
             serving.spawn(front.clone().listen(listener));
         }
         tracing::info!("ready to serve clients");
         while serving.join_next().await.is_some() {}
+        served.request();
+        if let Some(mut exporting) = exporting {
+            tokio::select! {
+                _ = &mut exporting => {}
+                () = tokio::time::sleep(SPANS_FLUSH_TIMEOUT) => tracing::warn!("the last spans are not taken in time"),
+                () = shutdown.requested_now() => {}
+            }
+            exporting.abort();
+        }
         // The rest has no end of its own.
         background.shutdown().await;
         tracing::info!("stopped");
@@ -506,6 +528,7 @@ mod tests {
                 clusters: ArcSwap::from_pointee(Clusters::empty()),
                 metrics: common.metrics.clone(),
                 access_log: AccessLog::start(&AccessLogTarget::Off).unwrap(),
+                tracer: None,
                 drain: Drain::new(Duration::ZERO),
             });
             let preparation = Arc::new(Preparation::new(common, proxy));

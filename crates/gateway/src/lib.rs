@@ -2,7 +2,8 @@
 //!
 //! A request passes, in this order: `front` (TLS, HTTP/2 or HTTP/1.1), [`authentication`] (who asks), [`kubewharf_kube_api::RequestInfo`]
 //! (what for), [`policy`] (the first rule that matches), [`limit`] (whether now), [`upstream`] (which kube-apiserver, on which connection),
-//! `identity` (in whose name), and the answer streams back. `proxy` is that pipeline, `cluster` what it has of one cluster.
+//! `identity` (in whose name), and the answer streams back. `proxy` is that pipeline, `cluster` what it has of one cluster. `record` is
+//! what is written down of a request in the end: in the metrics, the access log, and its span (`trace`).
 //!
 //! Invariant: every request is served by one immutable snapshot of the configuration from its beginning to its end, and no header that
 //! tells an identity reaches a kube-apiserver unless this crate wrote it.
@@ -18,6 +19,7 @@ mod front;
 mod gateway;
 mod guard;
 mod http2;
+pub mod http_client;
 mod identity;
 pub mod limit;
 pub mod limits;
@@ -29,6 +31,7 @@ mod proxy_protocol;
 mod record;
 mod reviewer;
 mod splice;
+mod trace;
 mod upgrade;
 pub mod upstream;
 pub mod user;
@@ -40,4 +43,5 @@ pub use access_log::AccessLogTarget;
 pub use gateway::{ClientTimeouts, Gateway, Options, StartError, run};
 pub use policy::Block;
 pub use proxy_protocol::TrustedPeers;
+pub use trace::{NotAnEndpoint, TraceError, TraceOptions, TracesEndpoint};
 pub use user::User;

@@ -255,3 +255,31 @@ pub(crate) const UPSTREAM_TCP_KEEPALIVE_INTERVAL: std::time::Duration = std::tim
 pub(crate) const UPSTREAM_ENDPOINT_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Most endpoints that a discovery may yield.
 pub(crate) const UPSTREAM_DISCOVERED_ENDPOINTS_MAX: usize = 1024;
+
+// Traces.
+
+/// Spans that wait for their way to the collector; further ones are left out and counted. Mostly less than a kilobyte each.
+pub(crate) const SPANS_WAITING_MAX: usize = 8192;
+/// Spans that go to the collector in one request.
+pub(crate) const SPANS_PER_EXPORT_MAX: usize = 512;
+/// How long a span waits for others to go with.
+pub(crate) const SPANS_EXPORT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+/// Longest text of a span that comes from a client, in bytes; the rest is cut off.
+pub(crate) const SPAN_TEXT_BYTES_MAX: usize = 1024;
+/// Longest `tracestate` that a span has, in bytes; a longer one is left out of the span. W3C Trace Context wants no less to be passed on, and
+/// to the kube-apiserver it goes however long it is.
+pub(crate) const TRACE_STATE_BYTES_MAX: usize = 512;
+/// Longest name of a resource or subresource in a span's name, in bytes: Kubernetes'.
+pub(crate) const SPAN_RESOURCE_BYTES_MAX: usize = 63;
+/// How long the collector may take for one request; the default of the OTLP exporter's specification.
+pub(crate) const SPANS_EXPORT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How often spans are sent before they are given up.
+pub(crate) const SPANS_EXPORT_TRIES_MAX: u32 = 5;
+/// First pause between two tries; it doubles with each. Half of it is left to chance, so that gateways do not come all at once.
+pub(crate) const SPANS_EXPORT_PAUSE_FIRST: std::time::Duration = std::time::Duration::from_secs(1);
+/// Longest such pause, whatever the collector asks for.
+pub(crate) const SPANS_EXPORT_PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+/// Longest answer of the collector, in bytes.
+pub(crate) const SPANS_EXPORT_ANSWER_BYTES_MAX: usize = 64 << 10;
+/// How long the last spans may take when the gateway stops.
+pub(crate) const SPANS_FLUSH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);

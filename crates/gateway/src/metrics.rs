@@ -100,6 +100,7 @@ pub(crate) struct Metrics {
     upgraded: Gauge,
     handshakes_failed: Counter,
     connections_refused: Counter,
+    spans_dropped: Counter,
     families: Families,
 }
 
@@ -234,6 +235,7 @@ impl Metrics {
             upgraded: Gauge::default(),
             handshakes_failed: Counter::default(),
             connections_refused: Counter::default(),
+            spans_dropped: Counter::default(),
             families: Families {
                 answers: Family::default(),
                 latencies: Family::new_with_constructor(Latencies),
@@ -256,6 +258,11 @@ impl Metrics {
                 "connections_refused",
                 "Client connections that were closed because their address had as many as it may",
                 metrics.connections_refused.clone(),
+            );
+            registry.register(
+                "spans_dropped",
+                "Spans of requests that the collector of traces did not take, or not in time",
+                metrics.spans_dropped.clone(),
             );
             registry.register("apiserver_request", "Answered requests", families.answers.clone());
             registry.register(
@@ -318,6 +325,11 @@ impl Metrics {
 
     pub(crate) fn connection_refused(&self) {
         self.connections_refused.inc();
+    }
+
+    /// What counts the spans that are lost.
+    pub(crate) fn spans_dropped(&self) -> Counter {
+        self.spans_dropped.clone()
     }
 
     pub(crate) fn request_begun(&self) {

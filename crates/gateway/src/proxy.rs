@@ -44,6 +44,7 @@ use crate::metrics::Metrics;
 use crate::per_address::AddressPlace;
 use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};
+use crate::trace::{TraceContext, Tracer};
 use crate::upgrade;
 use crate::upstream::{
     Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, SendError, UpgradeLease,
@@ -57,6 +58,8 @@ pub(crate) struct Proxy {
     pub(crate) clusters: ArcSwap<Clusters>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Arc<AccessLog>,
+    /// None if nothing is traced.
+    pub(crate) tracer: Option<Arc<Tracer>>,
     pub(crate) drain: Arc<Drain>,
 }
 
@@ -142,6 +145,9 @@ impl Client {
     pub(crate) async fn serve(self: Arc<Self>, request: Request<Inbound>) -> Response<Body> {
         let mut record = Record::new(self.proxy.metrics.clone(), self.proxy.access_log.clone());
         let (mut parts, body) = request.into_parts();
+        if let Some(tracer) = &self.proxy.tracer {
+            record.span = tracer.begin(&mut parts, self.ip());
+        }
         // Never reused: a response that is refused before its request was read closes an HTTP/1.1 connection.
         let mut body = Some(body);
         let is_head = parts.method == Method::HEAD;
@@ -197,6 +203,9 @@ impl Client {
             _ => Refused::new(Status::bad_request(error.to_string())),
         })?;
         record.verb = known_verb(&info.verb);
+        if let Some(span) = &mut record.span {
+            span.cluster = Some(cluster.config.name.clone());
+        }
         let authenticated = cluster
             .authenticator
             .authenticate(self.certificate.as_ref(), &parts.headers, &info.path, self.ip())
@@ -239,9 +248,14 @@ impl Client {
                 impersonator: if impersonated.is_some() { authenticated.user.name.clone() } else { String::new() },
                 user_agent: user_agent.to_owned(),
                 audit_id: String::new(),
-                trace_id: trace_id(&parts.headers).unwrap_or_default().to_owned(),
+                trace_id: trace_id(&parts.headers),
                 reason: String::new(),
             }));
+        }
+        if let Some(span) = &mut record.span {
+            let impersonator = impersonated.as_ref().map(|_| &*authenticated.user.name);
+            span.asks(&info, &user.name, impersonator);
+            span.policy = decision.map(|decision| decision.policy.name.clone());
         }
         if !access.is_allowed() {
             let why = "the gateway's access rules do not let this request in";
@@ -741,6 +755,9 @@ impl Admitted<'_> {
         if let Some(line) = &mut record.line {
             audit_id.to_str().unwrap_or_default().clone_into(&mut line.audit_id);
         }
+        if let Some(span) = &mut record.span {
+            span.is_audited_as(audit_id.clone());
+        }
         headers.insert(&AUDIT_ID, audit_id);
     }
 }
@@ -914,7 +931,7 @@ fn unrepeated(mut value: HeaderValue) -> HeaderValue {
 }
 
 /// Unpredictable enough to tell requests apart; no secret.
-fn random_u128() -> u128 {
+pub(crate) fn random_u128() -> u128 {
     use std::hash::{BuildHasher, RandomState};
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -923,12 +940,9 @@ fn random_u128() -> u128 {
     u128::from(KEYS.0.hash_one(number)) << 64 | u128::from(KEYS.1.hash_one(number))
 }
 
-/// Of the trace that a request belongs to (W3C Trace Context, section 3.2). Both its headers go to the endpoint as they are.
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let mut fields = headers.get("traceparent")?.to_str().ok()?.split('-').skip(1);
-    let id = fields.next()?;
-    let is_hex = id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    (id.len() == 32 && is_hex && id.bytes().any(|byte| byte != b'0')).then_some(id)
+/// Of the trace that a request belongs to; empty if there is none. For the access log.
+fn trace_id(headers: &HeaderMap) -> String {
+    TraceContext::of(headers).map(|context| format!("{:032x}", context.trace_id)).unwrap_or_default()
 }
 
 /// The verb as metrics have it: a client can't make up new ones.

@@ -5,11 +5,14 @@ use std::time::Instant;
 
 use crate::access_log::AccessLog;
 use crate::metrics::{Metrics, PolicyMetrics};
+use crate::trace::Span;
 use crate::watchdog;
 
 /// Written down when it is dropped.
 pub(crate) struct Record {
     pub(crate) line: Option<Box<Line>>,
+    /// None if the request is not traced.
+    pub(crate) span: Option<Box<Span>>,
     pub(crate) log: Arc<AccessLog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) policy: Option<Arc<PolicyMetrics>>,
@@ -48,7 +51,7 @@ pub(crate) struct Line {
     pub(crate) impersonator: String,
     pub(crate) user_agent: String,
     pub(crate) audit_id: String,
-    /// Of the trace that the client has begun; empty if there is none.
+    /// Of the trace that the request belongs to; empty if there is none.
     pub(crate) trace_id: String,
     /// Why the gateway itself answered, if it did.
     pub(crate) reason: String,
@@ -59,6 +62,7 @@ impl Record {
         metrics.request_begun();
         Self {
             line: None,
+            span: None,
             log,
             metrics,
             policy: None,
@@ -107,6 +111,9 @@ impl Drop for Record {
         self.metrics.request_ended(self);
         if let Some(line) = self.line.take() {
             self.log.write(self, &line);
+        }
+        if let Some(span) = self.span.take() {
+            span.end(self);
         }
     }
 }

@@ -12,7 +12,9 @@ use kubewharf_foundation::telemetry::{self, LogFormat};
 use kubewharf_gateway::config::{self, Severity, Source, SourceOptions};
 use kubewharf_gateway::limits::{CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT};
 use kubewharf_gateway::policy::Attributes;
-use kubewharf_gateway::{AccessLogTarget, Block, ClientTimeouts, Options, TrustedPeers, User};
+use kubewharf_gateway::{
+    AccessLogTarget, Block, ClientTimeouts, Options, TraceOptions, TracesEndpoint, TrustedPeers, User,
+};
 use kubewharf_kube_api::RequestInfo;
 use tracing::{error, warn};
 
@@ -109,6 +111,18 @@ struct Serve {
     /// Where the access log goes: a file, `-` for the standard output, nowhere if not set.
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
+    /// The OpenTelemetry collector that gets a span for each request, by OTLP over HTTP in JSON, such as http://127.0.0.1:4318; without a
+    /// path, /v1/traces is meant. A span is sent when its answer has ended: that of a watch, with the watch. Without this flag, the
+    /// variable OTEL_EXPORTER_OTLP_TRACES_ENDPOINT counts as it is, then OTEL_EXPORTER_OTLP_ENDPOINT with /v1/traces behind it; nothing is
+    /// traced if none is set. OTEL_SERVICE_NAME names the service, which is else kubegateway.
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<TracesEndpoint>,
+    /// Whose certificates the collector may have, if its URL is https (PEM); the system's authorities if not set.
+    #[arg(long, value_name = "FILE")]
+    otlp_ca_file: Option<PathBuf>,
+    /// The share of requests that are traced, from 0 to 1, of those whose client has not decided that by the header traceparent.
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0, value_parser = ratio)]
+    trace_sampling_ratio: f64,
     /// How the log looks.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     log_format: Format,
@@ -141,6 +155,13 @@ struct Explain {
     client: IpAddr,
     /// Path and query, such as /api/v1/pods?watch=1.
     target: String,
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|ratio| (0.0..=1.0).contains(ratio))
+        .ok_or_else(|| "it must be a number from 0 to 1".to_owned())
 }
 
 pub(crate) fn run(command: Command) -> ExitCode {
@@ -202,6 +223,14 @@ fn options(flags: Serve) -> anyhow::Result<Options> {
             Ok(token.to_owned())
         })
         .transpose()?;
+    // A variable that is empty is as good as none: OpenTelemetry's rule.
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let traces = otlp_endpoint(flags.otlp_endpoint, variable)?.map(|endpoint| TraceOptions {
+        endpoint,
+        authorities: flags.otlp_ca_file,
+        service_name: variable("OTEL_SERVICE_NAME").unwrap_or_else(|| "kubegateway".to_owned()),
+        sampling_ratio: flags.trace_sampling_ratio,
+    });
     Ok(Options {
         admin_listen: flags.admin_listen,
         admin_token,
@@ -223,8 +252,26 @@ fn options(flags: Serve) -> anyhow::Result<Options> {
             Some(path) if path.as_os_str() == "-" => AccessLogTarget::Stdout,
             Some(path) => AccessLogTarget::File(path),
         },
+        traces,
         ..Options::new(flags.config_dir.context("--config-dir is needed")?, flags.listen)
     })
+}
+
+/// Where traces go: where the flag says, else where OpenTelemetry's variables do.
+fn otlp_endpoint(
+    flag: Option<TracesEndpoint>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> anyhow::Result<Option<TracesEndpoint>> {
+    const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    if flag.is_some() {
+        return Ok(flag);
+    }
+    if let Some(url) = variable(TRACES) {
+        return TracesEndpoint::exactly(&url).with_context(|| format!("{TRACES}: {url}")).map(Some);
+    }
+    let Some(url) = variable(ALL) else { return Ok(None) };
+    TracesEndpoint::beneath(&url).with_context(|| format!("{ALL}: {url}")).map(Some)
 }
 
 fn validate(folder: &Folder) -> ExitCode {
@@ -284,4 +331,45 @@ fn explain(request: &Explain) -> anyhow::Result<()> {
     };
     println!("endpoints, by {:?}: {}", policy.strategy, endpoints.join(", "));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_go_where_the_flag_says_or_the_variable_for_traces_or_the_one_for_all() {
+        let parsed = |url: &str| url.parse::<TracesEndpoint>().unwrap();
+        let exactly = |url| Some(TracesEndpoint::exactly(url).unwrap());
+        let (traces, all) = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
+        let find = |flag: Option<&str>, variables: &[(&str, &str)]| {
+            let variable = |name: &str| Some(variables.iter().find(|(known, _)| *known == name)?.1.to_owned());
+            otlp_endpoint(flag.map(parsed), variable)
+        };
+        assert_eq!(find(None, &[]).unwrap(), None);
+        assert_eq!(find(Some("http://a:1"), &[(traces, "http://b:1/t")]).unwrap(), exactly("http://a:1/v1/traces"));
+        assert_eq!(find(Some("http://a:1/t"), &[]).unwrap(), exactly("http://a:1/t"));
+        assert_eq!(find(None, &[(all, "http://c"), (traces, "http://b:1")]).unwrap(), exactly("http://b:1"));
+        for base in ["https://c:4318", "https://c:4318/"] {
+            assert_eq!(find(None, &[(all, base)]).unwrap(), exactly("https://c:4318/v1/traces"));
+        }
+        assert_eq!(find(None, &[(all, "http://c/mine/")]).unwrap(), exactly("http://c/mine/v1/traces"));
+        let error = format!("{:#}", find(None, &[(all, "localhost:4318")]).unwrap_err());
+        assert!(error.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: localhost:4318: it must be http://"), "{error}");
+    }
+
+    #[test]
+    fn a_ratio_is_from_0_to_1() {
+        for (text, expected) in [
+            ("0", Some(0.0)),
+            ("0.25", Some(0.25)),
+            ("1", Some(1.0)),
+            ("1.1", None),
+            ("-1", None),
+            ("NaN", None),
+            ("", None),
+        ] {
+            assert_eq!(ratio(text).ok(), expected, "{text}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::configuration::{ClaimMapping, ExtraMapping, ExtraSource};
 use super::fetch::Fetched;
 use super::*;
+use crate::http_client::HttpError;
 use crate::limits::{JWT_EXPIRY_LEEWAY, JWT_FETCH_INTERVAL_MIN, JWT_REFRESH_MAX};
 
 const ISSUER: &str = "https://issuer.example.com";
@@ -527,11 +528,11 @@ async fn documents_come_over_https_from_a_trusted_server_only() {
     let document = fetch.fetch(&url("document")).await.expect("a document");
     assert_eq!(document, Fetched { body: Bytes::from_static(b"{}"), max_age: Some(Duration::from_secs(77)) });
     assert!(matches!(fetch.fetch(&url("missing")).await, Err(FetchError::Status(http::StatusCode::NOT_FOUND))));
-    assert!(matches!(fetch.fetch(&url("long")).await, Err(FetchError::Body(_))));
+    assert!(matches!(fetch.fetch(&url("long")).await, Err(FetchError::Http(HttpError::Body { .. }))));
     assert!(matches!(fetch.fetch("http://localhost/").await, Err(FetchError::Url)));
     let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     let other = HttpsFetch::new(Some(&stranger.cert.pem())).expect("an authority");
-    assert!(matches!(other.fetch(&url("document")).await, Err(FetchError::Connect(_))));
+    assert!(matches!(other.fetch(&url("document")).await, Err(FetchError::Http(HttpError::Connect(_)))));
     assert!(HttpsFetch::new(Some("")).is_err());
     serving.abort();
 }
