@@ -141,7 +141,7 @@ pub enum StartError {
     #[error("the access log can't be written: {0}")]
     AccessLog(std::io::Error),
     /// Traces can't be sent.
-    #[error("traces can't be sent: {0}")]
+    #[error(transparent)]
     Traces(#[from] TraceError),
     /// The admin listener would let everybody in.
     #[error("--admin-listen {0} is not a loopback address: it needs --admin-token-file")]

@@ -114,7 +114,7 @@ pub enum TraceError {
         source: std::io::Error,
     },
     /// Nobody is trusted.
-    #[error(transparent)]
+    #[error("traces can't be sent by HTTPS: {0}")]
     Client(#[from] HttpError),
 }
 
