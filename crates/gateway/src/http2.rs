@@ -129,7 +129,7 @@ impl Future for Connection {
         if let Poll::Ready(Err(error)) = this.wire.end_turn(context) {
             return Poll::Ready(Err(error));
         }
-        this.keepalive.poll(context, &this.wire).map(Err)
+        this.keepalive.poll(context, || this.wire.reads()).map(Err)
     }
 }
 
@@ -147,10 +147,10 @@ impl Keepalive {
         Self { ping: None, timer: Box::pin(tokio::time::sleep(KEEPALIVE_INTERVAL)), reads: 0, is_asked: false }
     }
 
-    /// Ready when the client is gone. Costs a look at the timer as long as that is not over.
-    fn poll(&mut self, context: &mut Context<'_>, wire: &Wire<Stream>) -> Poll<io::Error> {
+    /// Ready when the client is gone. Costs a look at the timer as long as that is not over. `reads` tells how often something was read.
+    fn poll(&mut self, context: &mut Context<'_>, reads: impl Fn() -> u64) -> Poll<io::Error> {
         while self.timer.as_mut().poll(context).is_ready() {
-            let reads = wire.reads();
+            let reads = reads();
             let is_heard = std::mem::replace(&mut self.reads, reads) != reads;
             if self.is_asked && !is_heard {
                 return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client does not answer a ping"));
@@ -339,4 +339,32 @@ fn prepared(mut response: Response<Body>) -> Response<Body> {
         headers.insert(DATE, now);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// How long a client is kept that sends something, but no answer to a ping, at these seconds.
+    async fn kept(heard: &[u64]) -> u64 {
+        let (client, server) = tokio::io::duplex(1 << 16);
+        let (server, client) = tokio::join!(h2::server::handshake(server), h2::client::handshake(client));
+        let (mut h2, _client): (h2::server::Connection<_, Bytes>, _) = (server.unwrap(), client.unwrap());
+        let mut keepalive = Keepalive::new();
+        keepalive.ping = h2.ping_pong();
+        let begun = Instant::now();
+        let reads = || heard.iter().filter(|second| **second <= begun.elapsed().as_secs()).count() as u64;
+        poll_fn(|context| keepalive.poll(context, reads)).await;
+        begun.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_of_which_nothing_is_heard_is_asked_and_then_let_go() {
+        assert_eq!(kept(&[]).await, 50);
+        assert_eq!(kept(&[10, 40, 70]).await, 140);
+        // What it sends while it is asked counts as well, but the ping that it has not answered does not keep it for ever.
+        assert_eq!(kept(&[35]).await, 100);
+    }
 }
