@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use kubewharf_testkit::tools::workspace;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Where results go.
 #[derive(Debug, Clone, Default, Args)]
@@ -29,18 +31,22 @@ pub struct Output {
 }
 
 /// The results of a run.
-pub trait Results: Sized {
+pub trait Results: Serialize + DeserializeOwned {
     /// The JSON that is kept.
     ///
     /// # Errors
     /// Never, for results of a run.
-    fn to_json(&self) -> Result<String>;
+    fn to_json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
 
     /// Reads [`Results::to_json`].
     ///
     /// # Errors
     /// When it is something else.
-    fn from_json(text: &str) -> Result<Self>;
+    fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).context("not the JSON of a run of this benchmark")
+    }
 
     /// The results as text.
     fn text(&self) -> String;

@@ -1,6 +1,6 @@
 //! The results of a run, as they are kept in JSON: every turn of every side, nothing that follows from them.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::measure::Measured;
@@ -81,14 +81,6 @@ pub struct ClientsTurn {
 }
 
 impl program::Results for Results {
-    fn to_json(&self) -> Result<String> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
-    }
-
-    fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text).context("not the JSON of a run of this benchmark")
-    }
-
     fn text(&self) -> String {
         report::text(self)
     }

@@ -4,7 +4,6 @@
 //! well at a moment of its own in the first half of that time, and its client goes on at another gateway, which these clients reach one
 //! after another.
 
-use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -13,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
+use crate::ids::random_u128;
 use crate::limits::{DRAIN_FIRST_WATCH_PERCENT, DRAIN_LAST_WATCH_PERCENT};
 use crate::wakers::Wakers;
 
@@ -38,7 +38,7 @@ impl Drain {
 
     /// When a watch ends, by chance.
     fn turn(&self, begun: Instant) -> Instant {
-        let part = RandomState::new().hash_one(()) as u32;
+        let part = random_u128() as u32;
         let (first, last) =
             (self.timeout * DRAIN_FIRST_WATCH_PERCENT / 100, self.timeout * DRAIN_LAST_WATCH_PERCENT / 100);
         begun + first + (last - first).mul_f64(f64::from(part) / f64::from(u32::MAX))

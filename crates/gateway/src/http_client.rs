@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::authentication::x509::provider;
+use crate::upstream::SYSTEM_ROOTS;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -51,16 +52,6 @@ pub struct HttpClient {
     /// None if it asks by HTTP alone.
     tls: Option<TlsConnector>,
 }
-
-/// Where systems keep the certificates of the authorities that they trust; the first that is there counts.
-const SYSTEM_AUTHORITIES: [&str; 6] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/cacert.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 impl HttpClient {
     /// Trusts the PEM certificates of `authorities`, or those of the system: of the file that `SSL_CERT_FILE` names, or
@@ -157,7 +148,7 @@ async fn exchange(
 
 fn system_authorities() -> Result<RootCertStore, HttpError> {
     let named = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let usual = || SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
+    let usual = || SYSTEM_ROOTS.iter().map(PathBuf::from).find(|path| path.exists());
     let path = named.or_else(usual).ok_or_else(|| {
         HttpError::Authorities("this system has none where they usually are; name them, or set SSL_CERT_FILE".into())
     })?;

@@ -21,6 +21,7 @@ mod guard;
 mod http2;
 pub mod http_client;
 mod identity;
+mod ids;
 pub mod limit;
 pub mod limits;
 mod metrics;

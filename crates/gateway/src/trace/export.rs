@@ -19,11 +19,11 @@ use tokio::sync::Notify;
 
 use super::{Span, TraceError, TraceOptions, TracesEndpoint, otlp};
 use crate::http_client::HttpClient;
+use crate::ids::random_u128;
 use crate::limits::{
     SPANS_EXPORT_ANSWER_BYTES_MAX, SPANS_EXPORT_INTERVAL, SPANS_EXPORT_PAUSE_FIRST, SPANS_EXPORT_PAUSE_MAX,
     SPANS_EXPORT_TIMEOUT, SPANS_EXPORT_TRIES_MAX, SPANS_PER_EXPORT_MAX, SPANS_WAITING_MAX,
 };
-use crate::proxy::random_u128;
 
 /// Spans that have ended.
 #[derive(Default)]

@@ -32,8 +32,8 @@ use self::context::{TRACEPARENT, TRACESTATE};
 pub(crate) use self::export::Exporter;
 use self::export::Queue;
 use crate::http_client::HttpError;
+use crate::ids::{random_u128, unrepeated};
 use crate::limits::{SPAN_RESOURCE_BYTES_MAX, SPAN_TEXT_BYTES_MAX, TRACE_STATE_BYTES_MAX};
-use crate::proxy::random_u128;
 use crate::record::Record;
 
 /// Where spans go, and which.
@@ -155,10 +155,7 @@ impl Tracer {
                 TraceContext::new(trace_id, span_id, self.sampling.takes(trace_id))
             }
         };
-        let mut header = context.to_header();
-        // Never comes again: no end need remember it.
-        header.set_sensitive(true);
-        parts.headers.insert(&TRACEPARENT, header);
+        parts.headers.insert(&TRACEPARENT, unrepeated(context.to_header()));
         context.is_sampled().then(|| Box::new(Span::new(self.clone(), context, parent, parts, client)))
     }
 

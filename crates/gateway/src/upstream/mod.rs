@@ -44,6 +44,7 @@ pub use error::{DialError, ExchangeError, Failure, Processed, SendError, Setting
 pub use health::{Outcome, State};
 pub use resolve::{ResolveError, Source};
 pub use settings::{Address, BearerToken, Class, EndpointSettings, HealthSettings, PoolSettings, UpstreamSettings};
+pub(crate) use tls::SYSTEM_ROOTS;
 pub use tls::{ClientTls, ClientTlsFiles};
 
 use balance::{Choice, Turn};

@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use super::error::SettingsError;
 
 /// Where Linux distributions keep the roots that the machine trusts; the first that exists is used, as Go does.
-const SYSTEM_ROOTS: [&str; 6] = [
+pub(crate) const SYSTEM_ROOTS: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
