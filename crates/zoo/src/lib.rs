@@ -1,0 +1,9 @@
+//! KubeZoo: many complete Kubernetes APIs over one cluster. A tenant is one object.
+//!
+//! A request comes with a credential, and the credential says whose it is. Its names are rewritten into those that the tenant's objects have
+//! upstream ([`names`]), it is sent there, and the answer is rewritten back. An idle tenant costs nothing but its objects.
+//!
+//! Invariant: nothing that a tenant sends reaches an object of anybody else, and nothing that a tenant receives tells of anybody else, nor
+//! of the names that its own objects have upstream.
+
+pub mod names;
