@@ -210,9 +210,11 @@ mod tests {
             prop_assert_eq!(names.outward(&inward), Some(name.as_str()));
             prop_assert_eq!(names.text_outward(&inward), name.as_str());
             let user = names.user_inward(&name);
-            prop_assert_eq!(names.user_outward(&user).as_deref(), Some(name.as_str()));
+            let outward = names.user_outward(&user);
+            prop_assert_eq!(outward.as_deref(), Some(name.as_str()));
             let group = names.group_inward(&name);
-            prop_assert_eq!(names.group_outward(&group).as_deref(), Some(name.as_str()));
+            let outward = names.group_outward(&group);
+            prop_assert_eq!(outward.as_deref(), Some(name.as_str()));
         }
     }
 }
