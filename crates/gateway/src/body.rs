@@ -14,6 +14,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use kubewharf_upstream::{Lease, Pieces, UpgradeLease};
 use memchr::memmem;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
@@ -25,7 +26,6 @@ use crate::limits::{
     READ_OFF_BYTES_MAX, READ_OFF_TIMEOUT, REPLAY_BYTES_MAX, SEND_PIECE_BYTES_MAX, WATCH_END_NOT_BEFORE,
 };
 use crate::record::Record;
-use crate::upstream::{Lease, Pieces, UpgradeLease};
 use crate::watchdog::{self, Deadlines};
 
 /// The body of an answer to a client.
@@ -466,7 +466,7 @@ impl AnswerBody {
     }
 
     fn broken(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
-        self.record.broke(crate::upstream::Failure::of(&error).as_str());
+        self.record.broke(kubewharf_upstream::Failure::of(&error).as_str());
         if self.watch.is_some() { None } else { Some(Err(BodyError::Upstream(error))) }
     }
 }

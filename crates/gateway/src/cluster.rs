@@ -9,6 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubewharf_foundation::clock::Clock;
+use kubewharf_upstream::{
+    Address, BearerToken, ClientTls, ClientTlsFiles, EndpointId, EndpointSet, EndpointSettings, RetryBudget,
+    RetryBudgetSettings, Upstream, UpstreamSettings,
+};
 use rustls_pki_types::UnixTime;
 
 use crate::authentication::cache::VerdictTimes;
@@ -26,10 +30,6 @@ use crate::metrics::Metrics;
 use crate::metrics::PolicyMetrics;
 use crate::policy;
 use crate::reviewer::ClusterReviewer;
-use crate::upstream::{
-    Address, BearerToken, ClientTls, ClientTlsFiles, EndpointId, EndpointSet, EndpointSettings, RetryBudget,
-    RetryBudgetSettings, Upstream, UpstreamSettings,
-};
 
 /// What the gateway has for all clusters that have none of their own.
 #[derive(Clone, Default)]

@@ -9,12 +9,12 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use kubewharf_upstream::wakers::Wakers;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
 use crate::ids::random_u128;
 use crate::limits::{DRAIN_FIRST_WATCH_PERCENT, DRAIN_LAST_WATCH_PERCENT};
-use crate::wakers::Wakers;
 
 /// Whether the gateway stops, and who must know.
 pub(crate) struct Drain {

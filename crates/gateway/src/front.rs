@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::Clock;
+use kubewharf_upstream::wire::Socket;
 use parking_lot::Mutex;
 use rustls_pki_types::UnixTime;
 use tokio::net::{TcpListener, TcpStream};
@@ -34,7 +35,6 @@ use crate::per_address::PerAddress;
 use crate::proxy::{Client, Place, Proxy, forwarded_for};
 use crate::proxy_protocol::{self, TrustedPeers};
 use crate::watchdog::Watched;
-use crate::wire::Socket;
 
 /// What all listeners share.
 pub(crate) struct Front {

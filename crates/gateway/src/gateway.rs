@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::RealClock;
 use kubewharf_foundation::descriptors;
+use kubewharf_upstream::EndpointSettings;
 use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket};
@@ -35,7 +36,6 @@ use crate::per_address::PerAddress;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::TrustedPeers;
 use crate::trace::{Exporter, TraceError, TraceOptions, Tracer};
-use crate::upstream::{self, EndpointSettings};
 
 /// How a gateway is run.
 #[derive(Clone, Debug)]
@@ -400,7 +400,7 @@ impl Follower {
         if self.resolvers.contains_key(&config.name) {
             return;
         }
-        let source = upstream::Source::Dns {
+        let source = kubewharf_upstream::Source::Dns {
             https: *scheme == crate::config::Scheme::Https,
             host: name.to_string(),
             port: *port,

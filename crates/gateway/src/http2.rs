@@ -21,6 +21,7 @@ use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
+use kubewharf_upstream::wire::{Socket, Wire};
 use tokio::time::{Instant, Sleep};
 
 use crate::body::{Body, Inbound};
@@ -31,7 +32,6 @@ use crate::limits::{
 };
 use crate::proxy::Client;
 use crate::watchdog::{self, Deadlines, Watched};
-use crate::wire::{Socket, Wire};
 
 /// A client's connection within TLS.
 pub(crate) type Stream = tokio_rustls::server::TlsStream<Outlet<Socket>>;

@@ -12,6 +12,7 @@ use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use kubewharf_upstream::SYSTEM_ROOTS;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -20,7 +21,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::authentication::x509::provider;
-use crate::upstream::SYSTEM_ROOTS;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

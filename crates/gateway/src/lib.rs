@@ -1,9 +1,9 @@
 //! KubeGateway: a layer-7 gateway in front of kube-apiservers.
 //!
 //! A request passes, in this order: `front` (TLS, HTTP/2 or HTTP/1.1), [`authentication`] (who asks), [`kubewharf_kube_api::RequestInfo`]
-//! (what for), [`policy`] (the first rule that matches), [`limit`] (whether now), [`upstream`] (which kube-apiserver, on which connection),
-//! `identity` (in whose name), and the answer streams back. `proxy` is that pipeline, `cluster` what it has of one cluster. `record` is
-//! what is written down of a request in the end: in the metrics, the access log, and its span (`trace`).
+//! (what for), [`policy`] (the first rule that matches), [`limit`] (whether now), [`kubewharf_upstream`] (which kube-apiserver, on which
+//! connection), `identity` (in whose name), and the answer streams back. `proxy` is that pipeline, `cluster` what it has of one cluster.
+//! `record` is what is written down of a request in the end: in the metrics, the access log, and its span (`trace`).
 //!
 //! Invariant: every request is served by one immutable snapshot of the configuration from its beginning to its end, and no header that
 //! tells an identity reaches a kube-apiserver unless this crate wrote it.
@@ -34,11 +34,8 @@ mod reviewer;
 mod splice;
 mod trace;
 mod upgrade;
-pub mod upstream;
 pub mod user;
-mod wakers;
 mod watchdog;
-mod wire;
 
 pub use access_log::AccessLogTarget;
 pub use gateway::{ClientTimeouts, Gateway, Options, StartError, run};

@@ -20,6 +20,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use kubewharf_kube_api::{RequestInfo, Status, request_info, status};
+use kubewharf_upstream::{
+    Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, SendError, UpgradeLease,
+};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::OwnedSemaphorePermit;
@@ -47,9 +50,6 @@ use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};
 use crate::trace::{TraceContext, Tracer};
 use crate::upgrade;
-use crate::upstream::{
-    Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, SendError, UpgradeLease,
-};
 
 static AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -422,7 +422,7 @@ pub(crate) struct Streaming {
     watch: Option<WatchEnd>,
     idle: Option<Idle>,
     pace: Pace,
-    lease: crate::upstream::Lease,
+    lease: kubewharf_upstream::Lease,
     admission: Option<crate::limit::Admission>,
 }
 
@@ -451,7 +451,7 @@ struct Answered {
     response: Response<h2::RecvStream>,
     beginning: Pieces,
     upload: Option<Box<Upload>>,
-    lease: crate::upstream::Lease,
+    lease: kubewharf_upstream::Lease,
 }
 
 /// What comes first of a try.
@@ -461,7 +461,7 @@ enum Sent {
     /// The client broke off, or sends too much.
     Broken,
     /// The answer, while the rest of the request is still on its way.
-    Answered(Result<Response<h2::RecvStream>, crate::upstream::ExchangeError>),
+    Answered(Result<Response<h2::RecvStream>, kubewharf_upstream::ExchangeError>),
 }
 
 /// How one try ended.

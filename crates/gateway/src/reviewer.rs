@@ -15,13 +15,13 @@ use kubewharf_kube_api::review::{
     ResourceAttributes, SUBJECT_ACCESS_REVIEW_PATH, SubjectAccessReview, SubjectAccessReviewSpec, TOKEN_REVIEW_PATH,
     TokenReview,
 };
+use kubewharf_upstream::{Class, EndpointId, Outcome, Strategy, Upstream};
 
 use crate::User;
 use crate::authentication::{AccessAttributes, AccessVerdict, ReviewError, Reviewer, TokenVerdict};
 use crate::config::OwnRequests;
 use crate::limit::{FlowLimit, Schema, SchemaSettings};
 use crate::limits::{REVIEW_BYTES_MAX, REVIEW_ENDPOINTS_MAX};
-use crate::upstream::{Class, EndpointId, Outcome, Strategy, Upstream};
 
 /// What the gateway calls itself in its own requests.
 pub(crate) const OWN_USER_AGENT: &str = concat!("kubewharf-gateway/", env!("CARGO_PKG_VERSION"));
@@ -94,7 +94,7 @@ impl ClusterReviewer {
 
 /// One request with its whole answer. If the endpoint hangs, it is given up as soon as it can be sent `elsewhere`.
 async fn exchange(
-    endpoint: &Arc<crate::upstream::Endpoint>,
+    endpoint: &Arc<kubewharf_upstream::Endpoint>,
     request: Request<()>,
     body: Bytes,
     elsewhere: impl Fn() -> bool + Unpin,

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use kubewharf_kube_api::{RequestInfo, Status};
+use kubewharf_upstream::{EndpointId, Outcome, Upgrade, UpgradeLease};
 use smallvec::SmallVec;
 
 use crate::body::{Body, Http1Body, Inbound, Pace};
@@ -27,7 +28,6 @@ use crate::limits::{TRIES_MAX, UPGRADE_ANSWER_TIMEOUT};
 use crate::proxy::{Admitted, Answer, Place, Refused, timed_out, unavailable_now};
 use crate::record::Record;
 use crate::splice::splice;
-use crate::upstream::{EndpointId, Outcome, Upgrade, UpgradeLease};
 
 /// Whether a request asks for an upgrade that a kube-apiserver could agree to. Any other such wish is not heard, as HTTP allows (RFC 9110,
 /// section 7.8): not that of a request which can't become a stream, as it would only cost a connection of its own; and not that for another
@@ -127,7 +127,7 @@ fn outbound(
     parts: &Parts,
     uri: &Uri,
     protocol: &HeaderValue,
-    endpoint: &crate::upstream::Endpoint,
+    endpoint: &kubewharf_upstream::Endpoint,
 ) -> Result<Request<Empty<Bytes>>, Box<Refused>> {
     let mut request = Request::new(Empty::new());
     *request.method_mut() = parts.method.clone();

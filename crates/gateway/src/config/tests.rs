@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kubewharf_upstream::Strategy;
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, prop_oneof, proptest};
 use proptest::sample::select;
 use proptest::strategy::Strategy as Generator;
@@ -15,7 +16,6 @@ use super::files::Files;
 use super::*;
 use crate::User;
 use crate::policy::{Attributes, DegradationMode};
-use crate::upstream::Strategy;
 
 /// PEM texts: an authority, and a certificate that it signed with its key.
 struct Pki {

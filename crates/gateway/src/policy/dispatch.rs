@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use kubewharf_upstream::Strategy;
 
 use super::index::RuleSet;
 use super::rule::Rule;
 use super::{Attributes, explain};
 use crate::limits::WEIGHT_SHARES;
-use crate::upstream::Strategy;
 
 /// When a request waits too long. Each is the gateway's default where it is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

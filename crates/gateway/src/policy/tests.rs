@@ -1,13 +1,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use kubewharf_upstream::Strategy;
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
 use proptest::sample::select;
 use proptest::strategy::Strategy as Generator;
 
 use super::index::{RuleSet, first_match_linear};
 use super::*;
-use crate::upstream::Strategy;
 
 fn texts(values: &[&str]) -> Vec<String> {
     values.iter().map(|value| (*value).to_owned()).collect()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use kubewharf_upstream::Strategy;
 
 use super::super::cluster::{Endpoint, FlowSchema};
 use super::super::fingerprint::Fingerprint;
@@ -21,7 +22,6 @@ use crate::policy::{
     Access, Arm, CircuitBreaker, Degradation, DegradationMode, DispatchPolicy, Policies, PolicyError, Rule, RuleSpec,
     Semantics, Timeouts, Weights, lint,
 };
-use crate::upstream::Strategy;
 
 /// Which endpoints there are to name.
 struct Known<'a> {

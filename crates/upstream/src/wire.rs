@@ -73,13 +73,15 @@ impl Drop for Buffer {
 
 /// A TCP connection that reads ahead.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct Socket {
     tcp: TcpStream,
     ahead: Option<Buffer>,
 }
 
 impl Socket {
-    pub(crate) fn new(tcp: TcpStream) -> Self {
+    /// Nothing is read from it yet.
+    #[must_use]
+    pub fn new(tcp: TcpStream) -> Self {
         Self { tcp, ahead: None }
     }
 }
@@ -137,7 +139,7 @@ impl AsyncWrite for Socket {
 /// A stream whose writes gather until [`Wire::end_turn`]. Clones are the same one: the HTTP/2 layer has one, the task that drives it the
 /// other.
 #[derive(Debug)]
-pub(crate) struct Wire<S> {
+pub struct Wire<S> {
     inner: Arc<Mutex<Inner<S>>>,
 }
 
@@ -158,18 +160,22 @@ struct Inner<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Wire<S> {
-    pub(crate) fn new(stream: S) -> Self {
+    /// Of a stream of which nothing is read or written yet.
+    #[must_use]
+    pub fn new(stream: S) -> Self {
         Self { inner: Arc::new(Mutex::new(Inner { stream, out: None, is_flushed: true, reads: 0 })) }
     }
 
     /// Writes what has gathered. To be called whenever the task has driven the HTTP/2 layer.
-    pub(crate) fn end_turn(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    ///
+    /// Pending while the stream takes no more; the task is then woken when it does. Fails as the stream does.
+    pub fn end_turn(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner.lock();
         if inner.out.is_none() && inner.is_flushed { Poll::Ready(Ok(())) } else { inner.flush(context) }
     }
 
     /// How often something was read so far.
-    pub(crate) fn reads(&self) -> u64 {
+    pub fn reads(&self) -> u64 {
         self.inner.lock().reads
     }
 }

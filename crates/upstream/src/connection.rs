@@ -20,12 +20,12 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
-use super::endpoint::Endpoint;
-use super::error::ExchangeError;
-use super::health::Event;
-use super::settings::{Class, PoolSettings};
-use super::transport::{Http2, Progress, Transport};
-use crate::limits::{UPSTREAM_CALM_TICK, UPSTREAM_STREAMS_PER_CONNECTION_MAX, UPSTREAM_TIMER_LATE_MAX};
+use crate::endpoint::Endpoint;
+use crate::error::ExchangeError;
+use crate::health::Event;
+use crate::limits::{CALM_TICK, STREAMS_PER_CONNECTION_MAX, TIMER_LATE_MAX};
+use crate::settings::{Class, PoolSettings};
+use crate::transport::{Http2, Progress, Transport};
 use crate::wakers::Wakers;
 use crate::wire::Wire;
 
@@ -37,9 +37,9 @@ const SUSPECT: u32 = 1 << 30;
 const STREAMS: u32 = SUSPECT - 1;
 
 /// What the pool, the driver and the users of a connection share.
-pub(super) struct Connection {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) class: Class,
+pub(crate) struct Connection {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) class: Class,
     /// Streams in flight and flags.
     state: AtomicU32,
     /// Streams that may be in flight.
@@ -57,7 +57,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// The connection, and the future that must be spawned to move its bytes.
-    pub(super) fn new(
+    pub(crate) fn new(
         dialed: Http2,
         endpoint: Arc<Endpoint>,
         class: Class,
@@ -81,18 +81,18 @@ impl Connection {
     }
 
     /// Streams that this connection may have in flight at once.
-    pub(super) fn budget(&self) -> u32 {
+    pub(crate) fn budget(&self) -> u32 {
         self.budget.load(Ordering::Relaxed)
     }
 
     /// Streams in flight, if one more is allowed.
-    pub(super) fn room(&self) -> Option<u32> {
+    pub(crate) fn room(&self) -> Option<u32> {
         let state = self.state.load(Ordering::SeqCst);
         (state < self.budget()).then_some(state)
     }
 
     /// Takes one stream of the budget. [`Lease::of_reserved`] gives it back.
-    pub(super) fn try_reserve(&self) -> bool {
+    pub(crate) fn try_reserve(&self) -> bool {
         // Any flag makes the state larger than any budget.
         let budget = self.budget();
         self.state
@@ -100,7 +100,7 @@ impl Connection {
             .is_ok()
     }
 
-    pub(super) fn in_flight(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.state.load(Ordering::Relaxed) & STREAMS
     }
 
@@ -108,7 +108,7 @@ impl Connection {
         self.state.load(Ordering::SeqCst) & SUSPECT != 0
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.state.load(Ordering::SeqCst) & CLOSED != 0
     }
 
@@ -117,7 +117,7 @@ impl Connection {
     }
 
     /// No new streams from here on; ends when the last one has. Whoever calls this takes it out of the pool.
-    pub(super) fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let before = self.state.fetch_or(CLOSED, Ordering::SeqCst);
         if before & STREAMS == 0 {
             self.hang_up();
@@ -125,7 +125,7 @@ impl Connection {
     }
 
     /// Like [`Connection::drain`], but only if there is no stream. True if the connection is closed.
-    pub(super) fn close_if_idle(&self) -> bool {
+    pub(crate) fn close_if_idle(&self) -> bool {
         let closed = self.state.compare_exchange(0, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if closed {
             self.hang_up();
@@ -148,9 +148,7 @@ impl Connection {
         // A clone waits for nothing, so this says "ready" or why there will be no further stream.
         let mut nobody = Context::from_waker(Waker::noop());
         match sender.poll_ready(&mut nobody) {
-            Poll::Ready(Ok(()))
-                if self.opened.fetch_add(1, Ordering::Relaxed) < UPSTREAM_STREAMS_PER_CONNECTION_MAX =>
-            {
+            Poll::Ready(Ok(())) if self.opened.fetch_add(1, Ordering::Relaxed) < STREAMS_PER_CONNECTION_MAX => {
                 Some(sender)
             }
             _ => None,
@@ -189,7 +187,7 @@ pub struct Lease {
 
 impl Lease {
     /// For a connection on which [`Connection::try_reserve`] was true.
-    pub(super) fn of_reserved(connection: Arc<Connection>) -> Self {
+    pub(crate) fn of_reserved(connection: Arc<Connection>) -> Self {
         connection.endpoint.load().begin(connection.class);
         Self { connection }
     }
@@ -245,7 +243,7 @@ impl Lease {
 
     /// Takes the request and sends its headers. `None`, and the request stays, if the connection is going away; an
     /// error if h2 refuses the request.
-    pub(super) fn send(
+    pub(crate) fn send(
         self,
         request: &mut Option<http::Request<()>>,
         end_of_stream: bool,
@@ -340,7 +338,7 @@ pub struct Response<F = fn() -> bool> {
 }
 
 impl Response {
-    /// Fails with [`super::Failure::Hung`] as soon as the endpoint is known to hang, instead of when its connection is
+    /// Fails with [`crate::Failure::Hung`] as soon as the endpoint is known to hang, instead of when its connection is
     /// cut, if `elsewhere` says then that there is another endpoint to send the request to. Where there is none, an
     /// endpoint that may go on is better than an error. `None` is for requests that may not be repeated.
     pub fn abandon_when_hung<F: Fn() -> bool>(self, elsewhere: Option<F>) -> Response<F> {
@@ -386,7 +384,7 @@ impl<F: Fn() -> bool + Unpin> Future for Response<F> {
 ///
 /// The timer costs nothing while frames flow: it is set anew only when it fires, and when the first request begins to
 /// wait on a connection that nobody waited on.
-pub(super) struct Driver {
+pub(crate) struct Driver {
     connection: h2::client::Connection<Wire<Transport>, Bytes>,
     wire: Wire<Transport>,
     ping: Option<PingPong>,
@@ -425,7 +423,7 @@ impl Driver {
         pool: PoolSettings,
     ) -> Self {
         let now = Instant::now();
-        let timer_at = now + UPSTREAM_CALM_TICK;
+        let timer_at = now + CALM_TICK;
         Self {
             connection,
             wire,
@@ -449,7 +447,7 @@ impl Driver {
 
     /// The timer has fired. `Some` ends the connection.
     fn tick(&mut self, now: Instant) -> Option<End> {
-        let late = now.saturating_duration_since(self.timer_at) > UPSTREAM_TIMER_LATE_MAX;
+        let late = now.saturating_duration_since(self.timer_at) > TIMER_LATE_MAX;
         let reads = self.shared.progress.reads();
         if reads != self.reads_seen {
             self.alive(now, reads);
@@ -523,12 +521,12 @@ impl Driver {
                 let close_at = idle_since + self.pool.idle_timeout;
                 if close_at <= now {
                     self.shared.endpoint.pool(self.shared.class).close_if_surplus(&self.shared);
-                    now + self.pool.idle_timeout.max(UPSTREAM_CALM_TICK)
+                    now + self.pool.idle_timeout.max(CALM_TICK)
                 } else {
                     close_at
                 }
             }
-            (None, None) => (self.read_at + self.pool.keepalive_interval).max(now + UPSTREAM_CALM_TICK),
+            (None, None) => (self.read_at + self.pool.keepalive_interval).max(now + CALM_TICK),
         };
         // Never at once again: what is due already has just been done.
         self.set_timer(next.max(now + Duration::from_millis(1)));

@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 
-use super::balance::EndpointId;
-use super::error::SettingsError;
-use super::tls::ClientTls;
+use crate::balance::EndpointId;
+use crate::error::SettingsError;
+use crate::tls::ClientTls;
 
 /// One cluster of kube-apiservers.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +20,7 @@ pub struct UpstreamSettings {
     pub endpoints: Vec<EndpointSettings>,
     /// How https endpoints are trusted, and what they are shown. Needed if any endpoint is https.
     pub tls: Option<ClientTls>,
-    /// The gateway's own token; it goes with every request.
+    /// This client's own token; it goes with every request.
     pub bearer_token: Option<BearerToken>,
     /// Connections.
     pub pool: PoolSettings,
@@ -82,11 +82,11 @@ impl Address {
         EndpointId::of_url(&self.to_string())
     }
 
-    pub(super) fn scheme(&self) -> Scheme {
+    pub(crate) fn scheme(&self) -> Scheme {
         if self.https { Scheme::HTTPS } else { Scheme::HTTP }
     }
 
-    pub(super) fn authority(&self) -> Option<Authority> {
+    pub(crate) fn authority(&self) -> Option<Authority> {
         self.host_and_port().parse().ok()
     }
 
@@ -118,7 +118,7 @@ impl FromStr for Address {
         };
         let authority = uri.authority().ok_or_else(|| wrong("it has no host; write https://host:port"))?;
         if authority.as_str().contains('@') {
-            return Err(wrong("a user in the URL is not supported; use the cluster's clientConfig"));
+            return Err(wrong("a user in the URL is not supported; give credentials apart from it"));
         }
         if uri.path() != "/" || uri.query().is_some() {
             return Err(wrong("it has a path or a query; write https://host:port"));
@@ -159,7 +159,7 @@ impl BearerToken {
         Ok(Self { header })
     }
 
-    pub(super) fn header(&self) -> &HeaderValue {
+    pub(crate) fn header(&self) -> &HeaderValue {
         &self.header
     }
 }
@@ -173,7 +173,7 @@ impl fmt::Debug for BearerToken {
 /// How connections are opened, filled and watched over.
 ///
 /// The window of a connection is always the sum of its streams' windows, so that a client that stops reading stops its
-/// own stream and no other. Windows are also what a slow reader can make the gateway hold: one window for each such
+/// own stream and no other. Windows are also what a slow reader can make this process hold: one window for each such
 /// stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
@@ -235,7 +235,7 @@ impl Default for PoolSettings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthSettings {
     /// What is asked for; an answer of 500 or more means "not ready". Answers below 500 do not: an endpoint that
-    /// refuses the gateway's credentials, or is asked too often, works.
+    /// refuses this client's credentials, or is asked too often, works.
     pub path: PathAndQuery,
     /// Time between two probes of an endpoint in rotation. Zero: no probes; endpoints then come back by time alone.
     pub interval: Duration,
@@ -277,7 +277,7 @@ impl Class {
     /// All classes.
     pub const ALL: [Self; 3] = [Self::Short, Self::Watch, Self::Bulk];
 
-    pub(super) fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         match self {
             Self::Short => 0,
             Self::Watch => 1,
@@ -287,7 +287,7 @@ impl Class {
 }
 
 impl PoolSettings {
-    pub(super) fn window_bytes(&self, class: Class) -> u32 {
+    pub(crate) fn window_bytes(&self, class: Class) -> u32 {
         match class {
             Class::Short => self.short_window_bytes,
             Class::Watch => self.watch_window_bytes,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::endpoint::Endpoint;
-use super::settings::Class;
-use crate::limits::{UPSTREAM_LATENCY_DECAY, UPSTREAM_REQUEST_WORK, UPSTREAM_WATCH_WORK};
+use crate::endpoint::Endpoint;
+use crate::limits::{LATENCY_DECAY, REQUEST_WORK, WATCH_WORK};
+use crate::settings::Class;
 
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub enum Strategy {
     Latency,
     /// In proportion to the weights.
     Weighted,
-    /// Always the same one for the same key, in every gateway, as long as it is in rotation.
+    /// Always the same one for the same key, in every process, as long as it is in rotation.
     Rendezvous,
 }
 
@@ -66,7 +66,7 @@ impl EndpointSet {
 
 /// Counts choices.
 #[derive(Debug, Default)]
-pub(super) struct Turn(AtomicU64);
+pub(crate) struct Turn(AtomicU64);
 
 impl Turn {
     fn next(&self) -> u64 {
@@ -75,16 +75,16 @@ impl Turn {
 }
 
 /// The question: which of `endpoints` that are in `filter` and not in `exclude`?
-pub(super) struct Choice<'a> {
-    pub(super) endpoints: &'a [Arc<Endpoint>],
-    pub(super) filter: Option<&'a EndpointSet>,
-    pub(super) exclude: &'a [EndpointId],
+pub(crate) struct Choice<'a> {
+    pub(crate) endpoints: &'a [Arc<Endpoint>],
+    pub(crate) filter: Option<&'a EndpointSet>,
+    pub(crate) exclude: &'a [EndpointId],
     /// The turn if there is no filter.
-    pub(super) turn: &'a Turn,
+    pub(crate) turn: &'a Turn,
 }
 
 impl<'a> Choice<'a> {
-    pub(super) fn pick(&self, strategy: Strategy, key: &str) -> Option<&'a Arc<Endpoint>> {
+    pub(crate) fn pick(&self, strategy: Strategy, key: &str) -> Option<&'a Arc<Endpoint>> {
         let count = self.fit().count();
         if count == 0 {
             return self.least_bad();
@@ -136,7 +136,7 @@ impl<'a> Choice<'a> {
         let in_turn = self.fit().skip(begin).chain(self.fit().take(begin));
         // (work + 1) / weight, without the division.
         in_turn
-            .map(|endpoint| (endpoint, work(endpoint) + UPSTREAM_REQUEST_WORK, share_of_weight(endpoint)))
+            .map(|endpoint| (endpoint, work(endpoint) + REQUEST_WORK, share_of_weight(endpoint)))
             .reduce(|best, next| {
                 let better = u128::from(next.1) * u128::from(best.2) < u128::from(best.1) * u128::from(next.2);
                 if better { next } else { best }
@@ -154,7 +154,7 @@ impl<'a> Choice<'a> {
         let second = (first + 1 + (random >> 32) % (count - 1)) % count;
         let (first, second) = (self.nth(first)?, self.nth(second)?);
         let cost = |endpoint: &Endpoint| {
-            let in_flight = work(endpoint) as f64 / UPSTREAM_REQUEST_WORK as f64;
+            let in_flight = work(endpoint) as f64 / REQUEST_WORK as f64;
             endpoint.latency().now_nanos() * (in_flight + 1.0) / share_of_weight(endpoint) as f64
         };
         Some(if cost(second) < cost(first) { second } else { first })
@@ -197,7 +197,7 @@ impl<'a> Choice<'a> {
 fn work(endpoint: &Endpoint) -> u64 {
     let load = endpoint.load();
     let requests = u64::from(load.streams(Class::Short)) + u64::from(load.streams(Class::Bulk));
-    requests * UPSTREAM_REQUEST_WORK + u64::from(load.streams(Class::Watch)) * UPSTREAM_WATCH_WORK
+    requests * REQUEST_WORK + u64::from(load.streams(Class::Watch)) * WATCH_WORK
 }
 
 /// Never 0: an endpoint without weight is the last choice, not an impossible one.
@@ -207,7 +207,7 @@ fn share_of_weight(endpoint: &Endpoint) -> u64 {
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// FNV-1a, then [`mix`]. The same everywhere and for ever: gateways must agree. Not for keys that an adversary may
+/// FNV-1a, then [`mix`]. The same everywhere and for ever: all processes must agree. Not for keys that an adversary may
 /// choose to collide: who picks their own endpoint gains nothing.
 fn hash(bytes: &[u8]) -> u64 {
     let fnv = bytes
@@ -230,7 +230,7 @@ fn mix(value: u64) -> u64 {
 /// The two numbers are not written together. A reader between the two writes is wrong by one sample, which does not
 /// matter.
 #[derive(Debug)]
-pub(super) struct Latency {
+pub(crate) struct Latency {
     begin: Instant,
     /// Bits of an `f64`.
     nanos: AtomicU64,
@@ -239,12 +239,12 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    pub(super) fn new(begin: Instant) -> Self {
+    pub(crate) fn new(begin: Instant) -> Self {
         Self { begin, nanos: AtomicU64::new(0), at_nanos: AtomicU64::new(0) }
     }
 
     /// An answer that came at `now` to a request of `since`.
-    pub(super) fn record(&self, since: Instant, now: Instant) {
+    pub(crate) fn record(&self, since: Instant, now: Instant) {
         let sample = now.saturating_duration_since(since);
         let at = u64::try_from(now.saturating_duration_since(self.begin).as_nanos()).unwrap_or(u64::MAX);
         let before_at = self.at_nanos.swap(at, Ordering::Relaxed);
@@ -265,11 +265,11 @@ impl Latency {
         f64::from_bits(self.nanos.load(Ordering::Relaxed)) * decay(passed)
     }
 
-    pub(super) fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         Duration::from_nanos(self.now_nanos() as u64)
     }
 }
 
 fn decay(passed_nanos: u64) -> f64 {
-    (-(passed_nanos as f64) / UPSTREAM_LATENCY_DECAY.as_nanos() as f64).exp()
+    (-(passed_nanos as f64) / LATENCY_DECAY.as_nanos() as f64).exp()
 }

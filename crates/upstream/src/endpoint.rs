@@ -17,26 +17,26 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::Upstream;
-use super::balance::{EndpointId, Latency};
-use super::connection::Exchange;
-use super::error::{DialError, Failure, SendError};
-use super::health::{Change, Event, Health, Outcome, State, remember};
-use super::pool::Pool;
-use super::settings::{Address, BearerToken, Class, EndpointSettings, HealthSettings, PoolSettings};
-use super::tls::ClientTls;
-use super::transport::dial_http1;
-use crate::limits::{UPSTREAM_CONNECTIONS_PER_REQUEST_MAX, UPSTREAM_PROBE_BYTES_MAX, UPSTREAM_SLOW_START_SHARE_MIN};
+use crate::Upstream;
+use crate::balance::{EndpointId, Latency};
+use crate::connection::Exchange;
+use crate::error::{DialError, Failure, SendError};
+use crate::health::{Change, Event, Health, Outcome, State, remember};
+use crate::limits::{CONNECTIONS_PER_REQUEST_MAX, PROBE_BYTES_MAX, SLOW_START_SHARE_MIN};
+use crate::pool::Pool;
+use crate::settings::{Address, BearerToken, Class, EndpointSettings, HealthSettings, PoolSettings};
+use crate::tls::ClientTls;
+use crate::transport::dial_http1;
 
 /// What all endpoints of a cluster have in common. Replaced as a whole.
-pub(super) struct Options {
-    pub(super) tls: Option<ClientTls>,
-    pub(super) bearer_token: Option<BearerToken>,
-    pub(super) pool: PoolSettings,
-    pub(super) health: HealthSettings,
-    pub(super) slow_start: Duration,
+pub(crate) struct Options {
+    pub(crate) tls: Option<ClientTls>,
+    pub(crate) bearer_token: Option<BearerToken>,
+    pub(crate) pool: PoolSettings,
+    pub(crate) health: HealthSettings,
+    pub(crate) slow_start: Duration,
     /// Larger for each change that connections made before must not outlast.
-    pub(super) generation: u64,
+    pub(crate) generation: u64,
 }
 
 /// One kube-apiserver.
@@ -71,31 +71,31 @@ pub struct Endpoint {
 
 /// Streams in flight, by class, and upgraded connections.
 #[derive(Debug, Default)]
-pub(super) struct Load {
+pub(crate) struct Load {
     streams: [AtomicU32; 3],
     upgrades: AtomicU32,
 }
 
 impl Load {
-    pub(super) fn begin(&self, class: Class) {
+    pub(crate) fn begin(&self, class: Class) {
         self.streams[class.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn end(&self, class: Class) {
+    pub(crate) fn end(&self, class: Class) {
         self.streams[class.index()].fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn streams(&self, class: Class) -> u32 {
+    pub(crate) fn streams(&self, class: Class) -> u32 {
         self.streams[class.index()].load(Ordering::Relaxed)
     }
 }
 
 /// Totals since the endpoint exists.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) requests: AtomicU64,
-    pub(super) dials: AtomicU64,
-    pub(super) dial_failures: AtomicU64,
+pub(crate) struct Counters {
+    pub(crate) requests: AtomicU64,
+    pub(crate) dials: AtomicU64,
+    pub(crate) dial_failures: AtomicU64,
     connections_lost: AtomicU64,
     hangs: AtomicU64,
 }
@@ -146,7 +146,7 @@ pub struct EndpointStatus {
 }
 
 impl Endpoint {
-    pub(super) fn new(
+    pub(crate) fn new(
         settings: &EndpointSettings,
         cluster: Arc<str>,
         upstream: Weak<Upstream>,
@@ -215,51 +215,51 @@ impl Endpoint {
         self.rank() == 0 && !self.is_disabled()
     }
 
-    pub(super) fn rank(&self) -> u32 {
+    pub(crate) fn rank(&self) -> u32 {
         self.rank.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_rank(&self, rank: u32) {
+    pub(crate) fn set_rank(&self, rank: u32) {
         self.rank.store(rank, Ordering::Relaxed);
     }
 
-    pub(super) fn is_disabled(&self) -> bool {
+    pub(crate) fn is_disabled(&self) -> bool {
         self.disabled.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_retired(&self) -> bool {
+    pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::SeqCst)
     }
 
-    pub(super) fn weight(&self) -> u32 {
+    pub(crate) fn weight(&self) -> u32 {
         self.weight.load(Ordering::Relaxed)
     }
 
-    pub(super) fn options(&self) -> Arc<Options> {
+    pub(crate) fn options(&self) -> Arc<Options> {
         self.options.load_full()
     }
 
-    pub(super) fn spread(&self) -> usize {
+    pub(crate) fn spread(&self) -> usize {
         self.options.load().pool.spread.max(1) as usize
     }
 
-    pub(super) fn pool(&self, class: Class) -> &Pool {
+    pub(crate) fn pool(&self, class: Class) -> &Pool {
         &self.pools[class.index()]
     }
 
-    pub(super) fn load(&self) -> &Load {
+    pub(crate) fn load(&self) -> &Load {
         &self.load
     }
 
-    pub(super) fn latency(&self) -> &Latency {
+    pub(crate) fn latency(&self) -> &Latency {
         &self.latency
     }
 
-    pub(super) fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Puts the gateway's own token into a request's headers. [`Endpoint::send`] does it by itself; for upgrades.
+    /// Puts [`crate::UpstreamSettings::bearer_token`] into a request's headers. [`Endpoint::send`] does it by itself; for upgrades.
     pub fn authorize(&self, headers: &mut HeaderMap) {
         if let Some(token) = &self.options.load().bearer_token {
             headers.insert(header::AUTHORIZATION, token.header().clone());
@@ -281,7 +281,7 @@ impl Endpoint {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let pool = self.pool(class);
         let mut request = Some(request);
-        for _ in 0..UPSTREAM_CONNECTIONS_PER_REQUEST_MAX {
+        for _ in 0..CONNECTIONS_PER_REQUEST_MAX {
             let lease = match pool.reserve(self) {
                 Some(lease) => lease,
                 None => Box::pin(pool.wait(self)).await?,
@@ -352,7 +352,7 @@ impl Endpoint {
     }
 
     /// Its share of its weight, in 1/256: less than all of it while it is in slow start.
-    pub(super) fn share(&self) -> u32 {
+    pub(crate) fn share(&self) -> u32 {
         let from = self.slow_from_ms.load(Ordering::Relaxed);
         if from == 0 {
             return 256;
@@ -363,8 +363,8 @@ impl Endpoint {
             self.slow_from_ms.store(0, Ordering::Relaxed);
             return 256;
         }
-        let grown = u64::from(256 - UPSTREAM_SLOW_START_SHARE_MIN) * passed / whole;
-        UPSTREAM_SLOW_START_SHARE_MIN + grown as u32
+        let grown = u64::from(256 - SLOW_START_SHARE_MIN) * passed / whole;
+        SLOW_START_SHARE_MIN + grown as u32
     }
 
     fn age_ms(&self) -> u64 {
@@ -372,7 +372,7 @@ impl Endpoint {
     }
 
     /// Takes in what happened, and does what follows from it.
-    pub(super) fn event(self: &Arc<Self>, event: Event<'_>) {
+    pub(crate) fn event(self: &Arc<Self>, event: Event<'_>) {
         match event {
             Event::Lost(_) => drop(self.counters.connections_lost.fetch_add(1, Ordering::Relaxed)),
             Event::Hung => drop(self.counters.hangs.fetch_add(1, Ordering::Relaxed)),
@@ -420,18 +420,18 @@ impl Endpoint {
     }
 
     /// State and badness, for ranking.
-    pub(super) fn health(&self) -> (State, u32) {
+    pub(crate) fn health(&self) -> (State, u32) {
         let health = self.health.lock();
         (health.state(), health.badness())
     }
 
-    pub(super) fn probe_now(&self) {
+    pub(crate) fn probe_now(&self) {
         self.probe_wanted.store(true, Ordering::SeqCst);
         self.wake.notify_one();
     }
 
     /// Takes over new settings.
-    pub(super) fn update(&self, settings: &EndpointSettings, options: Arc<Options>) {
+    pub(crate) fn update(&self, settings: &EndpointSettings, options: Arc<Options>) {
         self.weight.store(settings.weight, Ordering::Relaxed);
         let enabled = self.disabled.swap(settings.disabled, Ordering::Relaxed) && !settings.disabled;
         let old = self.options.swap(options.clone());
@@ -448,7 +448,7 @@ impl Endpoint {
     }
 
     /// It is no longer part of its cluster: its streams end by themselves, then it is gone.
-    pub(super) fn retire(&self) {
+    pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
         for pool in &self.pools {
             pool.drain();
@@ -457,7 +457,7 @@ impl Endpoint {
     }
 
     /// Probes it until it is retired.
-    pub(super) async fn keep_health(self: Arc<Self>) {
+    pub(crate) async fn keep_health(self: Arc<Self>) {
         while !self.is_retired() {
             if !self.probe_wanted.swap(false, Ordering::SeqCst) {
                 let options = self.options();
@@ -505,9 +505,7 @@ impl Endpoint {
         // To its end, so that the stream ends without a reset. The status is known, whatever comes.
         while let Some(Ok(data)) = response.body_mut().data().await {
             bytes += data.len();
-            if bytes > UPSTREAM_PROBE_BYTES_MAX
-                || response.body_mut().flow_control().release_capacity(data.len()).is_err()
-            {
+            if bytes > PROBE_BYTES_MAX || response.body_mut().flow_control().release_capacity(data.len()).is_err() {
                 break;
             }
         }

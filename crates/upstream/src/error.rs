@@ -23,14 +23,14 @@ pub enum SettingsError {
     /// TLS settings are wrong by themselves or do not go together.
     #[error("{field}: {problem}")]
     Tls {
-        /// Which setting, as `UpstreamCluster` calls it.
+        /// Which setting.
         field: &'static str,
         /// What is wrong with it.
         problem: String,
     },
     /// A bearer token that can't be a header.
     #[error(
-        "bearerToken: it has characters that a header can't carry; give the token alone, without a line break inside"
+        "bearer token: it has characters that a header can't carry; give the token alone, without a line break inside"
     )]
     Token,
 }
@@ -49,7 +49,7 @@ pub enum DialError {
     #[error("it is https, but its cluster has no TLS settings")]
     NoTls,
     /// The endpoint's host is no name that TLS could check, and no server name was given.
-    #[error("TLS can't check its host name; set clientConfig.serverName")]
+    #[error("TLS can't check its host name; set the server name")]
     ServerName,
     /// No TLS session.
     #[error("TLS: {0}")]
@@ -147,7 +147,7 @@ pub enum Failure {
     Reset(Reason),
     /// The connection was lost, or one side broke the protocol.
     Lost,
-    /// The endpoint reads nothing and answers nothing, pings included. See [`super::Response::abandon_when_hung`].
+    /// The endpoint reads nothing and answers nothing, pings included. See [`crate::Response::abandon_when_hung`].
     Hung,
 }
 
@@ -197,7 +197,7 @@ pub struct ExchangeError {
 
 impl ExchangeError {
     /// `unwritten`: not one byte went to the endpoint since before the request was queued.
-    pub(super) fn of_stream(endpoint: Arc<str>, source: h2::Error, unwritten: bool) -> Self {
+    pub(crate) fn of_stream(endpoint: Arc<str>, source: h2::Error, unwritten: bool) -> Self {
         let failure = Failure::of(&source);
         let processed = match failure {
             Failure::Refused | Failure::GoingAway => Processed::No,
@@ -208,7 +208,7 @@ impl ExchangeError {
     }
 
     /// Always in doubt: what has not been written yet still will be, should the endpoint go on.
-    pub(super) fn hung(endpoint: Arc<str>) -> Self {
+    pub(crate) fn hung(endpoint: Arc<str>) -> Self {
         Self { endpoint, failure: Failure::Hung, processed: Processed::Maybe, source: None }
     }
 }

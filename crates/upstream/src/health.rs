@@ -4,18 +4,16 @@
 //! not ready, or failed several of the last requests that were put to it. Being busy (429) never counts.
 //!
 //! Two kinds of "out" differ in what follows. An endpoint that can't be reached or hangs is of no use to anyone, and
-//! comes back with the first good probe. One that answers but badly is still better than nothing: [`super::Upstream`]
+//! comes back with the first good probe. One that answers but badly is still better than nothing: [`crate::Upstream`]
 //! keeps at least half of the endpoints in rotation, the least bad of these among them.
 
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::error::DialError;
-use super::settings::HealthSettings;
-use crate::limits::{
-    UPSTREAM_BLIP, UPSTREAM_OUTCOMES_REMEMBERED, UPSTREAM_PROBE_RETRY_MIN, UPSTREAM_PROBE_TIMEOUTS_MAX,
-};
+use crate::error::DialError;
+use crate::limits::{BLIP, OUTCOMES_REMEMBERED, PROBE_RETRY_MIN, PROBE_TIMEOUTS_MAX};
+use crate::settings::HealthSettings;
 
 /// The state of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +46,12 @@ impl State {
         }
     }
 
-    pub(super) fn is_up(self) -> bool {
+    pub(crate) fn is_up(self) -> bool {
         matches!(self, Self::Fresh | Self::Up)
     }
 
     /// True if requests to it can only fail.
-    pub(super) fn is_away(self) -> bool {
+    pub(crate) fn is_away(self) -> bool {
         matches!(self, Self::Unreachable | Self::Hung)
     }
 }
@@ -73,7 +71,7 @@ pub enum Outcome {
 
 /// What happened to an endpoint.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Event<'a> {
+pub(crate) enum Event<'a> {
     Connected,
     DialFailed(&'a DialError),
     /// Requests waited for a connection, and the dial is still running.
@@ -91,7 +89,7 @@ pub(super) enum Event<'a> {
 
 /// The state with its history.
 #[derive(Debug)]
-pub(super) struct Health {
+pub(crate) struct Health {
     state: State,
     since: Instant,
     reason: String,
@@ -101,7 +99,7 @@ pub(super) struct Health {
     strikes: u32,
     ejections: u64,
     probe_timeouts: u32,
-    /// A probe has found it ready before. Until then an answer that is none, such as 403, may be all that this gateway is ever told.
+    /// A probe has found it ready before. Until then an answer that is none, such as 403, may be all that this client is ever told.
     has_been_ready: bool,
     /// Probes since it went out.
     retries: u32,
@@ -114,7 +112,7 @@ fn is_no_answer(status: StatusCode) -> bool {
 
 /// What an event changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Nothing,
     /// Nothing yet, but a probe is worth its while.
     Probe,
@@ -127,7 +125,7 @@ pub(super) enum Change {
 }
 
 impl Health {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             state: State::Fresh,
             since: now,
@@ -141,25 +139,25 @@ impl Health {
         }
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
-    pub(super) fn since(&self) -> Instant {
+    pub(crate) fn since(&self) -> Instant {
         self.since
     }
 
     /// Why it is out; empty if it is not.
-    pub(super) fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
 
-    pub(super) fn ejections(&self) -> u64 {
+    pub(crate) fn ejections(&self) -> u64 {
         self.ejections
     }
 
     /// The more the worse, 0 for one that is well. Comparable among endpoints.
-    pub(super) fn badness(&self) -> u32 {
+    pub(crate) fn badness(&self) -> u32 {
         let kind = match self.state {
             State::Fresh | State::Up => return 0,
             State::Ejected => 1,
@@ -171,7 +169,7 @@ impl Health {
     }
 
     /// Takes an event in.
-    pub(super) fn apply(&mut self, event: Event<'_>, settings: &HealthSettings, now: Instant) -> Change {
+    pub(crate) fn apply(&mut self, event: Event<'_>, settings: &HealthSettings, now: Instant) -> Change {
         match event {
             Event::Connected | Event::StallOver if self.state.is_away() => Change::Probe,
             Event::Connected | Event::StallOver => Change::Nothing,
@@ -200,7 +198,7 @@ impl Health {
             Event::TimeOver => self.well(now),
             Event::ProbeUnanswered => {
                 self.probe_timeouts += 1;
-                if self.probe_timeouts < UPSTREAM_PROBE_TIMEOUTS_MAX {
+                if self.probe_timeouts < PROBE_TIMEOUTS_MAX {
                     return Change::Nothing;
                 }
                 let timeout_ms = settings.timeout.as_millis();
@@ -217,7 +215,7 @@ impl Health {
                         Outcome::Broken => "broke off",
                     };
                     format!(
-                        "{} of the last {UPSTREAM_OUTCOMES_REMEMBERED} requests failed; the last one {what}",
+                        "{} of the last {OUTCOMES_REMEMBERED} requests failed; the last one {what}",
                         settings.failures_max
                     )
                 });
@@ -269,7 +267,7 @@ impl Health {
             }
             _ if now < self.until => Change::Nothing,
             state => {
-                let slowly = now.saturating_duration_since(self.since) >= UPSTREAM_BLIP;
+                let slowly = now.saturating_duration_since(self.since) >= BLIP;
                 if slowly && state != State::Ejected {
                     self.strikes = self.strikes.saturating_add(1);
                 }
@@ -282,26 +280,26 @@ impl Health {
     }
 
     /// How long until the next probe, seen from `now`.
-    pub(super) fn next_probe(&self, settings: &HealthSettings, now: Instant) -> Duration {
+    pub(crate) fn next_probe(&self, settings: &HealthSettings, now: Instant) -> Duration {
         let interval = if settings.interval.is_zero() { settings.ejection_min } else { settings.interval };
         if self.state.is_up() {
             return interval;
         }
-        let retry = UPSTREAM_PROBE_RETRY_MIN.saturating_mul(1 << self.retries.min(10)).min(interval);
+        let retry = PROBE_RETRY_MIN.saturating_mul(1 << self.retries.min(10)).min(interval);
         retry.max(self.until.saturating_duration_since(now))
     }
 
     /// A probe is made.
-    pub(super) fn count_probe(&mut self) {
+    pub(crate) fn count_probe(&mut self) {
         self.retries = self.retries.saturating_add(1);
     }
 }
 
 /// The last outcomes of an endpoint's requests, newest in the lowest bit; 1 is bad. True in the second place: too many
 /// are bad.
-pub(super) fn remember(history: u32, outcome: Outcome, failures_max: u32) -> (u32, bool) {
+pub(crate) fn remember(history: u32, outcome: Outcome, failures_max: u32) -> (u32, bool) {
     let bad = u32::from(outcome != Outcome::Answered);
-    let history = ((history << 1) | bad) & ((1 << UPSTREAM_OUTCOMES_REMEMBERED) - 1);
+    let history = ((history << 1) | bad) & ((1 << OUTCOMES_REMEMBERED) - 1);
     (history, bad == 1 && failures_max > 0 && history.count_ones() >= failures_max)
 }
 

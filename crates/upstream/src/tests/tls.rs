@@ -106,7 +106,7 @@ async fn new_credentials_hold_for_new_requests_and_old_streams_go_on() {
 #[tokio::test]
 async fn a_server_is_believed_only_by_its_authority_and_its_name() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let identity = authority.issue("gateway");
+    let identity = authority.issue("client");
     let server = Server::with(Some(authority.server("127.0.0.1")), 100).await;
     let mut settings = settings(&[&server]);
     let insecure = ClientTls::new(&ClientTlsFiles {

@@ -22,29 +22,28 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::error::DialError;
-use super::settings::{Address, Class, PoolSettings};
-use super::tls::ClientTls;
+use crate::error::DialError;
 use crate::limits::{
-    UPSTREAM_FRAME_BYTES_MAX, UPSTREAM_RESET_STREAMS_MAX, UPSTREAM_RESPONSE_HEADERS_BYTES_MAX,
-    UPSTREAM_SEND_BUFFER_BYTES_MAX, UPSTREAM_TCP_KEEPALIVE_IDLE, UPSTREAM_TCP_KEEPALIVE_INTERVAL,
-    UPSTREAM_WINDOW_BYTES_MAX,
+    FRAME_BYTES_MAX, RESET_STREAMS_MAX, RESPONSE_HEADERS_BYTES_MAX, SEND_BUFFER_BYTES_MAX, TCP_KEEPALIVE_IDLE,
+    TCP_KEEPALIVE_INTERVAL, WINDOW_BYTES_MAX,
 };
+use crate::settings::{Address, Class, PoolSettings};
+use crate::tls::ClientTls;
 use crate::wire::{Socket, Wire};
 
 /// How often bytes came and went. One task writes, anyone reads.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     reads: AtomicU64,
     writes: AtomicU64,
 }
 
 impl Progress {
-    pub(super) fn reads(&self) -> u64 {
+    pub(crate) fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
 
-    pub(super) fn writes(&self) -> u64 {
+    pub(crate) fn writes(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)
     }
 }
@@ -55,7 +54,7 @@ fn count(counter: &AtomicU64) {
 }
 
 /// A byte stream to an endpoint.
-pub(super) struct Transport {
+pub(crate) struct Transport {
     stream: Stream,
     progress: Arc<Progress>,
 }
@@ -131,18 +130,18 @@ impl AsyncWrite for Transport {
 }
 
 /// A connection that speaks HTTP/2 and whose peer has said how many streams it allows.
-pub(super) struct Http2 {
-    pub(super) sender: SendRequest<Bytes>,
-    pub(super) connection: Connection<Wire<Transport>, Bytes>,
+pub(crate) struct Http2 {
+    pub(crate) sender: SendRequest<Bytes>,
+    pub(crate) connection: Connection<Wire<Transport>, Bytes>,
     /// What the connection writes to.
-    pub(super) wire: Wire<Transport>,
-    pub(super) progress: Arc<Progress>,
+    pub(crate) wire: Wire<Transport>,
+    pub(crate) progress: Arc<Progress>,
     /// What the peer allows.
-    pub(super) streams_max: usize,
+    pub(crate) streams_max: usize,
 }
 
 /// Opens a connection for HTTP/2, within `dial_timeout`.
-pub(super) async fn dial_http2(
+pub(crate) async fn dial_http2(
     address: &Address,
     tls: Option<&ClientTls>,
     pool: &PoolSettings,
@@ -165,7 +164,7 @@ pub(super) async fn dial_http2(
 }
 
 /// Opens a connection for HTTP/1.1, within `dial_timeout`.
-pub(super) async fn dial_http1(
+pub(crate) async fn dial_http1(
     address: &Address,
     tls: Option<&ClientTls>,
     dial_timeout: Duration,
@@ -212,8 +211,7 @@ async fn connect_tcp(address: &Address, dial_timeout: Duration) -> Result<TcpStr
     };
     tcp.set_nodelay(true).map_err(DialError::Connect)?;
     // HTTP/2 has its pings; what was upgraded has only this.
-    let keepalive =
-        TcpKeepalive::new().with_time(UPSTREAM_TCP_KEEPALIVE_IDLE).with_interval(UPSTREAM_TCP_KEEPALIVE_INTERVAL);
+    let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE_IDLE).with_interval(TCP_KEEPALIVE_INTERVAL);
     SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(DialError::Connect)?;
     Ok(tcp)
 }
@@ -243,21 +241,21 @@ async fn connect_by_name(address: &Address, dial_timeout: Duration) -> Result<Tc
 ///   that cancel watches, or do not read them, end other clients' streams. The peer is our own apiserver: the first
 ///   limit is off, the second is as large as frames of 51 bytes can need, and the windows bound what is buffered.
 fn http2(pool: &PoolSettings, class: Class) -> Builder {
-    let window = pool.window_bytes(class).clamp(1, UPSTREAM_WINDOW_BYTES_MAX);
-    let sum = window.saturating_mul(pool.streams_max.max(1)).min(UPSTREAM_WINDOW_BYTES_MAX);
+    let window = pool.window_bytes(class).clamp(1, WINDOW_BYTES_MAX);
+    let sum = window.saturating_mul(pool.streams_max.max(1)).min(WINDOW_BYTES_MAX);
     let mut builder = Builder::new();
     builder
         .initial_max_send_streams(0)
         .enable_push(false)
         .initial_window_size(window)
         .initial_connection_window_size(sum)
-        .max_header_list_size(UPSTREAM_RESPONSE_HEADERS_BYTES_MAX)
-        .max_send_buffer_size(UPSTREAM_SEND_BUFFER_BYTES_MAX)
-        .max_concurrent_reset_streams(UPSTREAM_RESET_STREAMS_MAX)
+        .max_header_list_size(RESPONSE_HEADERS_BYTES_MAX)
+        .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
+        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(None)
         .data_frame_budget((sum as usize).saturating_mul(4));
     if class != Class::Watch {
-        builder.max_frame_size(UPSTREAM_FRAME_BYTES_MAX);
+        builder.max_frame_size(FRAME_BYTES_MAX);
     }
     builder
 }

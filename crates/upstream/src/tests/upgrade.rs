@@ -26,7 +26,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
 #[tokio::test]
 async fn an_upgrade_has_a_connection_of_its_own_with_the_same_credentials() {
     let authority = Authority::new();
-    let identity = authority.issue("gateway");
+    let identity = authority.issue("client");
     let server = Server::with(Some(authority.server("127.0.0.1")), 100).await;
     let mut settings = settings(&[&server]);
     settings.tls = Some(client(&authority, &identity, None));

@@ -15,17 +15,15 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::connection::{Connection, Lease};
-use super::endpoint::Endpoint;
-use super::error::{DialError, SendError};
-use super::health::Event;
-use super::settings::Class;
-use super::transport::dial_http2;
-use crate::limits::{
-    UPSTREAM_DIAL_PAUSE, UPSTREAM_DIALS_MAX, UPSTREAM_RESERVE_TRIES, UPSTREAM_SPREAD_AT_STREAMS, UPSTREAM_WAITERS_MAX,
-};
+use crate::connection::{Connection, Lease};
+use crate::endpoint::Endpoint;
+use crate::error::{DialError, SendError};
+use crate::health::Event;
+use crate::limits::{DIAL_PAUSE, DIALS_MAX, RESERVE_TRIES, SPREAD_AT_STREAMS, WAITERS_MAX};
+use crate::settings::Class;
+use crate::transport::dial_http2;
 
-pub(super) struct Pool {
+pub(crate) struct Pool {
     class: Class,
     /// Connections that may take streams. Those that drain are not here; they live by their streams.
     connections: ArcSwap<Vec<Arc<Connection>>>,
@@ -51,12 +49,12 @@ struct Queue {
 
 impl Queue {
     fn failed_just_now(&self) -> bool {
-        self.last_failure.as_ref().is_some_and(|(at, _)| at.elapsed() < UPSTREAM_DIAL_PAUSE)
+        self.last_failure.as_ref().is_some_and(|(at, _)| at.elapsed() < DIAL_PAUSE)
     }
 }
 
 impl Pool {
-    pub(super) fn new(class: Class) -> Self {
+    pub(crate) fn new(class: Class) -> Self {
         Self {
             class,
             connections: ArcSwap::default(),
@@ -67,26 +65,23 @@ impl Pool {
     }
 
     /// Connections that may take streams.
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load().len()
     }
 
     /// A stream, if one is free: on the least loaded of the first connections, until these are well filled; then on the
     /// least loaded of all. So the later connections become idle, and close, when the load goes down.
-    pub(super) fn reserve(&self, endpoint: &Arc<Endpoint>) -> Option<Lease> {
+    pub(crate) fn reserve(&self, endpoint: &Arc<Endpoint>) -> Option<Lease> {
         if self.waiters.load(Ordering::Relaxed) > 0 {
             return None;
         }
         let list = self.connections.load();
         let spread = endpoint.spread();
-        for _ in 0..UPSTREAM_RESERVE_TRIES {
+        for _ in 0..RESERVE_TRIES {
             let (connection, streams) = best(&list, spread)?;
             if connection.try_reserve() {
                 let lease = Lease::of_reserved(connection.clone());
-                if streams >= UPSTREAM_SPREAD_AT_STREAMS
-                    && list.len() < spread
-                    && self.dialing.load(Ordering::Relaxed) == 0
-                {
+                if streams >= SPREAD_AT_STREAMS && list.len() < spread && self.dialing.load(Ordering::Relaxed) == 0 {
                     self.dial_one_more(endpoint);
                 }
                 return Some(lease);
@@ -96,7 +91,7 @@ impl Pool {
     }
 
     /// A stream, now or when one is there.
-    pub(super) async fn wait(&self, endpoint: &Arc<Endpoint>) -> Result<Lease, SendError> {
+    pub(crate) async fn wait(&self, endpoint: &Arc<Endpoint>) -> Result<Lease, SendError> {
         let options = endpoint.options();
         match timeout(options.pool.wait_max, self.enqueue(endpoint)?).await {
             Ok(Ok(result)) => result,
@@ -137,7 +132,7 @@ impl Pool {
     }
 
     fn refusal(&self, queue: &Queue, endpoint: &Endpoint) -> Option<SendError> {
-        if queue.waiting.len() >= UPSTREAM_WAITERS_MAX {
+        if queue.waiting.len() >= WAITERS_MAX {
             return Some(SendError::QueueFull { endpoint: endpoint.url().clone(), waiting: queue.waiting.len() });
         }
         let (_, error) = queue.last_failure.as_ref()?;
@@ -147,7 +142,7 @@ impl Pool {
     }
 
     /// A stream has become free, or a connection good again.
-    pub(super) fn stream_freed(&self) {
+    pub(crate) fn stream_freed(&self) {
         if self.waiters.load(Ordering::SeqCst) > 0 {
             let returned = self.serve(&mut self.queue.lock());
             // Without the lock: to give a stream back looks for who waits, and takes it.
@@ -197,7 +192,7 @@ impl Pool {
     }
 
     /// Dials for those who wait, as far as running dials do not suffice.
-    pub(super) fn dial_if_needed(&self, endpoint: &Arc<Endpoint>) {
+    pub(crate) fn dial_if_needed(&self, endpoint: &Arc<Endpoint>) {
         if self.waiters.load(Ordering::SeqCst) > 0 {
             self.dial_locked(&self.queue.lock(), endpoint);
         }
@@ -210,7 +205,7 @@ impl Pool {
         }
         let options = endpoint.options();
         let budget = if queue.budget == 0 { options.pool.streams_max } else { queue.budget }.max(1);
-        let wanted = u32::try_from(queue.waiting.len()).unwrap_or(u32::MAX).div_ceil(budget).min(UPSTREAM_DIALS_MAX);
+        let wanted = u32::try_from(queue.waiting.len()).unwrap_or(u32::MAX).div_ceil(budget).min(DIALS_MAX);
         let room = options.pool.connections_max.max(1).saturating_sub(self.connections() as u32);
         let wanted = wanted.min(room);
         while self.dialing.load(Ordering::Relaxed) < wanted {
@@ -276,7 +271,7 @@ impl Pool {
     }
 
     /// Takes a connection out: it gets no streams any more.
-    pub(super) fn forget(&self, connection: &Arc<Connection>) {
+    pub(crate) fn forget(&self, connection: &Arc<Connection>) {
         let _queue = self.queue.lock();
         self.remove(connection);
     }
@@ -291,7 +286,7 @@ impl Pool {
     }
 
     /// Closes an idle connection, unless it is the last one for ordinary requests: that one stays warm.
-    pub(super) fn close_if_surplus(&self, connection: &Arc<Connection>) {
+    pub(crate) fn close_if_surplus(&self, connection: &Arc<Connection>) {
         let _queue = self.queue.lock();
         let keep = self.class == Class::Short && self.connections() <= 1 && !connection.endpoint.is_retired();
         if !keep && connection.close_if_idle() {
@@ -300,7 +295,7 @@ impl Pool {
     }
 
     /// Gives no further streams to the connections that there are.
-    pub(super) fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let drained = {
             let _queue = self.queue.lock();
             self.connections.swap(Arc::default())

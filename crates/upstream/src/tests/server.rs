@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::super::Address;
+use crate::Address;
 
 /// What a server has seen, and what it is told to do.
 #[derive(Default)]

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
-use super::error::SettingsError;
-use super::settings::Address;
-use crate::limits::{UPSTREAM_DISCOVERED_ENDPOINTS_MAX, UPSTREAM_ENDPOINT_FILE_BYTES_MAX};
+use crate::error::SettingsError;
+use crate::limits::{DISCOVERED_ENDPOINTS_MAX, ENDPOINT_FILE_BYTES_MAX};
+use crate::settings::Address;
 
 /// A place that tells where the endpoints of a cluster are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// All addresses of a name, each an endpoint. Their certificates are checked against the server name of the
-    /// [`super::ClientTls`], which should therefore be set.
+    /// [`crate::ClientTls`], which should therefore be set.
     Dns {
         /// TLS or not.
         https: bool,
@@ -108,8 +108,8 @@ impl Source {
         if found.is_empty() {
             return Err(ResolveError::Empty { place });
         }
-        if found.len() > UPSTREAM_DISCOVERED_ENDPOINTS_MAX {
-            return Err(ResolveError::TooMany { place, endpoints_max: UPSTREAM_DISCOVERED_ENDPOINTS_MAX });
+        if found.len() > DISCOVERED_ENDPOINTS_MAX {
+            return Err(ResolveError::TooMany { place, endpoints_max: DISCOVERED_ENDPOINTS_MAX });
         }
         Ok(found)
     }
@@ -146,9 +146,9 @@ async fn read(path: &PathBuf) -> Result<Vec<Address>, ResolveError> {
     let failed = |source| ResolveError::File { path: path.clone(), source };
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
     let mut text = String::new();
-    let bytes = file.take(UPSTREAM_ENDPOINT_FILE_BYTES_MAX + 1).read_to_string(&mut text).await.map_err(failed)?;
-    if bytes as u64 > UPSTREAM_ENDPOINT_FILE_BYTES_MAX {
-        return Err(ResolveError::FileTooLarge { path: path.clone(), bytes_max: UPSTREAM_ENDPOINT_FILE_BYTES_MAX });
+    let bytes = file.take(ENDPOINT_FILE_BYTES_MAX + 1).read_to_string(&mut text).await.map_err(failed)?;
+    if bytes as u64 > ENDPOINT_FILE_BYTES_MAX {
+        return Err(ResolveError::FileTooLarge { path: path.clone(), bytes_max: ENDPOINT_FILE_BYTES_MAX });
     }
     text.lines()
         .map(str::trim)
@@ -180,7 +180,7 @@ mod tests {
         assert!(source.resolve().await.expect_err("a bad line").to_string().contains("line 2"));
         std::fs::write(&path, "#\n").expect("written");
         assert!(matches!(source.resolve().await, Err(ResolveError::Empty { .. })));
-        std::fs::write(&path, vec![b'\n'; UPSTREAM_ENDPOINT_FILE_BYTES_MAX as usize + 1]).expect("written");
+        std::fs::write(&path, vec![b'\n'; ENDPOINT_FILE_BYTES_MAX as usize + 1]).expect("written");
         assert!(matches!(source.resolve().await, Err(ResolveError::FileTooLarge { .. })));
     }
 

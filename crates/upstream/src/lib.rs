@@ -13,7 +13,8 @@
 //! - One slow reader, one slow endpoint, one hung connection delays only what is on it.
 //!
 //! Where things are: `pool` shares connections out, `connection` drives one, `transport` dials, `health` judges,
-//! `balance` chooses.
+//! `balance` chooses. [`wire`] is what lies beneath HTTP/2, and [`wakers`] how one event wakes many tasks; both serve
+//! the other side of a proxy too, towards its clients.
 
 mod balance;
 mod budget;
@@ -21,11 +22,14 @@ mod connection;
 mod endpoint;
 mod error;
 mod health;
+mod limits;
 mod pool;
 mod resolve;
 mod settings;
 mod tls;
 mod transport;
+pub mod wakers;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -44,8 +48,7 @@ pub use error::{DialError, ExchangeError, Failure, Processed, SendError, Setting
 pub use health::{Outcome, State};
 pub use resolve::{ResolveError, Source};
 pub use settings::{Address, BearerToken, Class, EndpointSettings, HealthSettings, PoolSettings, UpstreamSettings};
-pub(crate) use tls::SYSTEM_ROOTS;
-pub use tls::{ClientTls, ClientTlsFiles};
+pub use tls::{ClientTls, ClientTlsFiles, SYSTEM_ROOTS};
 
 use balance::{Choice, Turn};
 use endpoint::Options;

@@ -129,7 +129,7 @@ async fn a_user_stays_where_it_is_unless_its_endpoint_goes() {
         let share = before.iter().filter(|place| *place == id).count();
         assert!((800..1200).contains(&share), "{share} of 4000");
     }
-    // The same in another gateway.
+    // The same in another process.
     let other = unprobed(&[1, 1, 1, 1]);
     assert!(users.iter().zip(&before).all(|(user, before)| place(&other, user) == *before));
     eject(&upstream.endpoints()[2]);

@@ -15,10 +15,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::error::SettingsError;
+use crate::error::SettingsError;
 
 /// Where Linux distributions keep the roots that the machine trusts; the first that exists is used, as Go does.
-pub(crate) const SYSTEM_ROOTS: [&str; 6] = [
+pub const SYSTEM_ROOTS: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
@@ -27,12 +27,12 @@ pub(crate) const SYSTEM_ROOTS: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// What [`ClientTls`] is made of, as `clientConfig` of an `UpstreamCluster` has it.
+/// What [`ClientTls`] is made of.
 #[derive(Clone, Copy, Default)]
 pub struct ClientTlsFiles<'a> {
     /// PEM: the roots of the endpoints' certificates. `None`: those that the machine trusts.
     pub ca_pem: Option<&'a [u8]>,
-    /// PEM: the gateway's client certificate, then those between it and its root.
+    /// PEM: the client certificate, then those between it and its root.
     pub certificate_pem: Option<&'a [u8]>,
     /// PEM: the key of the client certificate.
     pub key_pem: Option<&'a [u8]>,
@@ -56,7 +56,7 @@ struct Inner {
 }
 
 impl ClientTls {
-    /// Reads and checks everything. An error names the field of `clientConfig` that is wrong.
+    /// Reads and checks everything. An error names what is wrong.
     pub fn new(files: &ClientTlsFiles<'_>) -> Result<Self, SettingsError> {
         let provider = Arc::new(crypto::ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = if files.insecure {
@@ -66,28 +66,28 @@ impl ClientTls {
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| wrong("clientConfig", error))?
+            .map_err(|error| wrong("TLS", error))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let mut http2 = match (files.certificate_pem, files.key_pem) {
             (None, None) => builder.with_no_client_auth(),
             (Some(certificate), Some(key)) => {
-                let chain = certificates("clientConfig.certData", certificate)?;
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("clientConfig.keyData", error))?;
+                let chain = certificates("client certificate", certificate)?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("client key", error))?;
                 builder
                     .with_client_auth_cert(chain, key)
-                    .map_err(|error| wrong("clientConfig.certData with clientConfig.keyData", error))?
+                    .map_err(|error| wrong("client certificate with its key", error))?
             }
-            (Some(_), None) => return Err(wrong("clientConfig.keyData", "it is missing; certData needs its key")),
+            (Some(_), None) => return Err(wrong("client key", "it is missing; the certificate needs it")),
             (None, Some(_)) => {
-                return Err(wrong("clientConfig.certData", "it is missing; keyData needs its certificate"));
+                return Err(wrong("client certificate", "it is missing; the key needs it"));
             }
         };
         let server_name = files
             .server_name
             .map(|name| ServerName::try_from(name.to_owned()))
             .transpose()
-            .map_err(|error| wrong("clientConfig.serverName", error))?;
+            .map_err(|error| wrong("server name", error))?;
         let mut http1 = http2.clone();
         http2.alpn_protocols = vec![b"h2".to_vec()];
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -96,16 +96,16 @@ impl ClientTls {
     }
 
     /// For connections that speak HTTP/2.
-    pub(super) fn http2(&self) -> Arc<ClientConfig> {
+    pub(crate) fn http2(&self) -> Arc<ClientConfig> {
         self.inner.http2.clone()
     }
 
     /// For connections that speak HTTP/1.1: upgrades.
-    pub(super) fn http1(&self) -> Arc<ClientConfig> {
+    pub(crate) fn http1(&self) -> Arc<ClientConfig> {
         self.inner.http1.clone()
     }
 
-    pub(super) fn server_name(&self) -> Option<&ServerName<'static>> {
+    pub(crate) fn server_name(&self) -> Option<&ServerName<'static>> {
         self.inner.server_name.as_ref()
     }
 }
@@ -152,24 +152,24 @@ fn verifier(
 ) -> Result<Arc<dyn ServerCertVerifier>, SettingsError> {
     let mut roots = RootCertStore::empty();
     if let Some(pem) = ca_pem {
-        for certificate in certificates("clientConfig.caData", pem)? {
-            roots.add(certificate).map_err(|error| wrong("clientConfig.caData", error))?;
+        for certificate in certificates("certificate authority", pem)? {
+            roots.add(certificate).map_err(|error| wrong("certificate authority", error))?;
         }
     } else {
         // Machines trust some odd certificates; those that can't be used are left out.
         let pem = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(Path::new(path)).ok()).unwrap_or_default();
         roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
         if roots.is_empty() {
-            return Err(wrong("clientConfig.caData", "it is missing, and this machine trusts no roots; give caData"));
+            return Err(wrong("certificate authority", "it is missing, and this machine trusts no roots; give one"));
         }
     }
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .build()
-        .map_err(|error| wrong("clientConfig.caData", error))?;
+        .map_err(|error| wrong("certificate authority", error))?;
     Ok(verifier)
 }
 
-/// `insecure: true`. The handshake itself is still checked, so the peer does own the certificate that it shows.
+/// For [`ClientTlsFiles::insecure`]. The handshake itself is still checked, so the peer does own the certificate that it shows.
 #[derive(Debug)]
 struct AcceptAnything {
     algorithms: WebPkiSupportedAlgorithms,
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     fn pair() -> (String, String) {
-        let made = rcgen::generate_simple_self_signed(vec!["gateway".to_owned()]).expect("a certificate");
+        let made = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).expect("a certificate");
         (made.cert.pem(), made.signing_key.serialize_pem())
     }
 
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_files_are_named_by_their_field() {
+    fn wrong_files_are_named() {
         let (certificate, key) = pair();
         let (_, other_key) = pair();
         let good = ClientTlsFiles {
@@ -253,17 +253,17 @@ mod tests {
             key_pem: Some(key.as_bytes()),
             ..ClientTlsFiles::default()
         };
-        for (files, field) in [
-            (ClientTlsFiles { ca_pem: Some(b"nothing"), ..good }, "caData"),
-            (ClientTlsFiles { certificate_pem: Some(b""), ..good }, "certData"),
-            (ClientTlsFiles { key_pem: Some(b"x"), ..good }, "keyData"),
-            (ClientTlsFiles { key_pem: None, ..good }, "keyData"),
-            (ClientTlsFiles { certificate_pem: None, ..good }, "certData"),
-            (ClientTlsFiles { key_pem: Some(other_key.as_bytes()), ..good }, "keyData"),
-            (ClientTlsFiles { server_name: Some("a b"), ..good }, "serverName"),
+        for (files, named) in [
+            (ClientTlsFiles { ca_pem: Some(b"nothing"), ..good }, "certificate authority:"),
+            (ClientTlsFiles { certificate_pem: Some(b""), ..good }, "client certificate:"),
+            (ClientTlsFiles { key_pem: Some(b"x"), ..good }, "client key:"),
+            (ClientTlsFiles { key_pem: None, ..good }, "client key:"),
+            (ClientTlsFiles { certificate_pem: None, ..good }, "client certificate:"),
+            (ClientTlsFiles { key_pem: Some(other_key.as_bytes()), ..good }, "client certificate with its key:"),
+            (ClientTlsFiles { server_name: Some("a b"), ..good }, "server name:"),
         ] {
-            let text = ClientTls::new(&files).map(|_| ()).expect_err(field).to_string();
-            assert!(text.contains(field), "{text}");
+            let text = ClientTls::new(&files).map(|_| ()).expect_err(named).to_string();
+            assert!(text.starts_with(named), "{text}");
         }
     }
 }
