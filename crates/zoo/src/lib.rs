@@ -8,4 +8,6 @@
 
 pub mod certificates;
 pub mod kubeconfig;
+mod limits;
 pub mod names;
+pub mod upstream;

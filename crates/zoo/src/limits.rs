@@ -1,0 +1,28 @@
+//! The bounds of everything that a client or an apiserver can make zoo hold.
+
+use std::time::Duration;
+
+/// How often a request is sent that was certainly not processed.
+pub(crate) const UPSTREAM_TRIES_MAX: u32 = 3;
+/// Longest body of a request, in bytes: kube-apiserver takes 3 MiB, and ours are longer by some prefixes upstream.
+pub(crate) const REQUEST_BYTES_MAX: usize = 3 << 20;
+/// Longest answer that is rewritten as a whole, in bytes.
+pub(crate) const ANSWER_BYTES_MAX: usize = 512 << 20;
+/// Longest answer to zoo's own requests for one object, in bytes.
+pub(crate) const OWN_ANSWER_BYTES_MAX: usize = 8 << 20;
+/// Longest event of a watch, in bytes.
+pub(crate) const EVENT_BYTES_MAX: usize = 16 << 20;
+/// Client connections at once.
+pub(crate) const CONNECTIONS_MAX: usize = 16_384;
+/// Requests at once on an HTTP/2 connection.
+pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 250;
+/// The most that a TLS handshake may take.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that the head of a request over HTTP/1.1 may take.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after a connection could not be accepted.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long connections may take to end when zoo stops.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lists of namespaces that one request for all of them has going at once.
+pub(crate) const LISTS_AT_ONCE: usize = 8;
