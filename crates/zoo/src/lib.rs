@@ -9,5 +9,6 @@
 pub mod certificates;
 pub mod kubeconfig;
 mod limits;
+pub mod kinds;
 pub mod names;
 pub mod upstream;
