@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
@@ -15,7 +15,7 @@ use kubewharf_kube_api::review::{
     ResourceAttributes, SUBJECT_ACCESS_REVIEW_PATH, SubjectAccessReview, SubjectAccessReviewSpec, TOKEN_REVIEW_PATH,
     TokenReview,
 };
-use kubewharf_upstream::{Class, EndpointId, Outcome, Strategy, Upstream};
+use kubewharf_upstream::{Class, EndpointId, Outcome, Strategy, Upstream, read_whole};
 
 use crate::User;
 use crate::authentication::{AccessAttributes, AccessVerdict, ReviewError, Reviewer, TokenVerdict};
@@ -106,19 +106,10 @@ async fn exchange(
     let response = exchange.response.abandon_when_hung(Some(elsewhere)).await.map_err(|error| text(&error))?;
     endpoint.report(Outcome::Answered);
     let status = response.status();
-    let mut stream = response.into_body();
-    let mut reply = BytesMut::new();
-    while let Some(piece) = stream.data().await {
-        let piece = piece.map_err(|error| text(&error))?;
-        if reply.len() + piece.len() > REVIEW_BYTES_MAX {
-            return Err(format!("{}: a reply of more than {REVIEW_BYTES_MAX} bytes to a review", endpoint.url()));
-        }
-        // Fails only when the stream is over, which the next look tells.
-        let _ = stream.flow_control().release_capacity(piece.len());
-        reply.extend_from_slice(&piece);
-    }
+    let reply = read_whole(&mut response.into_body(), REVIEW_BYTES_MAX).await;
+    let reply = reply.map_err(|error| format!("endpoint {}: the reply to a review: {error}", endpoint.url()))?;
     drop(exchange.lease);
-    Ok((status, reply.freeze()))
+    Ok((status, reply))
 }
 
 impl Reviewer for ClusterReviewer {

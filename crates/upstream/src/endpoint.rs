@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::Upstream;
 use crate::balance::{EndpointId, Latency};
+use crate::body::read_whole;
 use crate::connection::Exchange;
 use crate::error::{DialError, Failure, SendError};
 use crate::health::{Change, Event, Health, Outcome, State, remember};
@@ -501,14 +502,8 @@ impl Endpoint {
             }
             Err(_) => return None,
         };
-        let mut bytes = 0;
         // To its end, so that the stream ends without a reset. The status is known, whatever comes.
-        while let Some(Ok(data)) = response.body_mut().data().await {
-            bytes += data.len();
-            if bytes > PROBE_BYTES_MAX || response.body_mut().flow_control().release_capacity(data.len()).is_err() {
-                break;
-            }
-        }
+        let _ = read_whole(response.body_mut(), PROBE_BYTES_MAX).await;
         Some(response.status())
     }
 

@@ -213,6 +213,21 @@ impl ExchangeError {
     }
 }
 
+/// Why a body can't be had as a whole.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// It is longer than the caller allows.
+    #[error("the body is longer than {bytes_max} bytes")]
+    TooLong {
+        /// How long it may be.
+        bytes_max: usize,
+    },
+    /// Its stream failed; [`Failure::of`] says how.
+    #[error("the body broke off: {0}")]
+    Broken(#[from] h2::Error),
+}
+
 fn describe(failure: &Failure, source: &Option<h2::Error>) -> String {
     match (failure, source) {
         (Failure::Refused, _) => "it refused the stream".to_owned(),

@@ -17,6 +17,7 @@
 //! the other side of a proxy too, towards its clients.
 
 mod balance;
+mod body;
 mod budget;
 mod connection;
 mod endpoint;
@@ -41,10 +42,11 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 
 pub use balance::{EndpointId, EndpointSet, Strategy};
+pub use body::read_whole;
 pub use budget::{RetryBudget, RetryBudgetSettings};
 pub use connection::{Exchange, Lease, Pieces, Response};
 pub use endpoint::{Endpoint, EndpointStatus, Upgrade, UpgradeLease};
-pub use error::{DialError, ExchangeError, Failure, Processed, SendError, SettingsError};
+pub use error::{BodyError, DialError, ExchangeError, Failure, Processed, SendError, SettingsError};
 pub use health::{Outcome, State};
 pub use resolve::{ResolveError, Source};
 pub use settings::{Address, BearerToken, Class, EndpointSettings, HealthSettings, PoolSettings, UpstreamSettings};

@@ -206,3 +206,21 @@ async fn a_request_that_http2_forbids_is_at_fault_itself() {
     assert!(error.is_request_fault(), "{error}");
     assert_eq!(upstream.status()[0].short_in_flight, 0);
 }
+
+#[tokio::test]
+async fn a_body_is_read_whole_up_to_its_limit() {
+    let server = Server::start().await;
+    let upstream = Upstream::new(settings(&[&server]));
+    let endpoint = only(&upstream);
+    // More than a stream's window, so the room of what was read must be given back.
+    let path = format!("/bytes/{}", 1 << 20);
+    let mut begun = headers(&endpoint, Class::Short, &path).await;
+    assert_eq!(read_whole(&mut begun.body, 1 << 20).await.expect("the body").len(), 1 << 20);
+    let mut begun = headers(&endpoint, Class::Short, &path).await;
+    let error = read_whole(&mut begun.body, (1 << 20) - 1).await.expect_err("too long");
+    assert!(matches!(error, BodyError::TooLong { .. }), "{error}");
+    let mut begun = headers(&endpoint, Class::Short, "/stall/10").await;
+    server.kill().await;
+    let error = read_whole(&mut begun.body, 10).await.expect_err("it breaks off");
+    assert!(matches!(error, BodyError::Broken(_)), "{error}");
+}
