@@ -45,8 +45,12 @@ pub enum Reason {
     Forbidden,
     /// 404: there is no such thing.
     NotFound,
+    /// 406: there is no answer in a form that the client takes.
+    NotAcceptable,
     /// 413: the body is too large.
     RequestEntityTooLarge,
+    /// 415: the body is in a form that is not understood.
+    UnsupportedMediaType,
     /// 429: to be tried again later.
     TooManyRequests,
     /// 500: an error that is not the client's.
@@ -67,7 +71,9 @@ impl Reason {
             Self::Unauthorized => "Unauthorized",
             Self::Forbidden => "Forbidden",
             Self::NotFound => "NotFound",
+            Self::NotAcceptable => "NotAcceptable",
             Self::RequestEntityTooLarge => "RequestEntityTooLarge",
+            Self::UnsupportedMediaType => "UnsupportedMediaType",
             Self::TooManyRequests => "TooManyRequests",
             Self::InternalError => "InternalError",
             Self::ServiceUnavailable => "ServiceUnavailable",
@@ -163,6 +169,18 @@ impl Status {
     #[must_use]
     pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(404, Reason::NotFound, message)
+    }
+
+    /// 406: there is no answer in a form that the client takes.
+    #[must_use]
+    pub fn not_acceptable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(406, Reason::NotAcceptable, message)
+    }
+
+    /// 415: the body is in a form that is not understood.
+    #[must_use]
+    pub fn unsupported_media_type(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(415, Reason::UnsupportedMediaType, message)
     }
 
     /// 408: the client did not send its request in time. Kubernetes has no reason for it.

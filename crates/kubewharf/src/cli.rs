@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{brain, gateway, up};
+use crate::{brain, gateway, up, zoo};
 
 /// A Kubernetes control-plane suite for large, multi-tenant clusters.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ enum Command {
     },
     /// Serve as a layer-7 gateway in front of kube-apiservers.
     Gateway(Box<gateway::Command>),
+    /// Give tenants Kubernetes APIs of their own on one cluster.
+    Zoo(Box<zoo::Command>),
     /// Start a whole control plane on this machine: KubeBrain, two kube-apiservers, KubeGateway, controllers, a kubeconfig.
     Up(up::Options),
 }
@@ -38,6 +40,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match Command::try_parse_from(arguments) {
         Ok(Command::Brain { arguments }) => brain::run(arguments),
         Ok(Command::Gateway(command)) => gateway::run(*command),
+        Ok(Command::Zoo(command)) => zoo::run(*command),
         Ok(Command::Up(options)) => up::run(&options),
         Err(error) => {
             // Nothing to do about a closed terminal.

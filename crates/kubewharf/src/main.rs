@@ -5,6 +5,7 @@ mod cli;
 mod gateway;
 mod logging;
 mod up;
+mod zoo;
 
 use std::process::ExitCode;
 

@@ -6,9 +6,25 @@
 //! Invariant: nothing that a tenant sends reaches an object of anybody else, and nothing that a tenant receives tells of anybody else, nor
 //! of the names that its own objects have upstream.
 
+pub mod admin;
+mod administrator;
 pub mod certificates;
+mod front;
+pub mod kinds;
 pub mod kubeconfig;
 mod limits;
-pub mod kinds;
+mod list;
+mod metrics;
 pub mod names;
+mod proto;
+mod proxy;
+pub mod rewrite;
+mod scan;
+pub mod tenant;
+mod time;
 pub mod upstream;
+mod watch;
+mod zoo;
+
+pub use administrator::{Administrator, AdministratorError, Listed, TenantKubeconfig};
+pub use zoo::{INFORMATION_PATH, Options, StartError, run};

@@ -26,3 +26,17 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lists of namespaces that one request for all of them has going at once.
 pub(crate) const LISTS_AT_ONCE: usize = 8;
+/// Namespaces of new tenants that are made at once in the background.
+pub(crate) const PROVISIONS_AT_ONCE: usize = 4;
+/// The longest pause after which a write is tried again that the apiserver's authorizer refuses although the binding is there.
+pub(crate) const BINDING_PATIENCE: Duration = Duration::from_millis(500);
+/// How long an apiserver may take to agree to a stream.
+pub(crate) const UPGRADE_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of events that are kept of one kind for those who come back.
+pub(crate) const RING_BYTES_MAX: usize = 16 << 20;
+/// Events that wait for one watcher; one that falls further behind is ended, and comes back.
+pub(crate) const WATCHER_EVENTS_MAX: usize = 4096;
+/// How long a shared watch goes on without a watcher.
+pub(crate) const HUB_IDLE: Duration = Duration::from_secs(60);
+/// How long a watch lasts at least if its client does not say; up to twice that, as at a kube-apiserver.
+pub(crate) const WATCH_LASTS: Duration = Duration::from_secs(1800);

@@ -11,8 +11,8 @@ use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use kubewharf_kube_api::Status;
 use kubewharf_upstream::{
-    BearerToken, Class, ClientTls, ClientTlsFiles, EndpointSettings, ExchangeError, Lease, Outcome, Processed, SendError,
-    SettingsError, Strategy, UpstreamSettings,
+    BearerToken, Class, ClientTls, ClientTlsFiles, EndpointSettings, ExchangeError, Lease, Outcome, Processed,
+    SendError, SettingsError, Strategy, UpstreamSettings,
 };
 
 use crate::kubeconfig::Kubeconfig;
@@ -78,7 +78,9 @@ impl UpstreamError {
     #[must_use]
     pub fn to_client(&self) -> Status {
         match self {
-            Self::NoEndpoint | Self::Send(_) => Status::service_unavailable("the apiserver can't be reached; try again"),
+            Self::NoEndpoint | Self::Send(_) => {
+                Status::service_unavailable("the apiserver can't be reached; try again")
+            }
             Self::Timeout(_) => Status::gateway_timeout("the apiserver does not answer", 1),
             _ => Status::internal_error("the apiserver's answer can't be used; the request may have been carried out"),
         }
@@ -96,21 +98,39 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its headers.
     pub headers: HeaderMap,
-    stream: RecvStream,
-    // The stream lives as long as this does.
-    _lease: Lease,
+    rest: Rest,
+}
+
+/// What is still to come of an answer.
+enum Rest {
+    /// The stream, which lives as long as its lease does.
+    Stream(Box<(RecvStream, Lease)>),
+    /// Everything, at hand.
+    Whole(Option<Bytes>),
 }
 
 impl Answer {
+    /// An answer that was read already.
+    #[must_use]
+    pub fn of(whole: Whole) -> Self {
+        Self { status: whole.status, headers: whole.headers, rest: Rest::Whole(Some(whole.body)) }
+    }
+
     /// The next piece of the body; none at its end.
     ///
     /// # Errors
     /// When the body breaks off.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        let Some(piece) = self.stream.data().await.transpose()? else { return Ok(None) };
-        // Fails only when the stream is over, which the next look tells.
-        let _ = self.stream.flow_control().release_capacity(piece.len());
-        Ok(Some(piece))
+        match &mut self.rest {
+            Rest::Whole(whole) => Ok(whole.take()),
+            Rest::Stream(stream) => {
+                let stream = &mut stream.0;
+                let Some(piece) = stream.data().await.transpose()? else { return Ok(None) };
+                // Fails only when the stream is over, which the next look tells.
+                let _ = stream.flow_control().release_capacity(piece.len());
+                Ok(Some(piece))
+            }
+        }
     }
 
     /// All of the body.
@@ -217,7 +237,8 @@ impl Upstream {
                 Ok(response) => {
                     endpoint.report(Outcome::Answered);
                     let (head, stream) = response.into_parts();
-                    return Ok(Answer { status: head.status, headers: head.headers, stream, _lease: exchange.lease });
+                    let rest = Rest::Stream(Box::new((stream, exchange.lease)));
+                    return Ok(Answer { status: head.status, headers: head.headers, rest });
                 }
                 Err(error) if error.processed == Processed::No && tries < UPSTREAM_TRIES_MAX => {}
                 Err(error) => return Err(error.into()),

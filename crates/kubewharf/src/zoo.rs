@@ -1,0 +1,210 @@
+//! `kubewharf zoo`: reads the flags and runs zoo; `tenant` is the administrator's tool.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kubewharf_foundation::Shutdown;
+use kubewharf_foundation::telemetry::{self, LogFormat};
+use kubewharf_zoo::{Administrator, Options, TenantKubeconfig};
+use tracing::error;
+
+/// Flags of `kubewharf zoo`.
+#[derive(Clone, Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Command {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    /// Make, show and end tenants.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum TenantCommand {
+    /// Make a tenant.
+    Create(Named),
+    /// Tell which tenants there are.
+    List(Host),
+    /// Print a kubeconfig for a tenant, with a new key and a certificate of it.
+    Kubeconfig(Credential),
+    /// End a tenant, and wait until all that was its own is gone.
+    Delete(Delete),
+}
+
+#[derive(Clone, Debug, Args)]
+struct Host {
+    /// How the host's apiserver is reached.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    upstream_kubeconfig: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Named {
+    /// The tenant's name.
+    name: String,
+    #[command(flatten)]
+    host: Host,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Delete {
+    #[command(flatten)]
+    tenant: Named,
+    /// Seconds to wait; 0: not at all.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Credential {
+    #[command(flatten)]
+    tenant: Named,
+    /// The user within the tenant.
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    user: String,
+    /// A group of the user; may be given several times. `system:masters` may do everything within the tenant.
+    #[arg(long = "group", value_name = "NAME", default_value = "system:masters")]
+    groups: Vec<String>,
+    /// Seconds that the certificate lasts; at most a day.
+    #[arg(long, value_name = "SECONDS", default_value_t = 12 * 3600, value_parser = clap::value_parser!(u64).range(60..=86_400))]
+    lifetime: u64,
+    /// Where the tenant's API is, if it is not where zoo says.
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Serve {
+    /// How the host's apiserver is reached. Its user needs all rights that tenants shall have, and to act as others: as a rule, all.
+    // Not needed by the subcommands, which have their own.
+    #[arg(long, value_name = "FILE", required = true)]
+    upstream_kubeconfig: Option<PathBuf>,
+    /// The address to serve tenants at, with TLS.
+    #[arg(long, value_name = "ADDRESS:PORT", required = true)]
+    listen: Option<SocketAddr>,
+    /// The address for administrators of the host: certificates for tenants, health, metrics; with TLS.
+    #[arg(long, value_name = "ADDRESS:PORT", required = true)]
+    admin_listen: Option<SocketAddr>,
+    /// The folder of the authority that signs tenants' certificates. All zoos of one host need the same one.
+    #[arg(long, value_name = "DIR", required = true)]
+    data_dir: Option<PathBuf>,
+    /// The URL at which tenants reach this zoo, such as that of a load balancer; https:// and the address to listen at if not set.
+    #[arg(long, value_name = "URL")]
+    external_url: Option<String>,
+    /// The certificate to show (PEM), instead of one that zoo makes.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// How the log looks.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+    /// What is logged: error, warn, info, debug, or filters such as `info,kubewharf_zoo=debug`.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+pub(crate) fn run(command: Command) -> ExitCode {
+    let result = match command.what {
+        Some(What::Tenant(command)) => tenant(command),
+        None => serve(command.serve),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kubewharf zoo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(flags: Serve) -> anyhow::Result<()> {
+    let format = match flags.log_format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    };
+    telemetry::init(format, &flags.log_level).context("--log-level")?;
+    // Both only cost something: memory, or how many clients there can be.
+    if let Err(error) = kubewharf_foundation::memory::avoid_huge_pages() {
+        tracing::warn!(%error, "connections take more memory than they need");
+    }
+    if let Err(error) = kubewharf_foundation::descriptors::raise_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let required = "clap demands it";
+    let options = Options {
+        upstream_kubeconfig: flags.upstream_kubeconfig.expect(required),
+        listen: flags.listen.expect(required),
+        admin_listen: flags.admin_listen.expect(required),
+        data_dir: flags.data_dir.expect(required),
+        external_url: flags.external_url,
+        tls: flags.tls_cert.zip(flags.tls_key),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start threads")?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::new();
+        shutdown.on_signals()?;
+        kubewharf_zoo::run(options, shutdown).await.inspect_err(|error| error!(%error, "zoo does not start"))
+    })?;
+    Ok(())
+}
+
+fn tenant(command: TenantCommand) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("can't start")?;
+    runtime.block_on(async {
+        let administrator = |host: &Host| Administrator::new(&host.upstream_kubeconfig);
+        match command {
+            TenantCommand::Create(tenant) => {
+                administrator(&tenant.host)?.create(&tenant.name).await?;
+                println!("tenant {} is made; its kubeconfig: kubewharf zoo tenant kubeconfig {0}", tenant.name);
+            }
+            TenantCommand::List(host) => {
+                println!("{:<32} {:<10} {:<12} UPSTREAM", "NAME", "PHASE", "CREATED");
+                for tenant in administrator(&host)?.list().await? {
+                    let created = tenant.created.split('T').next().unwrap_or_default();
+                    println!("{:<32} {:<10} {:<12} {}*", tenant.name, tenant.phase, created, tenant.prefix);
+                }
+            }
+            TenantCommand::Kubeconfig(wanted) => {
+                let credential = TenantKubeconfig {
+                    tenant: wanted.tenant.name,
+                    user: wanted.user,
+                    groups: wanted.groups,
+                    lifetime: Duration::from_secs(wanted.lifetime),
+                    server: wanted.server,
+                };
+                print!("{}", administrator(&wanted.tenant.host)?.kubeconfig(credential).await?);
+            }
+            TenantCommand::Delete(wanted) => {
+                let administrator = administrator(&wanted.tenant.host)?;
+                let name = &wanted.tenant.name;
+                administrator.delete(name).await?;
+                if wanted.timeout > 0 {
+                    let gone = administrator.gone(name, |held| eprintln!("{held}"));
+                    if tokio::time::timeout(Duration::from_secs(wanted.timeout), gone).await.is_err() {
+                        bail!("tenant {name} is not gone after {} s", wanted.timeout);
+                    }
+                    println!("tenant {name} is gone");
+                }
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,85 @@
+//! What an answer's body is: whole, or in pieces as they come.
+//!
+//! Invariant: the next piece is asked for when the one before has been taken.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use kubewharf_kube_api::Status;
+use kubewharf_kube_api::status;
+
+/// Why a body breaks off: the client then sees that it is not whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off")]
+pub(crate) struct Broken;
+
+/// The body of an answer.
+pub(crate) enum Body {
+    /// All of it; empty once it is taken.
+    Whole(Bytes),
+    /// Pieces, as they come.
+    Pieces(BoxStream<'static, Result<Bytes, Broken>>),
+}
+
+impl From<Bytes> for Body {
+    fn from(whole: Bytes) -> Self {
+        Self::Whole(whole)
+    }
+}
+
+impl From<Infallible> for Broken {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
+            Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
+            Self::Pieces(pieces) => {
+                Pin::new(pieces).poll_next(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(whole) if whole.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
+            Self::Pieces(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// An answer that is a failure.
+pub(crate) fn respond(status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, status.to_json().into());
+    if let Some(seconds) = status.retry_after_seconds() {
+        response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// An answer in JSON.
+pub(crate) fn json(code: StatusCode, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::Whole(body));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(status::CONTENT_TYPE));
+    response
+}

@@ -1,0 +1,323 @@
+//! Requests for objects: what goes in is rewritten, what comes out is rewritten back.
+//!
+//! Invariant: a body that was not understood goes nowhere.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use hyper::body::Incoming;
+use kubewharf_kube_api::Status;
+use kubewharf_upstream::Class;
+
+use crate::kinds::Outcome;
+use crate::limits::{ANSWER_BYTES_MAX, BINDING_PATIENCE};
+use crate::rewrite::{self, Direction, Encoding, Kind, RewriteError, Unchanged, Write};
+use crate::upstream::{Answer, Question, Whole};
+use crate::{proto, scan};
+
+use super::{Asked, Body, Broken, Media, Wanted, failed, negotiate};
+
+/// Namespaces that no cluster lets go.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+impl Asked {
+    /// Answers a request for a resource.
+    pub(crate) async fn serve(
+        self,
+        method: &Method,
+        wanted: &Wanted<'_>,
+        incoming: Incoming,
+    ) -> Result<Response<Body>, Box<Status>> {
+        let info = wanted.info;
+        match wanted.outcome {
+            Outcome::Namespaced | Outcome::OwnCluster => {}
+            Outcome::Private | Outcome::OwnView | Outcome::Decided => {
+                return Err(Box::new(Status::not_found(format!(
+                    "the server could not find the requested resource: {} are not served to tenants yet",
+                    info.resource
+                ))));
+            }
+            Outcome::Refused(_) => unreachable!("what is refused is not wanted"),
+        }
+        let Some((group, version, kind)) = wanted.kind else {
+            return self.bytes(method, wanted, incoming).await;
+        };
+        let kind = Kind::of(group, version, kind)
+            .ok_or_else(|| Box::new(Status::not_found("the server could not find the requested resource")))?;
+        let accept = negotiate::accept(&self.headers, true).ok_or_else(not_acceptable)?;
+        match &*info.verb {
+            "watch" => self.watch(wanted, kind, &accept).await,
+            "list" if !wanted.is_for_one() => self.list(wanted, kind, &accept).await,
+            _ => self.one(method, wanted, kind, &accept, incoming).await,
+        }
+    }
+
+    /// A request with a bounded body and a bounded answer.
+    async fn one(
+        &self,
+        method: &Method,
+        wanted: &Wanted<'_>,
+        kind: Kind,
+        accept: &str,
+        incoming: Incoming,
+    ) -> Result<Response<Body>, Box<Status>> {
+        self.prepare(method, wanted).await?;
+        let mut headers = self.upstream_headers(Some(accept));
+        let body = self.read_body(incoming).await?;
+        let (body, unchanged) = self.inward(method, wanted, kind, body, &mut headers)?;
+        let target = wanted.upstream(self.names())?;
+        if !unchanged.is_empty() {
+            self.check_unchanged(wanted, &target, &unchanged).await?;
+        }
+        let question = Question { method: method.clone(), target, headers, body, class: Class::Short };
+        let answer = self.send(wanted, question).await?;
+        let whole = answer.whole(ANSWER_BYTES_MAX).await.map_err(|error| failed(&error))?;
+        if wanted.outcome == Outcome::OwnCluster && *method == Method::POST && whole.status == StatusCode::CREATED {
+            self.adopt(wanted, &whole).await;
+        }
+        self.answer(kind, whole)
+    }
+
+    /// What must be before the request is sent.
+    async fn prepare(&self, method: &Method, wanted: &Wanted<'_>) -> Result<(), Box<Status>> {
+        let info = wanted.info;
+        if wanted.resource.resource == "namespaces" {
+            if *method == Method::DELETE && IMMORTAL.contains(&&*info.name) {
+                let message = format!("namespaces \"{}\" is forbidden: this namespace may not be deleted", info.name);
+                let mut status = Status::forbidden_request(&self.user.name, info, "");
+                status.message = message.into();
+                return Err(Box::new(status));
+            }
+            return self.proxy.tenants.ensure(&self.tenant, &info.name).await.map_err(|error| failed(&error));
+        }
+        if *method == Method::GET {
+            return Ok(());
+        }
+        self.proxy.tenants.ensure(&self.tenant, &info.namespace).await.map_err(|error| failed(&error))
+    }
+
+    /// Gives a new namespace what makes it usable. If that fails now, the first write finds it out and does it.
+    async fn adopt(&self, wanted: &Wanted<'_>, created: &Whole) {
+        let dry_run = wanted.query.get("dryRun").is_some_and(|value| !value.is_empty());
+        if wanted.resource.resource != "namespaces" || dry_run {
+            return;
+        }
+        let name = match negotiate::of_body(&created.headers) {
+            Media::Protobuf => proto::name_of(&created.body),
+            _ => scan::text(&created.body, &["metadata", "name"]),
+        };
+        if let Some(name) = name.and_then(|name| self.names().outward(name))
+            && let Err(error) = self.proxy.tenants.bind(&self.tenant, name).await
+        {
+            tracing::warn!(%error, namespace = name, "a new namespace has no binding yet");
+        }
+    }
+
+    /// The body as it is upstream.
+    fn inward(
+        &self,
+        method: &Method,
+        wanted: &Wanted<'_>,
+        kind: Kind,
+        body: Bytes,
+        headers: &mut HeaderMap,
+    ) -> Result<(Bytes, Vec<Unchanged>), Box<Status>> {
+        // Options of a deletion hold no names.
+        if body.is_empty() || *method == Method::DELETE {
+            return Ok((body, Vec::new()));
+        }
+        let media = negotiate::of_body(&self.headers);
+        let mut output = Vec::with_capacity(body.len() + 256);
+        let names = self.names();
+        let write = if *method == Method::PUT { Write::Update } else { Write::Create };
+        let object = |encoding, body: &[u8], output: &mut Vec<u8>| {
+            rewrite::object(encoding, kind, Direction::Inward(write), names, body, output)
+        };
+        let rewritten = match media {
+            Media::Json => object(Encoding::Json, &body, &mut output),
+            Media::Protobuf => object(Encoding::Protobuf, &body, &mut output),
+            Media::Yaml => {
+                headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(negotiate::JSON));
+                let text = String::from_utf8_lossy(&body);
+                let value: serde_json::Value = serde_saphyr::from_str(&text)
+                    .map_err(|error| Box::new(Status::bad_request(format!("the body is no YAML: {error}"))))?;
+                object(Encoding::Json, value.to_string().as_bytes(), &mut output)
+            }
+            Media::JsonPatch | Media::MergePatch | Media::StrategicMergePatch | Media::ApplyPatch => {
+                object(Encoding::Json, &body, &mut output)
+            }
+            Media::Other => return Err(unsupported()),
+        };
+        let unchanged = rewritten.map_err(|error| self.not_rewritten(wanted, error))?;
+        Ok((output.into(), unchanged))
+    }
+
+    /// Refuses an update of what can only stay as it is.
+    async fn check_unchanged(
+        &self,
+        wanted: &Wanted<'_>,
+        target: &str,
+        unchanged: &[Unchanged],
+    ) -> Result<(), Box<Status>> {
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        let present = self.proxy.upstream.own(Method::GET, path, &serde_json::Value::Null, ANSWER_BYTES_MAX).await;
+        let present = match present {
+            Ok(present) => present,
+            // The update itself will say it.
+            Err(error) if error.status().is_some() => return Ok(()),
+            Err(error) => return Err(failed(&error)),
+        };
+        for Unchanged { field, value } in unchanged {
+            let path: Vec<&str> = field.split('.').collect();
+            if scan::text(&present, &path) != Some(value) {
+                let why = format!("{field}: it can't be set or changed by a tenant");
+                return Err(Box::new(Status::forbidden_request(&self.user.name, wanted.info, &why)));
+            }
+        }
+        Ok(())
+    }
+
+    fn not_rewritten(&self, wanted: &Wanted<'_>, error: RewriteError) -> Box<Status> {
+        match error {
+            RewriteError::Refused(refusal) => {
+                let why = format!("{}: {}", refusal.field, refusal.reason);
+                Box::new(Status::forbidden_request(&self.user.name, wanted.info, &why))
+            }
+            other => Box::new(Status::bad_request(other.to_string())),
+        }
+    }
+
+    /// Sends a request as whoever it must be sent as.
+    pub(super) async fn send(&self, wanted: &Wanted<'_>, mut question: Question) -> Result<Answer, Box<Status>> {
+        let is_read = matches!(&*wanted.info.verb, "get" | "list" | "watch") && wanted.kind.is_some();
+        // Whoever writes roles was checked by zoo; the apiserver would want the tenant's identity to have all that they give.
+        let is_own = wanted.outcome == Outcome::OwnCluster || wanted.info.api_group == "rbac.authorization.k8s.io";
+        let upstream = &self.proxy.upstream;
+        if is_read || is_own {
+            return upstream.send(&question).await.map_err(|error| failed(&error));
+        }
+        self.user.impersonate(self.names(), &mut question.headers);
+        let mut pause = Duration::from_millis(1);
+        let mut is_bound = false;
+        loop {
+            let answer = upstream.send(&question).await.map_err(|error| failed(&error))?;
+            if answer.status != StatusCode::FORBIDDEN {
+                return Ok(answer);
+            }
+            let whole = answer.whole(ANSWER_BYTES_MAX).await.map_err(|error| failed(&error))?;
+            if !self.is_refused_by_rbac(&whole) {
+                return Ok(Answer::of(whole));
+            }
+            if !is_bound {
+                is_bound = true;
+                if self.proxy.tenants.bind(&self.tenant, &wanted.info.namespace).await.is_err() {
+                    // The namespace is not there, or is on its way out and takes no new binding. What is left to be done in it, such as to
+                    // remove the last finalizers, is bounded by its name.
+                    let own = &mut question.headers;
+                    own.remove("impersonate-user");
+                    own.remove("impersonate-group");
+                    return upstream.send(&question).await.map_err(|error| failed(&error));
+                }
+            } else if pause > BINDING_PATIENCE {
+                return Ok(Answer::of(whole));
+            }
+            // The binding is there, and the apiserver's authorizer hears of it soon.
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// Whether the apiserver's authorizer, and not its admission, refuses the tenant's identity.
+    fn is_refused_by_rbac(&self, whole: &Whole) -> bool {
+        let user = format!("User \\\"{}", self.names().prefix());
+        let user_in_protobuf = format!("User \"{}", self.names().prefix());
+        let body = &whole.body;
+        memchr::memmem::find(body, b" cannot ").is_some()
+            && (memchr::memmem::find(body, user.as_bytes()).is_some()
+                || memchr::memmem::find(body, user_in_protobuf.as_bytes()).is_some())
+    }
+
+    /// An answer with an object, for the client.
+    pub(crate) fn answer(&self, kind: Kind, whole: Whole) -> Result<Response<Body>, Box<Status>> {
+        let headers = self.client_headers(&whole.headers);
+        let body = self.outward(kind, &whole)?;
+        let mut response = Response::new(Body::Whole(body));
+        *response.status_mut() = whole.status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+
+    /// The body of an answer as the tenant sees it.
+    pub(crate) fn outward(&self, kind: Kind, whole: &Whole) -> Result<Bytes, Box<Status>> {
+        if whole.body.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let encoding = match negotiate::of_body(&whole.headers) {
+            Media::Json => Encoding::Json,
+            Media::Protobuf => Encoding::Protobuf,
+            _ => {
+                let text = String::from_utf8_lossy(&whole.body);
+                return Ok(Bytes::from(self.names().text_outward(&text).into_owned()));
+            }
+        };
+        let mut output = Vec::with_capacity(whole.body.len());
+        rewrite::object(encoding, kind, Direction::Outward, self.names(), &whole.body, &mut output).map_err(
+            |error| {
+                tracing::error!(%error, "an answer can't be rewritten");
+                Box::new(Status::internal_error("the apiserver's answer can't be shown to a tenant"))
+            },
+        )?;
+        Ok(output.into())
+    }
+
+    /// What holds no object: logs, and what pods themselves answer.
+    async fn bytes(
+        &self,
+        method: &Method,
+        wanted: &Wanted<'_>,
+        incoming: Incoming,
+    ) -> Result<Response<Body>, Box<Status>> {
+        let mut headers = self.upstream_headers(None);
+        if let Some(length) =
+            self.headers.get(http::header::ACCEPT_ENCODING).filter(|_| wanted.info.subresource == "proxy")
+        {
+            headers.insert(http::header::ACCEPT_ENCODING, length.clone());
+        }
+        let body = self.read_body(incoming).await?;
+        let target = wanted.upstream(self.names())?;
+        let question = Question { method: method.clone(), target, headers, body, class: Class::Watch };
+        let answer = self.send(wanted, question).await?;
+        let mut headers = self.client_headers(&answer.headers);
+        if let Some(encoding) = answer.headers.get(http::header::CONTENT_ENCODING) {
+            headers.insert(http::header::CONTENT_ENCODING, encoding.clone());
+        }
+        if answer.status.is_client_error() || answer.status.is_server_error() {
+            let whole = answer.whole(ANSWER_BYTES_MAX).await.map_err(|error| failed(&error))?;
+            let status_kind = Kind::of("", "v1", "Status").expect("every table has it");
+            return self.answer(status_kind, whole);
+        }
+        let status = answer.status;
+        let pieces = futures_util::stream::unfold(answer, |mut answer| async move {
+            let piece = answer.piece().await.transpose()?;
+            Some((piece.map_err(|_| Broken), answer))
+        });
+        let mut response = Response::new(Body::Pieces(Box::pin(pieces)));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+}
+
+fn not_acceptable() -> Box<Status> {
+    Box::new(Status::not_acceptable(
+        "only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf",
+    ))
+}
+
+fn unsupported() -> Box<Status> {
+    Box::new(Status::unsupported_media_type(
+        "the body of the request was in an unknown format - accepted media types include: application/json, \
+         application/yaml, application/vnd.kubernetes.protobuf",
+    ))
+}

@@ -1,0 +1,302 @@
+//! Follows the `Tenant` objects upstream and brings about what they ask for.
+//!
+//! Invariant: what is known only helps; a tenant whose object was not seen yet is looked up when its credential comes
+//! ([`Tenants::find`]). So a gap in the watch delays nothing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use kubewharf_upstream::Class;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::limits::{EVENT_BYTES_MAX, OWN_ANSWER_BYTES_MAX};
+use crate::names::{Names, TenantId};
+use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
+
+use super::{FINALIZER, FIRST_NAMESPACES, Metadata, TENANT_LABEL, TENANTS_PATH, TenantObject, Tenants};
+
+/// Objects in a page of a list.
+const PAGE: usize = 2000;
+/// Pause before what failed is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Deserialize)]
+struct List<T> {
+    #[serde(default)]
+    metadata: ListMetadata,
+    items: Vec<T>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ListMetadata {
+    resource_version: String,
+    #[serde(rename = "continue")]
+    next: String,
+}
+
+#[derive(Deserialize)]
+struct Partial {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a serde_json::value::RawValue,
+}
+
+/// All objects at a path, page by page; and the version they were read at.
+async fn list<T: serde::de::DeserializeOwned>(
+    upstream: &Upstream,
+    path: &str,
+) -> Result<(Vec<T>, String), UpstreamError> {
+    let (mut all, mut next) = (Vec::new(), String::new());
+    loop {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let target = format!("{path}{mark}limit={PAGE}&continue={next}");
+        let page: List<T> = upstream.own_json(Method::GET, &target, &Value::Null, usize::MAX).await?;
+        all.extend(page.items);
+        if page.metadata.next.is_empty() {
+            return Ok((all, page.metadata.resource_version));
+        }
+        next = page.metadata.next;
+    }
+}
+
+impl Tenants {
+    /// Follows the objects for as long as it is polled.
+    pub(crate) async fn follow(self: Arc<Self>) -> std::convert::Infallible {
+        loop {
+            if let Err(error) = self.follow_once().await {
+                tracing::warn!(%error, "the tenants can't be followed; trying again");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn follow_once(self: &Arc<Self>) -> Result<(), UpstreamError> {
+        let (objects, version): (Vec<TenantObject>, _) = list(&self.upstream, TENANTS_PATH).await?;
+        let there: HashSet<TenantId> = objects.iter().map(|object| TenantId::of_uid(&object.metadata.uid)).collect();
+        self.by_id.write().retain(|id, _| there.contains(id));
+        for object in &objects {
+            self.insert(object);
+        }
+        self.find_namespaces().await?;
+        for object in objects {
+            self.bring_about(object);
+        }
+        let mut version = version;
+        loop {
+            let target = format!("{TENANTS_PATH}?watch=1&allowWatchBookmarks=true&resourceVersion={version}");
+            let headers = own_headers("application/json");
+            let question =
+                Question { method: Method::GET, target, headers, body: Default::default(), class: Class::Watch };
+            let mut answer = self.upstream.send(&question).await?;
+            if !answer.status.is_success() {
+                let status = answer.status;
+                let body = answer.whole(OWN_ANSWER_BYTES_MAX).await?.body;
+                return Err(UpstreamError::Answer { method: Method::GET, path: question.target, status, body });
+            }
+            let mut rest = Vec::new();
+            while let Some(piece) = answer.piece().await? {
+                rest.extend_from_slice(&piece);
+                while let Some(end) = memchr::memchr(b'\n', &rest) {
+                    match self.take_event(&rest[..end])? {
+                        Some(newer) => version = newer,
+                        None => return Ok(()),
+                    }
+                    rest.drain(..=end);
+                }
+                if rest.len() > EVENT_BYTES_MAX {
+                    return Err(UpstreamError::TooLong(EVENT_BYTES_MAX));
+                }
+            }
+        }
+    }
+
+    /// The version of the event; none if the list must be read again.
+    fn take_event(self: &Arc<Self>, line: &[u8]) -> Result<Option<String>, UpstreamError> {
+        let wrong = |error: serde_json::Error| UpstreamError::Content {
+            path: TENANTS_PATH.to_owned(),
+            problem: error.to_string(),
+        };
+        let event: Event<'_> = serde_json::from_slice(line).map_err(wrong)?;
+        if event.kind == "ERROR" {
+            tracing::info!(status = event.object.get(), "the watch of tenants ends");
+            return Ok(None);
+        }
+        let object: TenantObject = serde_json::from_str(event.object.get()).map_err(wrong)?;
+        let version = object.metadata.resource_version.clone();
+        match event.kind {
+            "ADDED" | "MODIFIED" => {
+                self.insert(&object);
+                self.bring_about(object);
+            }
+            "DELETED" => self.remove(TenantId::of_uid(&object.metadata.uid)),
+            _ => {}
+        }
+        Ok(Some(version))
+    }
+
+    /// Learns which namespaces there are already, so that they are not made again; finishes those that were left half made.
+    async fn find_namespaces(self: &Arc<Self>) -> Result<(), UpstreamError> {
+        let label = TENANT_LABEL.replace('/', "%2F");
+        let namespaces = format!("/api/v1/namespaces?labelSelector={label}");
+        let bindings = format!("/apis/rbac.authorization.k8s.io/v1/rolebindings?labelSelector={label}");
+        let (namespaces, _): (Vec<Partial>, _) = list(&self.upstream, &namespaces).await?;
+        let (bindings, _): (Vec<Partial>, _) = list(&self.upstream, &bindings).await?;
+        let bound: HashSet<&str> = bindings.iter().map(|binding| binding.metadata.namespace.as_str()).collect();
+        for Partial { metadata } in &namespaces {
+            let Some(tenant) = TenantId::split(&metadata.name).and_then(|(id, _)| self.by_id(id)) else { continue };
+            let Some(own) = tenant.names.outward(&metadata.name) else { continue };
+            if metadata.labels.get(TENANT_LABEL).is_none_or(|uid| uid != tenant.names.uid()) {
+                continue;
+            }
+            if !bound.contains(metadata.name.as_str()) {
+                if metadata.deletion_timestamp.is_none() && !tenant.is_ending {
+                    tracing::info!(namespace = metadata.name, "a namespace that was left half made is finished");
+                    self.bind(&tenant, own).await?;
+                } else {
+                    continue;
+                }
+            }
+            if let Some(place) = FIRST_NAMESPACES.iter().position(|first| *first == own) {
+                // Already set by a request that came meanwhile: as well.
+                let _ = tenant.first[place].set(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes, in the background, what a tenant has from the beginning; or takes away what one has that is on its way out.
+    fn bring_about(self: &Arc<Self>, object: TenantObject) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let name = object.metadata.name.clone();
+            let done = if object.metadata.deletion_timestamp.is_some() {
+                this.take_away(&object).await
+            } else {
+                this.make(&object).await
+            };
+            if let Err(error) = done {
+                tracing::warn!(tenant = name, %error, "the tenant is not as it should be yet");
+                // Its next event, or the next look at all of them, tries again.
+            }
+        });
+    }
+
+    async fn make(self: &Arc<Self>, object: &TenantObject) -> Result<(), UpstreamError> {
+        let Some(tenant) = self.by_id(TenantId::of_uid(&object.metadata.uid)) else { return Ok(()) };
+        self.ensure_all(&tenant).await?;
+        let _permit = self.provisions.acquire().await.expect("it is never closed");
+        if !object.metadata.finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+            let mut finalizers = object.metadata.finalizers.clone();
+            finalizers.push(FINALIZER.to_owned());
+            self.patch(
+                object,
+                "",
+                &json!({ "metadata": {
+                    "finalizers": finalizers, "resourceVersion": object.metadata.resource_version,
+                }}),
+            )
+            .await?;
+        }
+        if object.status.phase != "Active" {
+            self.set_phase(object, &tenant.names, "Active", ("True", "Provisioned", "its namespaces are there"))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn set_phase(
+        &self,
+        object: &TenantObject,
+        names: &Names,
+        phase: &str,
+        (status, reason, message): (&str, &str, &str),
+    ) -> Result<(), UpstreamError> {
+        let now = httpdate_rfc3339();
+        self.patch(
+            object,
+            "/status",
+            &json!({ "status": {
+                "phase": phase, "id": names.id().as_str(),
+                "conditions": [{
+                    "type": "Ready", "status": status, "reason": reason, "message": message, "lastTransitionTime": now,
+                }],
+            }}),
+        )
+        .await
+    }
+
+    async fn patch(&self, object: &TenantObject, subresource: &str, patch: &Value) -> Result<(), UpstreamError> {
+        let question = Question {
+            method: Method::PATCH,
+            target: format!("{TENANTS_PATH}/{}{subresource}", object.metadata.name),
+            headers: own_headers("application/merge-patch+json"),
+            body: patch.to_string().into(),
+            class: Class::Short,
+        };
+        let answer = self.upstream.send(&question).await?.whole(OWN_ANSWER_BYTES_MAX).await?;
+        match answer.status {
+            status if status.is_success() => Ok(()),
+            // Gone, or changed by somebody else, whose event comes.
+            StatusCode::NOT_FOUND | StatusCode::CONFLICT => Ok(()),
+            status => {
+                Err(UpstreamError::Answer { method: Method::PATCH, path: question.target, status, body: answer.body })
+            }
+        }
+    }
+
+    /// Deletes what is the tenant's, waits until it is gone, and lets the object go.
+    async fn take_away(self: &Arc<Self>, object: &TenantObject) -> Result<(), UpstreamError> {
+        if !object.metadata.finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+            return Ok(());
+        }
+        let uid = &object.metadata.uid;
+        let names = Names::of_uid(uid);
+        let path = format!("/api/v1/namespaces?labelSelector={}%3D{uid}", TENANT_LABEL.replace('/', "%2F"));
+        let mut told = String::new();
+        loop {
+            let (namespaces, _): (Vec<Partial>, _) = list(&self.upstream, &path).await?;
+            if namespaces.is_empty() {
+                break;
+            }
+            for Partial { metadata } in &namespaces {
+                // By ownership, and by name as well: never anything else.
+                if metadata.deletion_timestamp.is_some() || names.outward(&metadata.name).is_none() {
+                    continue;
+                }
+                let target = format!("/api/v1/namespaces/{}", metadata.name);
+                match self.upstream.own(Method::DELETE, &target, &Value::Null, OWN_ANSWER_BYTES_MAX).await {
+                    Err(error) if !matches!(error.status(), Some(StatusCode::NOT_FOUND | StatusCode::CONFLICT)) => {
+                        return Err(error);
+                    }
+                    _ => {}
+                }
+            }
+            let held: Vec<&str> = namespaces.iter().map(|partial| partial.metadata.name.as_str()).collect();
+            let message = format!("waiting for the end of the namespaces {}", held.join(", "));
+            if message != told {
+                self.set_phase(object, &names, "Deleting", ("False", "Deleting", &message)).await?;
+                told = message;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let finalizers: Vec<&String> =
+            object.metadata.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+        self.patch(object, "", &json!({ "metadata": { "finalizers": finalizers } })).await
+    }
+}
+
+/// The time now, as Kubernetes writes it.
+fn httpdate_rfc3339() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    crate::time::rfc3339(now)
+}

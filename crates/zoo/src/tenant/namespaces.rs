@@ -1,0 +1,95 @@
+//! A tenant's namespaces upstream: made with the tenant's label and the binding that lets its identity work there.
+//!
+//! Invariant: making one is idempotent, so that whoever finds it half made finishes it. A namespace of that name which is not the tenant's is
+//! never touched.
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::limits::OWN_ANSWER_BYTES_MAX;
+use crate::upstream::UpstreamError;
+
+use super::{BINDING, CLUSTER_ROLE, FIRST_NAMESPACES, Metadata, TENANT_LABEL, Tenant, Tenants, upstream_group};
+
+#[derive(serde::Deserialize)]
+struct Named {
+    metadata: Metadata,
+}
+
+impl Tenants {
+    /// Makes sure that one of the first namespaces is there. Any other one is the tenant's own business.
+    ///
+    /// # Errors
+    /// When the apiserver refuses, or can't be asked.
+    pub async fn ensure(&self, tenant: &Tenant, namespace: &str) -> Result<(), UpstreamError> {
+        let Some(place) = FIRST_NAMESPACES.iter().position(|first| *first == namespace) else { return Ok(()) };
+        let cell = &tenant.first[place];
+        if cell.initialized() || tenant.is_ending {
+            return Ok(());
+        }
+        cell.get_or_try_init(|| async {
+            self.make_namespace(tenant, namespace).await?;
+            self.bind(tenant, namespace).await
+        })
+        .await
+        .copied()
+    }
+
+    /// Makes sure that all of them are.
+    ///
+    /// # Errors
+    /// When the apiserver refuses, or can't be asked.
+    pub async fn ensure_all(&self, tenant: &Tenant) -> Result<(), UpstreamError> {
+        for namespace in FIRST_NAMESPACES {
+            // So many at once that a request that needs its namespace now does not wait behind a crowd.
+            let _permit = self.provisions.acquire().await.expect("it is never closed");
+            self.ensure(tenant, namespace).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_namespace(&self, tenant: &Tenant, namespace: &str) -> Result<(), UpstreamError> {
+        let name = tenant.names.inward(namespace);
+        let object = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": { "name": name, "labels": { TENANT_LABEL: tenant.names.uid() } },
+        });
+        match self.upstream.own(Method::POST, "/api/v1/namespaces", &object, OWN_ANSWER_BYTES_MAX).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.status() == Some(StatusCode::CONFLICT) => self.check_ownership(tenant, &name).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn check_ownership(&self, tenant: &Tenant, name: &str) -> Result<(), UpstreamError> {
+        let path = format!("/api/v1/namespaces/{name}");
+        let found: Named = self.upstream.own_json(Method::GET, &path, &Value::Null, OWN_ANSWER_BYTES_MAX).await?;
+        if found.metadata.labels.get(TENANT_LABEL).is_some_and(|uid| uid == tenant.names.uid()) {
+            return Ok(());
+        }
+        let problem = format!("it is not the tenant's: it has no label {TENANT_LABEL}={}", tenant.names.uid());
+        Err(UpstreamError::Content { path, problem })
+    }
+
+    /// Lets the tenant's identity work in one of its namespaces.
+    ///
+    /// # Errors
+    /// When the apiserver refuses, as it does if the namespace is gone or going, or can't be asked.
+    pub async fn bind(&self, tenant: &Tenant, namespace: &str) -> Result<(), UpstreamError> {
+        let upstream_namespace = tenant.names.inward(namespace);
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": { "name": BINDING, "labels": { TENANT_LABEL: tenant.names.uid() } },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": CLUSTER_ROLE },
+            "subjects": [{
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": upstream_group(tenant.names.id()),
+            }],
+        });
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{upstream_namespace}/rolebindings");
+        match self.upstream.own(Method::POST, &path, &binding, OWN_ANSWER_BYTES_MAX).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.status() == Some(StatusCode::CONFLICT) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
