@@ -6,4 +6,5 @@
 //! Invariant: nothing that a tenant sends reaches an object of anybody else, and nothing that a tenant receives tells of anybody else, nor
 //! of the names that its own objects have upstream.
 
+pub mod authz;
 pub mod names;
