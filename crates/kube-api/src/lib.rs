@@ -4,6 +4,8 @@
 //! Invariant: pure. Values come in, values go out; nothing here reads, waits or keeps state, and no product word
 //! appears.
 
+pub mod labels;
+pub mod quote;
 pub mod request_info;
 pub mod review;
 pub mod status;

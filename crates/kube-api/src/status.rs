@@ -4,11 +4,11 @@
 //! client that asks for JSON. So clients, which look at the reason and the details, act as they would without us.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io;
 
 use serde::{Serialize, Serializer};
 
+use crate::quote::{push_quoted, push_quoted_inside};
 use crate::request_info::RequestInfo;
 
 /// The media type of [`Status::to_json`].
@@ -370,48 +370,6 @@ fn forbidden_message(user: &str, info: &RequestInfo<'_>, why: &str) -> String {
         message += why;
     }
     message
-}
-
-/// As Go's verb `%q`.
-fn push_quoted(text: &mut String, quoted: &str) {
-    text.push('"');
-    push_quoted_inside(text, quoted);
-    text.push('"');
-}
-
-/// What is between the quotation marks.
-fn push_quoted_inside(text: &mut String, quoted: &str) {
-    for character in quoted.chars() {
-        match character {
-            '"' | '\\' => text.extend(['\\', character]),
-            '\x07' => text.push_str("\\a"),
-            '\x08' => text.push_str("\\b"),
-            '\x0c' => text.push_str("\\f"),
-            '\n' => text.push_str("\\n"),
-            '\r' => text.push_str("\\r"),
-            '\t' => text.push_str("\\t"),
-            '\x0b' => text.push_str("\\v"),
-            ' '..='~' => text.push(character),
-            _ if is_printable(character) => text.push(character),
-            _ => {
-                let number = u32::from(character);
-                let written = match number {
-                    0..=0x7f => write!(text, "\\x{number:02x}"),
-                    0x80..=0xffff => write!(text, "\\u{number:04x}"),
-                    _ => write!(text, "\\U{number:08x}"),
-                };
-                written.expect("a string takes any text");
-            }
-        }
-    }
-}
-
-/// As Go's `strconv.IsPrint`, but for characters that only one of the two versions of Unicode knows.
-fn is_printable(character: char) -> bool {
-    // Combining marks are escaped only where they have nothing to combine with.
-    let mut bytes = [b'a', 0, 0, 0, 0];
-    let len = 1 + character.encode_utf8(&mut bytes[1..]).len();
-    str::from_utf8(&bytes[..len]).is_ok_and(|text| text.escape_debug().count() == 2)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 pub mod admin;
 mod administrator;
+pub mod authz;
 pub mod certificates;
 mod front;
 pub mod kinds;

@@ -12,11 +12,11 @@ const LABEL_PREFIX_BYTES_MAX: usize = 253;
 
 /// A selector that Kubernetes refuses.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// The value that the field selector demands of `metadata.name`; if it demands several, the one of the first term in
 /// the terms' order as bytes, because Kubernetes sorts them.
-pub(super) fn required_name(selector: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Malformed> {
+pub(crate) fn required_name(selector: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Malformed> {
     let mut first: Option<(&[u8], Cow<'_, [u8]>)> = None;
     let terms = Terms { rest: Some(selector) };
     for term in terms.filter(|term| !term.is_empty()) {
@@ -99,7 +99,7 @@ pub(super) fn is_int64(value: &[u8]) -> bool {
 }
 
 /// Whether `labels.Parse` takes it: requirements with commas between them, or nothing.
-pub(super) fn is_label_selector(selector: &[u8]) -> bool {
+pub(crate) fn is_label_selector(selector: &[u8]) -> bool {
     let mut lexer = Lexer { rest: selector };
     let mut token = lexer.next();
     if token == Token::End {
@@ -229,7 +229,7 @@ fn ends_word(byte: u8) -> bool {
 }
 
 /// As `content.IsLabelKey`: a name, or the prefix of a name, a slash and the name.
-fn is_label_key(key: &[u8]) -> bool {
+pub(crate) fn is_label_key(key: &[u8]) -> bool {
     let (prefix, name) = match key.iter().position(|&byte| byte == b'/') {
         Some(slash) => (Some(&key[..slash]), &key[slash + 1..]),
         None => (None, key),
@@ -238,7 +238,7 @@ fn is_label_key(key: &[u8]) -> bool {
 }
 
 /// As `content.IsLabelValue`, and for one that is not empty what a name in a label's key may be.
-fn is_label_value(value: &[u8]) -> bool {
+pub(crate) fn is_label_value(value: &[u8]) -> bool {
     let (Some(first), Some(last)) = (value.first(), value.last()) else {
         return true;
     };

@@ -1,0 +1,133 @@
+//! Labels and what selects objects by them: [`LabelSelector`], metav1's object of that name.
+//!
+//! Invariant: a selector that Kubernetes 1.36 refuses (`LabelSelectorAsSelector` of apimachinery) selects nothing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::request_info::selector::{is_label_key, is_label_value};
+use crate::review::null_as_empty;
+
+/// Selects objects by their labels. One without any condition selects all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LabelSelector {
+    /// The labels that must be there, each with this value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_as_empty")]
+    pub match_labels: BTreeMap<String, String>,
+    /// Further conditions, which must all hold.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_empty")]
+    pub match_expressions: Vec<Requirement>,
+}
+
+/// A condition on one label.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Requirement {
+    /// The label's key.
+    pub key: String,
+    /// [`IN`], [`NOT_IN`], [`EXISTS`] or [`DOES_NOT_EXIST`].
+    pub operator: String,
+    /// The values that [`IN`] and [`NOT_IN`] are about.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_empty")]
+    pub values: Vec<String>,
+}
+
+/// The label must be there with one of the values.
+pub const IN: &str = "In";
+/// The label must not be there with one of the values.
+pub const NOT_IN: &str = "NotIn";
+/// The label must be there.
+pub const EXISTS: &str = "Exists";
+/// The label must not be there.
+pub const DOES_NOT_EXIST: &str = "DoesNotExist";
+
+impl LabelSelector {
+    /// Whether Kubernetes takes it for a selector.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        let is_pair =
+            |(key, value): (&String, &String)| is_label_key(key.as_bytes()) && is_label_value(value.as_bytes());
+        self.match_labels.iter().all(is_pair) && self.match_expressions.iter().all(Requirement::is_valid)
+    }
+
+    /// Whether it selects an object whose labels have these values by key.
+    pub fn matches<'a>(&self, value_of: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.is_valid()
+            && self.match_labels.iter().all(|(key, value)| value_of(key) == Some(value))
+            && self.match_expressions.iter().all(|requirement| requirement.matches(value_of(&requirement.key)))
+    }
+}
+
+impl Requirement {
+    /// Whether Kubernetes takes it for a condition.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        let has_right_values = match self.operator.as_str() {
+            IN | NOT_IN => !self.values.is_empty(),
+            EXISTS | DOES_NOT_EXIST => self.values.is_empty(),
+            _ => false,
+        };
+        has_right_values
+            && is_label_key(self.key.as_bytes())
+            && self.values.iter().all(|value| is_label_value(value.as_bytes()))
+    }
+
+    fn matches(&self, found: Option<&str>) -> bool {
+        let is_among_values = found.is_some_and(|found| self.values.iter().any(|value| value == found));
+        match self.operator.as_str() {
+            IN => is_among_values,
+            NOT_IN => !is_among_values,
+            EXISTS => found.is_some(),
+            DOES_NOT_EXIST => found.is_none(),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selects(selector: &str, labels: &[(&str, &str)]) -> bool {
+        let selector: LabelSelector = serde_json::from_str(selector).unwrap();
+        selector.matches(|key| labels.iter().find(|(found, _)| *found == key).map(|(_, value)| *value))
+    }
+
+    #[test]
+    fn every_condition_must_hold() {
+        let labels = &[("app", "web"), ("tier", "")];
+        for (selector, expected) in [
+            ("{}", true),
+            (r#"{"matchLabels":null,"matchExpressions":null,"other":1}"#, true),
+            (r#"{"matchLabels":{"app":"web"}}"#, true),
+            (r#"{"matchLabels":{"app":"web","tier":""}}"#, true),
+            (r#"{"matchLabels":{"app":"web","other":""}}"#, false),
+            (r#"{"matchLabels":{"app":"db"}}"#, false),
+            (r#"{"matchExpressions":[{"key":"app","operator":"In","values":["db","web"]}]}"#, true),
+            (r#"{"matchExpressions":[{"key":"other","operator":"In","values":[""]}]}"#, false),
+            (r#"{"matchExpressions":[{"key":"app","operator":"NotIn","values":["web"]}]}"#, false),
+            (r#"{"matchExpressions":[{"key":"other","operator":"NotIn","values":["web"]}]}"#, true),
+            (r#"{"matchExpressions":[{"key":"tier","operator":"Exists"}]}"#, true),
+            (r#"{"matchExpressions":[{"key":"tier","operator":"DoesNotExist"}]}"#, false),
+            (r#"{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"x","operator":"Exists"}]}"#, false),
+        ] {
+            assert_eq!(selects(selector, labels), expected, "{selector}");
+        }
+    }
+
+    #[test]
+    fn a_selector_that_kubernetes_refuses_selects_nothing() {
+        for selector in [
+            r#"{"matchLabels":{"a b":""}}"#,
+            r#"{"matchExpressions":[{"key":"a","operator":"Is","values":["b"]}]}"#,
+            r#"{"matchExpressions":[{"key":"a","operator":"NotIn"}]}"#,
+            r#"{"matchExpressions":[{"key":"a","operator":"DoesNotExist","values":["b"]}]}"#,
+            r#"{"matchExpressions":[{"key":"a","operator":"NotIn","values":["-"]}]}"#,
+            r#"{"matchExpressions":[{"operator":"DoesNotExist"}]}"#,
+        ] {
+            assert!(!selects(selector, &[]), "{selector}");
+        }
+    }
+}
