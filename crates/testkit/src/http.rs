@@ -40,6 +40,17 @@ impl Answer {
     }
 }
 
+/// An answer with its headers and whatever its body is.
+#[derive(Debug, Clone)]
+pub struct Bytes {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers; names are in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
 /// A client of one server. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -50,12 +61,22 @@ pub struct Client {
 impl Client {
     /// A client of the server at `base` (such as `https://127.0.0.1:6443`), which `authority` has signed for.
     pub fn new(base: &str, authority: &Authority, identity: &Identity) -> Self {
-        let certificate =
-            |pem: &str| Certificate::from_pem(pem.as_bytes()).expect("a certificate that this crate made can be read");
-        let key = PrivateKey::from_pem(identity.key.as_bytes()).expect("a key that this crate made can be read");
+        Self::with_root(base, authority.certificate(), Some(identity))
+    }
+
+    /// A client of a server whose authority is known by its certificate alone, with a certificate of its own or without.
+    ///
+    /// # Panics
+    /// When a certificate or key is no PEM text.
+    pub fn with_root(base: &str, root: &str, identity: Option<&Identity>) -> Self {
+        let certificate = |pem: &str| Certificate::from_pem(pem.as_bytes()).expect("a certificate is PEM text");
+        let own = identity.map(|identity| {
+            let key = PrivateKey::from_pem(identity.key.as_bytes()).expect("a key is PEM text");
+            ClientCert::new_with_certs(&[certificate(&identity.certificate)], key)
+        });
         let tls = TlsConfig::builder()
-            .root_certs(RootCerts::new_with_certs(&[certificate(authority.certificate())]))
-            .client_cert(Some(ClientCert::new_with_certs(&[certificate(&identity.certificate)], key)))
+            .root_certs(RootCerts::new_with_certs(&[certificate(root)]))
+            .client_cert(own)
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
         let config = ureq::Agent::config_builder()
@@ -124,6 +145,27 @@ impl Client {
         let status = response.status().as_u16();
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
         Ok(Answer { status, body, what })
+    }
+
+    /// Any request, with these headers; the answer as bytes.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Bytes> {
+        let failed =
+            |why: &dyn std::fmt::Display| Error::Request { what: format!("{method} {path}"), why: why.to_string() };
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body).map_err(|error| failed(&error))?;
+        let request = self.agent.configure_request(request).timeout_global(Some(REQUEST_TIMEOUT)).build();
+        let response = self.agent.run(request).map_err(|error| failed(&error))?;
+        let (head, mut body) = response.into_parts();
+        let text = |value: &ureq::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let body = body.with_config().limit(u64::MAX).read_to_vec().map_err(|error| failed(&error))?;
+        Ok(Bytes { status: head.status.as_u16(), headers, body })
     }
 
     /// Opens a watch: `path` holds `watch=1` and whatever else it takes.

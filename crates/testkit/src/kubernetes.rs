@@ -15,6 +15,10 @@ use crate::pki::{self, Authority, Identity};
 use crate::process::{self, Process, Spec};
 use crate::tools::{self, Tool};
 
+/// The flag that lets a kube-apiserver give pods their service account, as it does unless it is told otherwise: pods then
+/// need an account to be there, so a controller manager too.
+pub const SERVICE_ACCOUNTS: &str = "--enable-admission-plugins=ServiceAccount";
+
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 
@@ -57,7 +61,8 @@ impl Apiserver {
     /// Starts one on the store at that URL, with these flags added, and waits until it is ready.
     ///
     /// Authorization is RBAC; the identity of [`Apiserver::client`] and [`Apiserver::kubectl`] may do everything.
-    /// The admission of service accounts is off, so that pods can be made without a kube-controller-manager.
+    /// The admission of service accounts is off, so that pods can be made without a kube-controller-manager, unless
+    /// [`SERVICE_ACCOUNTS`] is among the flags.
     ///
     /// # Errors
     /// When its program is missing or it does not get ready.
@@ -100,8 +105,10 @@ impl Apiserver {
             .arg(format!("--service-account-key-file={}", keys.checking_key.display()))
             .arg(format!("--service-account-signing-key-file={}", keys.signing_key.display()))
             .arg("--authorization-mode=RBAC")
-            .arg("--disable-admission-plugins=ServiceAccount")
             .args(flags.iter().map(AsRef::as_ref));
+        let admits = flags.iter().any(|flag| flag.as_ref() == SERVICE_ACCOUNTS);
+        // The two flags exclude each other.
+        let spec = if admits { spec } else { spec.arg("--disable-admission-plugins=ServiceAccount") };
         let process = spec.start()?;
         let mut apiserver = Self { process, spec, address, keys, kubeconfig, folder };
         apiserver.wait_until_ready()?;

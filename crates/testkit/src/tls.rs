@@ -40,15 +40,28 @@ impl Connection {
         identity: Option<&Identity>,
         within: Duration,
     ) -> Result<Self> {
+        Self::open_with_root(protocol, address, authority.certificate(), identity, within)
+    }
+
+    /// The same to a server whose authority is known by its certificate alone.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_with_root(
+        protocol: &str,
+        address: SocketAddr,
+        root: &str,
+        identity: Option<&Identity>,
+        within: Duration,
+    ) -> Result<Self> {
         let failed = |why: &dyn std::fmt::Display| Error::Request {
             what: format!("a TLS connection to {address}"),
             why: why.to_string(),
         };
-        let certificate = |pem: &str| {
-            CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate of this crate can be read")
-        };
+        let certificate =
+            |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate is PEM text");
         let mut roots = RootCertStore::empty();
-        roots.add(certificate(authority.certificate())).map_err(|error| failed(&error))?;
+        roots.add(certificate(root)).map_err(|error| failed(&error))?;
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| failed(&error))?
@@ -57,7 +70,7 @@ impl Connection {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes());
-                let key = key.expect("a key of this crate can be read");
+                let key = key.expect("a key is PEM text");
                 let chain = vec![certificate(&identity.certificate)];
                 builder.with_client_auth_cert(chain, key).map_err(|error| failed(&error))?
             }

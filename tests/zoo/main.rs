@@ -1,0 +1,31 @@
+//! Tests of KubeZoo as its users run it: the program in front of a real kube-apiserver, and real clients of it.
+//!
+//! A plain kube-apiserver is the oracle: what it answers, a tenant must be answered, but for ids, times and the deviations
+//! that COMPAT.md lists. The clusters start with the first test that needs them and are shared by all.
+//!
+//! Arguments are those of any test program: `cargo test -p kubewharf-tests --test zoo -- kubectl/rbac` runs one group of
+//! operations. `KUBEWHARF_ZOO_SUBJECT=plain` puts a second plain kube-apiserver in the tenant's place: then nothing may
+//! differ, or the comparison is wrong.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[allow(dead_code, reason = "for the tests to come")]
+mod fixture;
+mod oracle;
+
+use std::sync::Arc;
+
+use libtest_mimic::Arguments;
+
+use fixture::World;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Groups list what is in the whole cluster, so they run one after the other. Each keeps two cores busy by itself.
+    arguments.test_threads = Some(1);
+    let world = Arc::new(World::new());
+    let trials = oracle::trials(&world);
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The folders of the clusters stay when their owner panics.
+    assert!(!conclusion.has_failed(), "{} tests failed", conclusion.num_failed);
+}
