@@ -7,3 +7,4 @@
 //! of the names that its own objects have upstream.
 
 pub mod names;
+pub mod rewrite;

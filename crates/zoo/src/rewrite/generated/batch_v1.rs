@@ -1,0 +1,24 @@
+// Written by `cargo run -p xtask -- codegen-kubernetes` from the API modules of Kubernetes; do not edit.
+
+use crate::rewrite::schema::Type::*;
+use crate::rewrite::schema::{Message, inlined, many, map, one};
+
+pub(super) static MESSAGES: &[Message] = &[
+    Message { name: "batch.v1.CronJob", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ObjectMeta"), true), one("spec", 2, Of("batch.v1.CronJobSpec"), true), one("status", 3, Of("batch.v1.CronJobStatus"), true)] },
+    Message { name: "batch.v1.CronJobList", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ListMeta"), true), many("items", 2, Of("batch.v1.CronJob"))] },
+    Message { name: "batch.v1.CronJobSpec", root: false, bare: false, fields: &[one("schedule", 1, Text, false), one("timeZone", 8, Text, false), one("startingDeadlineSeconds", 2, Int, false), one("concurrencyPolicy", 3, Text, true), one("suspend", 4, Bool, false), one("jobTemplate", 5, Of("batch.v1.JobTemplateSpec"), false), one("successfulJobsHistoryLimit", 6, Int, false), one("failedJobsHistoryLimit", 7, Int, false)] },
+    Message { name: "batch.v1.CronJobStatus", root: false, bare: false, fields: &[many("active", 1, Of("core.v1.ObjectReference")), one("lastScheduleTime", 4, Of("meta.v1.Time"), false), one("lastSuccessfulTime", 5, Of("meta.v1.Time"), false)] },
+    Message { name: "batch.v1.Job", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ObjectMeta"), true), one("spec", 2, Of("batch.v1.JobSpec"), true), one("status", 3, Of("batch.v1.JobStatus"), true)] },
+    Message { name: "batch.v1.JobCondition", root: false, bare: false, fields: &[one("type", 1, Text, false), one("status", 2, Text, false), one("lastProbeTime", 3, Of("meta.v1.Time"), true), one("lastTransitionTime", 4, Of("meta.v1.Time"), true), one("reason", 5, Text, true), one("message", 6, Text, true)] },
+    Message { name: "batch.v1.JobList", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ListMeta"), true), many("items", 2, Of("batch.v1.Job"))] },
+    Message { name: "batch.v1.JobSpec", root: false, bare: false, fields: &[one("parallelism", 1, Int, false), one("completions", 2, Int, false), one("activeDeadlineSeconds", 3, Int, false), one("podFailurePolicy", 11, Of("batch.v1.PodFailurePolicy"), false), one("successPolicy", 16, Of("batch.v1.SuccessPolicy"), false), one("backoffLimit", 7, Int, false), one("backoffLimitPerIndex", 12, Int, false), one("maxFailedIndexes", 13, Int, false), one("selector", 4, Of("meta.v1.LabelSelector"), false), one("manualSelector", 5, Bool, false), one("template", 6, Of("core.v1.PodTemplateSpec"), false), one("ttlSecondsAfterFinished", 8, Int, false), one("completionMode", 9, Text, false), one("suspend", 10, Bool, false), one("podReplacementPolicy", 14, Text, false), one("managedBy", 15, Text, false)] },
+    Message { name: "batch.v1.JobStatus", root: false, bare: false, fields: &[many("conditions", 1, Of("batch.v1.JobCondition")), one("startTime", 2, Of("meta.v1.Time"), false), one("completionTime", 3, Of("meta.v1.Time"), false), one("active", 4, Int, true), one("succeeded", 5, Int, true), one("failed", 6, Int, true), one("terminating", 11, Int, false), one("completedIndexes", 7, Text, true), one("failedIndexes", 10, Text, false), one("uncountedTerminatedPods", 8, Of("batch.v1.UncountedTerminatedPods"), false), one("ready", 9, Int, false)] },
+    Message { name: "batch.v1.JobTemplateSpec", root: false, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ObjectMeta"), true), one("spec", 2, Of("batch.v1.JobSpec"), true)] },
+    Message { name: "batch.v1.PodFailurePolicy", root: false, bare: false, fields: &[many("rules", 1, Of("batch.v1.PodFailurePolicyRule"))] },
+    Message { name: "batch.v1.PodFailurePolicyOnExitCodesRequirement", root: false, bare: false, fields: &[one("containerName", 1, Text, false), one("operator", 2, Text, false), many("values", 3, Int)] },
+    Message { name: "batch.v1.PodFailurePolicyOnPodConditionsPattern", root: false, bare: false, fields: &[one("type", 1, Text, false), one("status", 2, Text, false)] },
+    Message { name: "batch.v1.PodFailurePolicyRule", root: false, bare: false, fields: &[one("action", 1, Text, false), one("onExitCodes", 2, Of("batch.v1.PodFailurePolicyOnExitCodesRequirement"), false), many("onPodConditions", 3, Of("batch.v1.PodFailurePolicyOnPodConditionsPattern"))] },
+    Message { name: "batch.v1.SuccessPolicy", root: false, bare: false, fields: &[many("rules", 1, Of("batch.v1.SuccessPolicyRule"))] },
+    Message { name: "batch.v1.SuccessPolicyRule", root: false, bare: false, fields: &[one("succeededIndexes", 1, Text, false), one("succeededCount", 2, Int, false)] },
+    Message { name: "batch.v1.UncountedTerminatedPods", root: false, bare: false, fields: &[many("succeeded", 1, Text), many("failed", 2, Text)] },
+];

@@ -1,0 +1,42 @@
+// Written by `cargo run -p xtask -- codegen-kubernetes` from the API modules of Kubernetes; do not edit.
+
+use crate::rewrite::schema::Type::*;
+use crate::rewrite::schema::{Message, inlined, many, map, one};
+
+pub(super) static MESSAGES: &[Message] = &[
+    Message { name: "networking.v1.HTTPIngressPath", root: false, bare: false, fields: &[one("path", 1, Text, true), one("pathType", 3, Text, false), one("backend", 2, Of("networking.v1.IngressBackend"), false)] },
+    Message { name: "networking.v1.HTTPIngressRuleValue", root: false, bare: false, fields: &[many("paths", 1, Of("networking.v1.HTTPIngressPath"))] },
+    Message { name: "networking.v1.IPAddress", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ObjectMeta"), true), one("spec", 2, Of("networking.v1.IPAddressSpec"), true)] },
+    Message { name: "networking.v1.IPAddressList", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ListMeta"), true), many("items", 2, Of("networking.v1.IPAddress"))] },
+    Message { name: "networking.v1.IPAddressSpec", root: false, bare: false, fields: &[one("parentRef", 1, Of("networking.v1.ParentReference"), false)] },
+    Message { name: "networking.v1.IPBlock", root: false, bare: false, fields: &[one("cidr", 1, Text, false), many("except", 2, Text)] },
+    Message { name: "networking.v1.Ingress", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ObjectMeta"), true), one("spec", 2, Of("networking.v1.IngressSpec"), true), one("status", 3, Of("networking.v1.IngressStatus"), true)] },
+    Message { name: "networking.v1.IngressBackend", root: false, bare: false, fields: &[one("service", 4, Of("networking.v1.IngressServiceBackend"), false), one("resource", 3, Of("core.v1.TypedLocalObjectReference"), false)] },
+    Message { name: "networking.v1.IngressClass", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ObjectMeta"), true), one("spec", 2, Of("networking.v1.IngressClassSpec"), true)] },
+    Message { name: "networking.v1.IngressClassList", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ListMeta"), true), many("items", 2, Of("networking.v1.IngressClass"))] },
+    Message { name: "networking.v1.IngressClassParametersReference", root: false, bare: false, fields: &[one("apiGroup", 1, Text, false), one("kind", 2, Text, false), one("name", 3, Text, false), one("scope", 4, Text, false), one("namespace", 5, Text, false)] },
+    Message { name: "networking.v1.IngressClassSpec", root: false, bare: false, fields: &[one("controller", 1, Text, true), one("parameters", 2, Of("networking.v1.IngressClassParametersReference"), false)] },
+    Message { name: "networking.v1.IngressList", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ListMeta"), true), many("items", 2, Of("networking.v1.Ingress"))] },
+    Message { name: "networking.v1.IngressLoadBalancerIngress", root: false, bare: false, fields: &[one("ip", 1, Text, true), one("hostname", 2, Text, true), many("ports", 4, Of("networking.v1.IngressPortStatus"))] },
+    Message { name: "networking.v1.IngressLoadBalancerStatus", root: false, bare: false, fields: &[many("ingress", 1, Of("networking.v1.IngressLoadBalancerIngress"))] },
+    Message { name: "networking.v1.IngressPortStatus", root: false, bare: false, fields: &[one("port", 1, Int, false), one("protocol", 2, Text, false), one("error", 3, Text, false)] },
+    Message { name: "networking.v1.IngressRule", root: false, bare: false, fields: &[one("host", 1, Text, true), inlined(2, Of("networking.v1.IngressRuleValue"))] },
+    Message { name: "networking.v1.IngressRuleValue", root: false, bare: false, fields: &[one("http", 1, Of("networking.v1.HTTPIngressRuleValue"), false)] },
+    Message { name: "networking.v1.IngressServiceBackend", root: false, bare: false, fields: &[one("name", 1, Text, false), one("port", 2, Of("networking.v1.ServiceBackendPort"), true)] },
+    Message { name: "networking.v1.IngressSpec", root: false, bare: false, fields: &[one("ingressClassName", 4, Text, false), one("defaultBackend", 1, Of("networking.v1.IngressBackend"), false), many("tls", 2, Of("networking.v1.IngressTLS")), many("rules", 3, Of("networking.v1.IngressRule"))] },
+    Message { name: "networking.v1.IngressStatus", root: false, bare: false, fields: &[one("loadBalancer", 1, Of("networking.v1.IngressLoadBalancerStatus"), true)] },
+    Message { name: "networking.v1.IngressTLS", root: false, bare: false, fields: &[many("hosts", 1, Text), one("secretName", 2, Text, true)] },
+    Message { name: "networking.v1.NetworkPolicy", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ObjectMeta"), true), one("spec", 2, Of("networking.v1.NetworkPolicySpec"), true)] },
+    Message { name: "networking.v1.NetworkPolicyEgressRule", root: false, bare: false, fields: &[many("ports", 1, Of("networking.v1.NetworkPolicyPort")), many("to", 2, Of("networking.v1.NetworkPolicyPeer"))] },
+    Message { name: "networking.v1.NetworkPolicyIngressRule", root: false, bare: false, fields: &[many("ports", 1, Of("networking.v1.NetworkPolicyPort")), many("from", 2, Of("networking.v1.NetworkPolicyPeer"))] },
+    Message { name: "networking.v1.NetworkPolicyList", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ListMeta"), true), many("items", 2, Of("networking.v1.NetworkPolicy"))] },
+    Message { name: "networking.v1.NetworkPolicyPeer", root: false, bare: false, fields: &[one("podSelector", 1, Of("meta.v1.LabelSelector"), false), one("namespaceSelector", 2, Of("meta.v1.LabelSelector"), false), one("ipBlock", 3, Of("networking.v1.IPBlock"), false)] },
+    Message { name: "networking.v1.NetworkPolicyPort", root: false, bare: false, fields: &[one("protocol", 1, Text, false), one("port", 2, Of("intstr.IntOrString"), false), one("endPort", 3, Int, false)] },
+    Message { name: "networking.v1.NetworkPolicySpec", root: false, bare: false, fields: &[one("podSelector", 1, Of("meta.v1.LabelSelector"), false), many("ingress", 2, Of("networking.v1.NetworkPolicyIngressRule")), many("egress", 3, Of("networking.v1.NetworkPolicyEgressRule")), many("policyTypes", 4, Text)] },
+    Message { name: "networking.v1.ParentReference", root: false, bare: false, fields: &[one("group", 1, Text, true), one("resource", 2, Text, true), one("namespace", 3, Text, true), one("name", 4, Text, true)] },
+    Message { name: "networking.v1.ServiceBackendPort", root: false, bare: false, fields: &[one("name", 1, Text, true), one("number", 2, Int, true)] },
+    Message { name: "networking.v1.ServiceCIDR", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ObjectMeta"), true), one("spec", 2, Of("networking.v1.ServiceCIDRSpec"), true), one("status", 3, Of("networking.v1.ServiceCIDRStatus"), true)] },
+    Message { name: "networking.v1.ServiceCIDRList", root: true, bare: false, fields: &[one("metadata", 1, Of("meta.v1.ListMeta"), true), many("items", 2, Of("networking.v1.ServiceCIDR"))] },
+    Message { name: "networking.v1.ServiceCIDRSpec", root: false, bare: false, fields: &[many("cidrs", 1, Text)] },
+    Message { name: "networking.v1.ServiceCIDRStatus", root: false, bare: false, fields: &[many("conditions", 1, Of("meta.v1.Condition"))] },
+];

@@ -1,0 +1,414 @@
+//! The walk through JSON.
+//!
+//! Invariant: what isn't changed stays byte for byte.
+
+use super::edits::Edits;
+use super::marks::{Addition, Entries, Entry};
+use super::plan::{Node, Rule, What};
+use super::scan::{Fallible, Raw, Scan, escape};
+use super::schema::Shape;
+use super::value::{Change, Op};
+use super::walk::{Decision, Held, Span, Verdict, Walk, refused};
+use super::{RewriteError, TypeMeta};
+use crate::names::PREFIX_LENGTH;
+
+/// The members of an object or elements of an array, of which some go, and their commas with them.
+struct Members {
+    /// Where the first of those that go begins, while none before it stays.
+    removing: Option<usize>,
+    previous_end: usize,
+    kept: bool,
+    removed: bool,
+}
+
+impl Members {
+    fn new() -> Self {
+        Self { removing: None, previous_end: 0, kept: false, removed: false }
+    }
+
+    fn begin(&mut self, start: usize, edits: &mut Edits<'_>) {
+        if let Some(from) = self.removing.take() {
+            edits.remove(from, start);
+        }
+    }
+
+    fn end(&mut self, verdict: Verdict, start: usize, end: usize, edits: &mut Edits<'_>) {
+        match verdict {
+            Verdict::Keep => self.kept = true,
+            Verdict::Remove => {
+                self.removed = true;
+                if self.kept {
+                    edits.remove(self.previous_end, end);
+                } else {
+                    self.removing = Some(start);
+                }
+            }
+        }
+        self.previous_end = end;
+    }
+
+    fn close(&mut self, edits: &mut Edits<'_>) {
+        if let Some(from) = self.removing.take() {
+            edits.remove(from, self.previous_end);
+        }
+    }
+
+    /// All are gone.
+    fn verdict(&self) -> Verdict {
+        if self.removed && !self.kept { Verdict::Remove } else { Verdict::Keep }
+    }
+
+    /// Adds one before the closing bracket.
+    fn add(&mut self, close: usize, json: &[u8], edits: &mut Edits<'_>) {
+        if self.kept {
+            edits.replace(close, close, b",");
+        }
+        edits.replace(close, close, json);
+        self.kept = true;
+    }
+}
+
+impl Walk<'_> {
+    /// Walks through a whole text of which the kind is known.
+    pub(super) fn json_text(&mut self, input: &[u8], node: &'static Node) -> Fallible<()> {
+        let mut scan = Scan::new(input);
+        self.json_object(&mut scan, node)?;
+        scan.end()
+    }
+
+    /// Walks through an object that says itself what it is, or through `null`.
+    pub(super) fn json_dynamic(&mut self, scan: &mut Scan<'_>) -> Fallible<Verdict> {
+        if scan.take_null() {
+            return Ok(Verdict::Keep);
+        }
+        let type_meta = type_of(&mut scan.clone(), false)?;
+        let node = self.node(type_meta.resolve(self.expected())?.node(self.outward()));
+        self.inner_object(|walk| walk.json_object(scan, node))
+    }
+
+    fn json_object(&mut self, scan: &mut Scan<'_>, node: &'static Node) -> Fallible<Verdict> {
+        scan.expect(b'{', "an object")?;
+        let base = self.held.len();
+        let mut seen = 0u64;
+        let mut members = Members::new();
+        let mut more = !scan.take(b'}');
+        while more {
+            scan.peek();
+            let start = scan.at;
+            members.begin(start, &mut self.edits);
+            let key = scan.key()?;
+            let found = if key.escaped { node.by_key(key.text()?.as_bytes()) } else { node.by_key(key.bytes) };
+            let verdict = match found {
+                None => {
+                    scan.skip()?;
+                    Verdict::Keep
+                }
+                Some((index, rule)) => {
+                    let bit = 1u64 << index;
+                    if seen & bit != 0 && rule.once() {
+                        return Err(refused(rule.name, "the field is given twice"));
+                    }
+                    seen |= bit;
+                    let mark = self.edits.mark();
+                    let verdict = self.json_field(scan, rule).map_err(|error| error.within(rule.name))?;
+                    if verdict == Verdict::Remove {
+                        self.edits.truncate(mark);
+                    }
+                    verdict
+                }
+            };
+            members.end(verdict, start, scan.at, &mut self.edits);
+            more = scan.take(b',');
+            if !more {
+                scan.expect(b'}', "a comma or the end of the object")?;
+            }
+        }
+        members.close(&mut self.edits);
+        if !self.outward() {
+            for (index, rule) in node.json.iter().enumerate() {
+                if let Some(addition) = rule.addition
+                    && seen & (1 << index) == 0
+                {
+                    let mut member = format!("\"{}\":", rule.name).into_bytes();
+                    member.extend_from_slice(&self.addition_value_json(addition));
+                    members.add(scan.at - 1, &member, &mut self.edits);
+                }
+            }
+        }
+        self.json_whole(scan, node, base)
+    }
+
+    /// Decides what several fields say together, and does it.
+    fn json_whole(&mut self, scan: &Scan<'_>, node: &Node, base: usize) -> Fallible<Verdict> {
+        let Some(whole) = node.whole else { return Ok(Verdict::Keep) };
+        let held = &self.held[base..];
+        let decision = self.decide(whole, |slot| {
+            let Some(found) = held.iter().find(|held| held.slot == slot) else { return Ok(None) };
+            let mut scan = Scan { input: scan.input, at: found.field.start };
+            if scan.take_null() { Ok(None) } else { scan.string()?.text().map(Some) }
+        })?;
+        let verdict = match decision {
+            Decision::Keep => Verdict::Keep,
+            Decision::Remove => Verdict::Remove,
+            Decision::Revisit(fields) => {
+                for index in base..self.held.len() {
+                    let Held { slot, field } = self.held[index];
+                    if let Some((_, shape, what)) = fields.iter().find(|(of, ..)| *of == slot) {
+                        let mut scan = Scan { input: scan.input, at: field.start };
+                        self.json_value(&mut scan, *shape, *what, None)?;
+                    }
+                }
+                Verdict::Keep
+            }
+        };
+        self.held.truncate(base);
+        Ok(verdict)
+    }
+
+    fn json_field(&mut self, scan: &mut Scan<'_>, rule: &Rule) -> Fallible<Verdict> {
+        self.json_value(scan, rule.shape, rule.what, rule.addition)
+    }
+
+    fn json_value(
+        &mut self,
+        scan: &mut Scan<'_>,
+        shape: Shape,
+        what: What,
+        addition: Option<Addition>,
+    ) -> Fallible<Verdict> {
+        scan.peek();
+        let start = scan.at;
+        if let What::Slot(slot) = what {
+            scan.skip()?;
+            self.held.push(Held { slot, field: Span { start, ..Span::default() } });
+            return Ok(Verdict::Keep);
+        }
+        if scan.take_null() {
+            if let Some(addition) = addition {
+                let value = self.addition_value_json(addition);
+                self.edits.replace(start, scan.at, &value);
+            }
+            return Ok(Verdict::Keep);
+        }
+        match (what, shape) {
+            (What::Withhold, _) => {
+                scan.skip()?;
+                Ok(Verdict::Remove)
+            }
+            (What::Deny(deny), _) => {
+                scan.skip()?;
+                let mut value = Scan { input: &scan.input[..scan.at], at: start };
+                if !is_empty(&value) {
+                    self.deny(deny, || value.string()?.text().map(Into::into))?;
+                }
+                Ok(Verdict::Keep)
+            }
+            (What::Entries(entries), _) => self.json_entries(scan, entries),
+            (what, Shape::One) => self.json_one(scan, what),
+            (what, Shape::Many) => self.json_array(scan, what, addition),
+            (what, Shape::Map) => self.json_map(scan, what),
+        }
+    }
+
+    pub(super) fn json_one(&mut self, scan: &mut Scan<'_>, what: What) -> Fallible<Verdict> {
+        match what {
+            What::Enter(node) | What::Json(node) => self.json_object(scan, self.node(node)),
+            What::Value(op) => self.json_string(scan, op),
+            What::Object => self.json_dynamic(scan),
+            What::Domains => self.domain_verdict(&scan.string()?.text()?),
+            What::Cell if scan.peek() == Some(b'"') => self.json_string(scan, Op::Text),
+            What::Cell => {
+                scan.skip()?;
+                Ok(Verdict::Keep)
+            }
+            What::Entries(_) | What::Slot(_) | What::Withhold | What::Deny(_) => scan.malformed("no list of this"),
+        }
+    }
+
+    fn json_string(&mut self, scan: &mut Scan<'_>, op: Op) -> Fallible<Verdict> {
+        let raw = scan.string()?;
+        if op == Op::Text {
+            // The prefix has no characters that are written as escapes, and no escape has one of its beginning.
+            if let Ok(text) = std::str::from_utf8(raw.bytes)
+                && let Change::Replace(text) = op.change(self.outward(), self.names, text)
+            {
+                self.edits.replace(raw.start, raw.end, text.as_bytes());
+            }
+            return Ok(Verdict::Keep);
+        }
+        let text = raw.text()?;
+        match op.change(self.outward(), self.names, &text) {
+            Change::Keep => {}
+            Change::Prefix => self.edits.prefix(raw.start),
+            Change::Strip if raw.bytes.starts_with(self.names.prefix().as_bytes()) => {
+                self.edits.remove(raw.start, raw.start + PREFIX_LENGTH);
+            }
+            Change::Strip => self.json_replace(&raw, &text[PREFIX_LENGTH..]),
+            Change::Replace(text) => self.json_replace(&raw, &text),
+            Change::Foreign => return Err(Box::new(RewriteError::Foreign(String::new()))),
+        }
+        Ok(Verdict::Keep)
+    }
+
+    fn json_replace(&mut self, raw: &Raw<'_>, text: &str) {
+        let mut written = Vec::with_capacity(text.len() + 16);
+        escape(text, &mut written);
+        self.edits.replace(raw.start, raw.end, &written);
+    }
+
+    pub(super) fn json_array(
+        &mut self,
+        scan: &mut Scan<'_>,
+        what: What,
+        addition: Option<Addition>,
+    ) -> Fallible<Verdict> {
+        scan.expect(b'[', "an array")?;
+        let mut members = Members::new();
+        let mut more = !scan.take(b']');
+        let mut index = 0;
+        while more {
+            scan.peek();
+            let start = scan.at;
+            members.begin(start, &mut self.edits);
+            let mark = self.edits.mark();
+            let verdict = if scan.take_null() {
+                Verdict::Keep
+            } else {
+                self.json_one(scan, what).map_err(|error| error.within_element(index))?
+            };
+            if verdict == Verdict::Remove {
+                self.edits.truncate(mark);
+            }
+            members.end(verdict, start, scan.at, &mut self.edits);
+            index += 1;
+            more = scan.take(b',');
+            if !more {
+                scan.expect(b']', "a comma or the end of the array")?;
+            }
+        }
+        members.close(&mut self.edits);
+        if let Some(addition) = addition {
+            let element = self.addition_json(addition);
+            members.add(scan.at - 1, &element, &mut self.edits);
+        }
+        Ok(members.verdict())
+    }
+
+    fn json_map(&mut self, scan: &mut Scan<'_>, what: What) -> Fallible<Verdict> {
+        scan.expect(b'{', "an object")?;
+        let mut more = !scan.take(b'}');
+        while more {
+            let key = scan.key()?;
+            if !scan.take_null() {
+                self.json_one(scan, what).map_err(|error| error.within(&String::from_utf8_lossy(key.bytes)))?;
+            }
+            more = scan.take(b',');
+            if !more {
+                scan.expect(b'}', "a comma or the end of the object")?;
+            }
+        }
+        Ok(Verdict::Keep)
+    }
+
+    fn json_entries(&mut self, scan: &mut Scan<'_>, entries: &Entries) -> Fallible<Verdict> {
+        scan.expect(b'{', "an object")?;
+        let mut members = Members::new();
+        let mut more = !scan.take(b'}');
+        while more {
+            scan.peek();
+            let start = scan.at;
+            members.begin(start, &mut self.edits);
+            let key = scan.key()?.text()?;
+            let verdict = self.entry_verdict(entries, &key)?;
+            match entries.values.iter().find(|(name, _)| *name == key) {
+                Some((name, entry)) if verdict == Verdict::Keep => {
+                    self.json_entry(scan, *entry).map_err(|error| error.within(name))?;
+                }
+                _ => scan.skip()?,
+            }
+            members.end(verdict, start, scan.at, &mut self.edits);
+            more = scan.take(b',');
+            if !more {
+                scan.expect(b'}', "a comma or the end of the object")?;
+            }
+        }
+        members.close(&mut self.edits);
+        if entries.labelled && !self.outward() {
+            let entry = self.addition_json(Addition::Label);
+            members.add(scan.at - 1, &entry, &mut self.edits);
+        }
+        Ok(members.verdict())
+    }
+
+    fn json_entry(&mut self, scan: &mut Scan<'_>, entry: Entry) -> Fallible<()> {
+        if scan.take_null() {
+            return Ok(());
+        }
+        if let Entry::Value(op) = entry {
+            return self.json_string(scan, op).map(|_| ());
+        }
+        let raw = scan.string()?;
+        if let Some(text) = self.entry_changed(entry, &raw.text()?)? {
+            self.json_replace(&raw, &text);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a value says nothing: `""`, `[]`, `{}`.
+fn is_empty(value: &Scan<'_>) -> bool {
+    let mut value = value.clone();
+    let empty = match value.peek() {
+        Some(b'"') => value.string().is_ok_and(|raw| raw.bytes.is_empty()),
+        Some(b'[') => value.take(b'[') && value.take(b']'),
+        Some(b'{') => value.take(b'{') && value.take(b'}'),
+        _ => false,
+    };
+    empty && value.end().is_ok()
+}
+
+/// What an object says of itself. Strictly, it may not say it twice, or in letters that Go's decoder takes for the same.
+pub(super) fn type_of(scan: &mut Scan<'_>, strict: bool) -> Fallible<TypeMeta> {
+    scan.expect(b'{', "an object")?;
+    let (mut api_version, mut kind) = (None, None);
+    let mut more = !scan.take(b'}');
+    while more && (strict || api_version.is_none() || kind.is_none()) {
+        let key = scan.key()?;
+        let place = match key.bytes {
+            b"apiVersion" => Some(&mut api_version),
+            b"kind" => Some(&mut kind),
+            _ if strict => {
+                let text = key.text()?;
+                for name in ["apiVersion", "kind"] {
+                    if folds_to(&text, name) {
+                        return Err(refused(&text, format!("it must be written {name}")));
+                    }
+                }
+                None
+            }
+            _ => None,
+        };
+        match place {
+            Some(Some(_)) if strict => return Err(refused(&key.text()?, "the field is given twice")),
+            Some(place) if scan.peek() == Some(b'"') => *place = Some(scan.string()?.text()?.into_owned()),
+            Some(place) if scan.take_null() => *place = Some(String::new()),
+            Some(_) => return scan.malformed("a string was expected"),
+            None => scan.skip()?,
+        }
+        more = scan.take(b',');
+        if !more {
+            scan.expect(b'}', "a comma or the end of the object")?;
+        }
+    }
+    Ok(TypeMeta { api_version: api_version.unwrap_or_default(), kind: kind.unwrap_or_default() })
+}
+
+/// Whether Go's decoder takes a key for this name when it doesn't look at capitals. Two letters beyond ASCII are capitals of `k` and `s`.
+fn folds_to(key: &str, name: &str) -> bool {
+    let lower = |letter: char| match letter {
+        '\u{212a}' => 'k',
+        '\u{17f}' => 's',
+        letter => letter.to_ascii_lowercase(),
+    };
+    key.chars().map(lower).eq(name.chars().map(lower))
+}

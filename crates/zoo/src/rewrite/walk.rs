@@ -1,0 +1,315 @@
+//! What the walks through JSON and through protobuf have in common: what is decided, but not how it is read.
+//!
+//! Invariant: a decision doesn't depend on the encoding, nor on the order of fields.
+
+use std::borrow::Cow;
+
+use super::edits::Edits;
+use super::kind::Kind;
+use super::marks::{
+    Addition, Deny, Entries, Entry, NAMESPACE_LABEL, RESERVED, Slot, TENANT_LABEL, TOKEN_DATA, TOKEN_SECRET,
+    TOKEN_STRING_DATA, When, Whole, is_own_kind,
+};
+use super::plan::{INWARD, NodeId, OUTWARD, Plan, What};
+use super::scan::{Fallible, Scan, escape};
+use super::schema::Shape;
+use super::value::Op;
+use super::{Direction, Refusal, RewriteError, Unchanged, Write};
+use crate::names::Names;
+
+/// How deep objects in strings in objects may be. Deeper ones are text.
+const EMBEDDED_MAX: u8 = 3;
+/// How deep objects in objects may be. A list in an event of a watch is two.
+const OBJECTS_MAX: u8 = 8;
+
+/// One walk through a body.
+pub(super) struct Walk<'n> {
+    pub(super) plan: &'static Plan,
+    pub(super) names: &'n Names,
+    pub(super) edits: Edits<'n>,
+    /// Fields of the messages that are being walked, innermost last.
+    pub(super) held: Vec<Held>,
+    pub(super) unchanged: Vec<Unchanged>,
+    write: Write,
+    /// What an object is that does not say it.
+    kind: Kind,
+    embedded: u8,
+    /// Objects around this one.
+    objects: u8,
+}
+
+/// A field that is looked at when all of its message is known.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    pub(super) slot: Slot,
+    pub(super) field: Span,
+}
+
+/// Where a field is. JSON has but a start.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Span {
+    pub(super) tag: usize,
+    pub(super) length: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+/// Whether a value stays where it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Keep,
+    Remove,
+}
+
+/// What several fields of a message say together.
+pub(super) enum Decision {
+    Keep,
+    Remove,
+    /// The fields in these slots are so.
+    Revisit(&'static [(Slot, Shape, What)]),
+}
+
+const NAME: &[(Slot, Shape, What)] = &[(Slot::Name, Shape::One, What::Value(Op::Name))];
+const USER: &[(Slot, Shape, What)] = &[(Slot::Name, Shape::One, What::Value(Op::User))];
+const GROUP: &[(Slot, Shape, What)] = &[(Slot::Name, Shape::One, What::Value(Op::Group))];
+const VALUES: &[(Slot, Shape, What)] = &[(Slot::Values, Shape::Many, What::Value(Op::Name))];
+const TOKEN: &[(Slot, Shape, What)] = &[
+    (Slot::Data, Shape::Map, What::Entries(&TOKEN_DATA)),
+    (Slot::StringData, Shape::Map, What::Entries(&TOKEN_STRING_DATA)),
+];
+
+impl<'n> Walk<'n> {
+    pub(super) fn new(kind: Kind, direction: Direction, names: &'n Names) -> Self {
+        let (plan, write): (&'static Plan, _) = match direction {
+            Direction::Inward(write) => (&INWARD, write),
+            Direction::Outward => (&OUTWARD, Write::Create),
+        };
+        Self {
+            plan,
+            names,
+            edits: Edits::new(names.prefix()),
+            held: Vec::new(),
+            unchanged: Vec::new(),
+            write,
+            kind: kind.item(),
+            embedded: 0,
+            objects: 0,
+        }
+    }
+
+    pub(super) fn outward(&self) -> bool {
+        self.plan.outward
+    }
+
+    /// What an object inside another is if it does not say it.
+    pub(super) fn expected(&self) -> Kind {
+        self.kind
+    }
+
+    /// Walks through an object inside another.
+    pub(super) fn inner_object<T>(&mut self, inside: impl FnOnce(&mut Self) -> Fallible<T>) -> Fallible<T> {
+        if self.objects == OBJECTS_MAX {
+            return Err(Box::new(RewriteError::Malformed("objects in objects in too many objects".to_owned())));
+        }
+        self.objects += 1;
+        let result = inside(self);
+        self.objects -= 1;
+        result
+    }
+
+    /// What the fields of a message say together.
+    pub(super) fn decide<'t>(
+        &self,
+        whole: Whole,
+        read: impl Fn(Slot) -> Fallible<Option<Cow<'t, str>>>,
+    ) -> Fallible<Decision> {
+        let text = |slot| read(slot).map(Option::unwrap_or_default);
+        Ok(match whole {
+            Whole::Reference { .. } | Whole::Details => {
+                let kind = text(Slot::Kind)?;
+                let group = read(Slot::Group)?;
+                let group = group.as_deref().filter(|group| !group.is_empty());
+                let group = match whole {
+                    Whole::Reference { versioned: true } => {
+                        group.map(|version| version.split_once('/').map_or("", |(group, _)| group))
+                    }
+                    _ => group,
+                };
+                if is_own_kind(group, &kind) { Decision::Revisit(NAME) } else { Decision::Keep }
+            }
+            Whole::Subject => match &*text(Slot::Kind)? {
+                "User" => Decision::Revisit(USER),
+                "Group" => Decision::Revisit(GROUP),
+                _ => Decision::Keep,
+            },
+            Whole::RoleRef => match &*text(Slot::Kind)? {
+                "ClusterRole" => Decision::Revisit(NAME),
+                _ => Decision::Keep,
+            },
+            Whole::Requirement { of_namespaces } => {
+                let key = text(Slot::Key)?;
+                if key.starts_with(RESERVED) {
+                    if self.outward() {
+                        return Ok(if of_namespaces && key == TENANT_LABEL {
+                            Decision::Remove
+                        } else {
+                            Decision::Keep
+                        });
+                    }
+                    return Err(refused("key", reserved(&key)));
+                }
+                if of_namespaces && key == NAMESPACE_LABEL { Decision::Revisit(VALUES) } else { Decision::Keep }
+            }
+            Whole::Secret => {
+                if text(Slot::Type)? == TOKEN_SECRET {
+                    Decision::Revisit(TOKEN)
+                } else {
+                    Decision::Keep
+                }
+            }
+        })
+    }
+
+    /// A field that was written though it may not be.
+    pub(super) fn deny(&mut self, deny: Deny, value: impl FnOnce() -> Fallible<String>) -> Fallible<()> {
+        match (deny.when, self.write) {
+            // The object around it has the field too, and says more of it.
+            _ if self.embedded > 0 => Ok(()),
+            (When::Creating, Write::Update) => Ok(()),
+            (When::Changing(field), Write::Update) => {
+                self.unchanged.push(Unchanged { field, value: value()? });
+                Ok(())
+            }
+            _ => Err(refused("", deny.reason)),
+        }
+    }
+
+    /// Whether an entry of a map goes, by its key.
+    pub(super) fn entry_verdict(&self, entries: &Entries, key: &str) -> Fallible<Verdict> {
+        let starts = |start: &str| !start.is_empty() && key.starts_with(start);
+        if self.outward() {
+            return Ok(if starts(entries.hidden) { Verdict::Remove } else { Verdict::Keep });
+        }
+        if starts(entries.refused) { Err(refused(key, reserved(key))) } else { Ok(Verdict::Keep) }
+    }
+
+    /// Whether a name with a domain goes.
+    pub(super) fn domain_verdict(&self, name: &str) -> Fallible<Verdict> {
+        match (name.starts_with(RESERVED), self.outward()) {
+            (false, _) => Ok(Verdict::Keep),
+            (true, true) => Ok(Verdict::Remove),
+            (true, false) => Err(refused("", reserved(name))),
+        }
+    }
+
+    /// What becomes of the text of an entry; none if it stays.
+    pub(super) fn entry_changed(&self, entry: Entry, text: &str) -> Fallible<Option<String>> {
+        match entry {
+            Entry::Value(op) => Ok(op.changed(self.outward(), self.names, text)),
+            Entry::Base64(op) => Ok(op.changed_base64(self.outward(), self.names, text)),
+            Entry::Object => self.embedded(text, |walk, scan| walk.json_dynamic(scan)),
+            Entry::List(message) => {
+                let node = self.plan.find(message).expect("a list's message is in both plans; there is a test");
+                self.embedded(text, |walk, scan| walk.json_array(scan, What::Enter(node), None))
+            }
+        }
+    }
+
+    /// What becomes of a text of JSON. One that isn't, or of an unknown kind, is text.
+    fn embedded(
+        &self,
+        text: &str,
+        walk_through: impl FnOnce(&mut Walk<'n>, &mut Scan<'_>) -> Fallible<Verdict>,
+    ) -> Fallible<Option<String>> {
+        let as_text = || Op::Text.changed(self.outward(), self.names, text);
+        if self.embedded == EMBEDDED_MAX {
+            return Ok(as_text());
+        }
+        let mut walk = Walk {
+            plan: self.plan,
+            names: self.names,
+            edits: Edits::new(self.names.prefix()),
+            held: Vec::new(),
+            unchanged: Vec::new(),
+            write: self.write,
+            kind: self.kind,
+            embedded: self.embedded + 1,
+            objects: 0,
+        };
+        let mut scan = Scan::new(text.as_bytes());
+        match walk_through(&mut walk, &mut scan).and_then(|_| scan.end()) {
+            Ok(()) if walk.edits.is_empty() => Ok(None),
+            Ok(()) => {
+                let mut output = Vec::new();
+                walk.edits.apply(text.as_bytes(), &mut output);
+                Ok(Some(String::from_utf8(output).expect("texts with other texts in them")))
+            }
+            Err(error) if matches!(*error, RewriteError::Refused(_)) => Err(error),
+            Err(_) => Ok(as_text()),
+        }
+    }
+
+    /// The rules of a message.
+    pub(super) fn node(&self, id: NodeId) -> &'static super::plan::Node {
+        self.plan.node(id)
+    }
+
+    /// JSON of an element or entry that is added.
+    pub(super) fn addition_json(&self, addition: Addition) -> Vec<u8> {
+        let mut json = Vec::new();
+        let mut put = |text: &str| json.extend_from_slice(text.as_bytes());
+        match addition {
+            Addition::Label | Addition::Metadata => {
+                put("\"");
+                put(TENANT_LABEL);
+                put("\":\"");
+            }
+            Addition::Requirement => {
+                put("{\"key\":\"");
+                put(TENANT_LABEL);
+                put("\",\"operator\":\"In\",\"values\":[\"");
+            }
+        }
+        escape(self.names.uid(), &mut json);
+        json.extend_from_slice(match addition {
+            Addition::Label | Addition::Metadata => b"\"",
+            Addition::Requirement => b"\"]}",
+        });
+        json
+    }
+
+    /// JSON of the value of a field that is added.
+    pub(super) fn addition_value_json(&self, addition: Addition) -> Vec<u8> {
+        let (before, after): (&[u8], &[u8]) = match addition {
+            Addition::Label => (b"{", b"}"),
+            Addition::Requirement => (b"[", b"]"),
+            Addition::Metadata => (b"{\"labels\":{", b"}}"),
+        };
+        [before, &self.addition_json(addition), after].concat()
+    }
+}
+
+fn reserved(name: &str) -> String {
+    format!("{name:?}: names that begin with {RESERVED} are reserved")
+}
+
+/// A refusal of a field.
+pub(super) fn refused(field: &str, reason: impl Into<Cow<'static, str>>) -> Box<RewriteError> {
+    Box::new(RewriteError::Refused(Refusal { field: field.to_owned(), reason: reason.into() }))
+}
+
+impl RewriteError {
+    /// The same error, of a field of this one.
+    pub(super) fn within(mut self: Box<Self>, parent: &str) -> Box<Self> {
+        if let Self::Refused(Refusal { field, .. }) | Self::Foreign(field) = &mut *self {
+            let dot = if field.is_empty() || field.starts_with('[') || parent.is_empty() { "" } else { "." };
+            *field = format!("{parent}{dot}{field}");
+        }
+        self
+    }
+
+    /// The same error, of an element.
+    pub(super) fn within_element(self: Box<Self>, index: usize) -> Box<Self> {
+        self.within(&format!("[{index}]"))
+    }
+}
