@@ -30,37 +30,45 @@ const FILES: [(&str, &str); 8] = [
 ];
 
 /// File contents by file name.
-type Output = BTreeMap<String, Vec<u8>>;
+pub(crate) type Output = BTreeMap<String, Vec<u8>>;
 
 /// Writes the generated files and removes files that are generated no more.
 pub(crate) fn write(root: &Path) -> anyhow::Result<()> {
-    let out_dir = root.join(OUT_DIR);
-    let wanted = generate(&root.join(PROTO_DIR))?;
+    write_into(root, OUT_DIR, &generate(&root.join(PROTO_DIR))?)
+}
+
+/// Fails when the checked-in files are not the ones [`fn@write`] would leave behind.
+pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
+    check_against(root, OUT_DIR, &generate(&root.join(PROTO_DIR))?, "codegen")
+}
+
+/// Makes a directory of the workspace hold these files and no others.
+pub(crate) fn write_into(root: &Path, directory: &str, wanted: &Output) -> anyhow::Result<()> {
+    let out_dir = root.join(directory);
     fs::create_dir_all(&out_dir).with_context(|| format!("create {}", out_dir.display()))?;
     let present = read_dir(&out_dir)?;
-    for (name, content) in &wanted {
+    for (name, content) in wanted {
         // An unchanged file keeps its time stamp, so that cargo does not build it again.
         if present.get(name) != Some(content) {
             let path = out_dir.join(name);
             fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
-            println!("wrote {OUT_DIR}/{name}");
+            println!("wrote {directory}/{name}");
         }
     }
     for name in present.keys().filter(|name| !wanted.contains_key(*name)) {
         let path = out_dir.join(name);
         fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-        println!("removed {OUT_DIR}/{name}");
+        println!("removed {directory}/{name}");
     }
     Ok(())
 }
 
-/// Fails when the checked-in files are not the ones [`fn@write`] would leave behind.
-pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
-    let wanted = generate(&root.join(PROTO_DIR))?;
-    let present = read_dir(&root.join(OUT_DIR))?;
-    let stale = differences(&wanted, &present);
+/// Fails when a directory does not hold these files; says which task writes them.
+pub(crate) fn check_against(root: &Path, directory: &str, wanted: &Output, task: &str) -> anyhow::Result<()> {
+    let present = read_dir(&root.join(directory))?;
+    let stale = differences(wanted, &present);
     if !stale.is_empty() {
-        bail!("{OUT_DIR} is stale ({}); run `cargo run -p xtask -- codegen`", stale.join(", "));
+        bail!("{directory} is stale ({}); run `cargo run -p xtask -- {task}`", stale.join(", "));
     }
     Ok(())
 }

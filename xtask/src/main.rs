@@ -3,6 +3,7 @@
 //! Invariant: a task with `--check` only reads; without it, it writes files inside the workspace and nowhere else.
 
 mod codegen;
+mod kubernetes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +14,9 @@ const USAGE: &str = "usage: cargo run -p xtask -- TASK
 
 tasks:
   codegen          write the Rust code of crates/etcd-api from its .proto files
-  codegen --check  fail when that code is not what the .proto files give";
+  codegen --check  fail when that code is not what the .proto files give
+  codegen-kubernetes
+                   write the tables of crates/zoo from Kubernetes' Go modules (needs Go)";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +34,10 @@ fn run(words: &[&str]) -> anyhow::Result<()> {
     match words {
         ["codegen"] => codegen::write(&workspace_root()?),
         ["codegen", "--check"] => codegen::check(&workspace_root()?),
+        ["codegen-kubernetes"] => {
+            let root = workspace_root()?;
+            codegen::write_into(&root, kubernetes::OUT_DIR, &kubernetes::generate(&root)?)
+        }
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

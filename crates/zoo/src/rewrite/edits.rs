@@ -72,11 +72,6 @@ impl<'n> Edits<'n> {
         self.push(start, end - start, Insert::Scratch { start: from, end: self.scratch.len() });
     }
 
-    /// Puts another length in the place of one.
-    pub(super) fn length(&mut self, start: usize, end: usize, length: u64) {
-        self.push(start, end - start, Insert::Varint(length));
-    }
-
     /// Keeps a place in the list for a length that is not known yet.
     pub(super) fn reserve_length(&mut self, at: usize) {
         self.push(at, 0, Insert::Nothing);
@@ -155,7 +150,9 @@ mod tests {
         edits.replace(8, 9, b"II");
         edits.prefix(2);
         edits.remove(4, 6);
-        edits.length(6, 7, 300);
+        let mark = edits.mark();
+        edits.reserve_length(6);
+        edits.fill_length(mark, 7, 300);
         let mut output = b"> ".to_vec();
         assert_eq!(edits.growth_since(0), 1 + 2 - 2 + 1);
         edits.apply(b"abcdefghi", &mut output);

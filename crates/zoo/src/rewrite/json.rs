@@ -240,8 +240,10 @@ impl Walk<'_> {
         match op.change(self.outward(), self.names, &text) {
             Change::Keep => {}
             Change::Prefix => self.edits.prefix(raw.start),
-            Change::Strip if raw.escaped => self.json_replace(&raw, &text[PREFIX_LENGTH..]),
-            Change::Strip => self.edits.remove(raw.start, raw.start + PREFIX_LENGTH),
+            Change::Strip if raw.bytes.starts_with(self.names.prefix().as_bytes()) => {
+                self.edits.remove(raw.start, raw.start + PREFIX_LENGTH);
+            }
+            Change::Strip => self.json_replace(&raw, &text[PREFIX_LENGTH..]),
             Change::Replace(text) => self.json_replace(&raw, &text),
             Change::Foreign => return Err(Box::new(RewriteError::Foreign(String::new()))),
         }

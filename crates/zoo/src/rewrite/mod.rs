@@ -24,6 +24,8 @@ mod marks;
 mod plan;
 mod scan;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod value;
 mod walk;
 mod wire;

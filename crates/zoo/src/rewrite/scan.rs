@@ -176,11 +176,6 @@ impl<'a> Raw<'a> {
             }
         }
     }
-
-    /// Whether it stands for this text. Few keys have a backslash.
-    pub(super) fn is(&self, text: &str) -> bool {
-        if self.escaped { self.text().is_ok_and(|own| own == text) } else { self.bytes == text.as_bytes() }
-    }
 }
 
 /// A string of JSON decoded as Go's decoder does it: a lone surrogate is the replacement character.

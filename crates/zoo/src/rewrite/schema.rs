@@ -27,6 +27,7 @@ pub(super) struct Message {
     /// It has a kind and an API version of its own.
     pub(super) root: bool,
     /// It is its only field in JSON: a list.
+    #[expect(dead_code, reason = "for the transcoder")]
     pub(super) bare: bool,
     pub(super) fields: &'static [Field],
 }
