@@ -152,9 +152,8 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
 }
 
 fn report(ended: Result<std::convert::Infallible, FoundationError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "certificates are not looked at any more");
-    }
+    let Err(error) = ended;
+    tracing::error!(%error, "certificates are not looked at any more");
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

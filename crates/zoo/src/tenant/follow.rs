@@ -221,7 +221,7 @@ impl Tenants {
         phase: &str,
         (status, reason, message): (&str, &str, &str),
     ) -> Result<(), UpstreamError> {
-        let now = httpdate_rfc3339();
+        let now = crate::time::rfc3339(crate::time::now());
         self.patch(
             object,
             "/status",
@@ -293,10 +293,4 @@ impl Tenants {
             object.metadata.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
         self.patch(object, "", &json!({ "metadata": { "finalizers": finalizers } })).await
     }
-}
-
-/// The time now, as Kubernetes writes it.
-fn httpdate_rfc3339() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    crate::time::rfc3339(now)
 }

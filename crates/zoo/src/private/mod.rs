@@ -1,0 +1,615 @@
+//! A tenant's roles and bindings: kept upstream as zoo's own kinds ([`stored`]), over the defaults that every cluster has.
+//!
+//! The apiserver behind still does what it does best: it checks and completes an object, as one of the real kind in a dry run; it merges and
+//! applies patches, keeps versions, tells watches. What an object grants is checked here before it is written.
+//!
+//! Invariant: nothing that grants something is written unless whoever writes it has all of it, or may grant what it has not.
+
+mod follow;
+mod read;
+mod shape;
+mod stored;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use hyper::body::Incoming;
+use kubewharf_kube_api::Status;
+use kubewharf_upstream::Class;
+use serde_json::{Value, json};
+
+use crate::authz::defaults::{self, Shown};
+use crate::authz::roles::{Kind, Object, RBAC_API_VERSION, RBAC_GROUP};
+use crate::limits::{ANSWER_BYTES_MAX, PRIVATE_TRIES_MAX};
+use crate::proxy::{Asked, Body, Media, Wanted, failed, json as json_response, media_of};
+use crate::upstream::{Question, Whole};
+
+pub(crate) use follow::follow;
+use shape::{Form, Include};
+pub(crate) use stored::{STORED_API_VERSION, kind_name, resource};
+
+/// What the defaults' UIDs are made of.
+const UID_OF: &str = "rbac";
+
+/// A request for roles or bindings.
+struct Private<'a> {
+    asked: &'a Asked,
+    wanted: &'a Wanted<'a>,
+    kind: Kind,
+    form: Form,
+}
+
+impl Asked {
+    /// Answers a request for roles or bindings.
+    pub(crate) async fn private(
+        &self,
+        method: &Method,
+        wanted: &Wanted<'_>,
+        accept: &str,
+        incoming: Incoming,
+    ) -> Result<Response<Body>, Box<Status>> {
+        let kind = Kind::of_resource(&wanted.info.resource).expect("these are the private kinds");
+        let form = Form::of_accept(accept).ok_or_else(|| {
+            Box::new(Status::not_acceptable("only the following media types are accepted: application/json"))
+        })?;
+        let private = Private { asked: self, wanted, kind, form };
+        match &*wanted.info.verb {
+            "get" => private.get().await,
+            "list" => private.list().await,
+            "watch" => private.watch().await,
+            _ => {
+                let body = self.read_body(incoming).await?;
+                private.write(method, body).await
+            }
+        }
+    }
+}
+
+/// The apiserver's refusal, to be handed on.
+enum Refused {
+    Answer(Box<Whole>),
+    Status(Box<Status>),
+}
+
+impl From<Box<Status>> for Refused {
+    fn from(status: Box<Status>) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl Private<'_> {
+    fn namespace(&self) -> &str {
+        &self.wanted.info.namespace
+    }
+
+    fn name(&self) -> &str {
+        &self.wanted.info.name
+    }
+
+    /// The path of the kept object.
+    fn object_path(&self) -> String {
+        let names = self.asked.names();
+        format!("{}/{}", stored::path(self.kind, names, self.namespace()), stored::name(self.kind, names, self.name()))
+    }
+
+    async fn send(&self, method: Method, target: String, content_type: &'static str, body: Bytes) -> Result<Whole, Box<Status>> {
+        let mut headers = self.asked.upstream_headers(Some("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        let question = Question { method, target, headers, body, class: Class::Short };
+        let upstream = &self.asked.proxy.upstream;
+        let answer = upstream.send(&question).await.map_err(|error| failed(&error))?;
+        answer.whole(ANSWER_BYTES_MAX).await.map_err(|error| failed(&error))
+    }
+
+    /// A default object, if there is one of this name that the tenant has not replaced.
+    fn default_object(&self, namespace: &str, name: &str) -> Option<Value> {
+        let tenant = &self.asked.tenant;
+        let policy = tenant.policy();
+        let uid = default_uid(tenant.names.uid(), self.kind, namespace, name);
+        let shown = Shown { uid: &uid, resource_version: &tenant.version, creation_timestamp: &tenant.created };
+        let json = defaults::to_json(&policy, self.kind, namespace, name, shown)?;
+        serde_json::from_slice(&json).ok()
+    }
+
+    /// The kept object as the tenant sees it; none if it is not kept.
+    async fn kept(&self) -> Result<Option<Value>, Refused> {
+        let whole = self.send(Method::GET, self.object_path(), "application/json", Bytes::new()).await?;
+        match whole.status {
+            StatusCode::OK => self.read(&whole).map(Some).map_err(Refused::Status),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(Refused::Answer(Box::new(whole))),
+        }
+    }
+
+    fn read(&self, whole: &Whole) -> Result<Value, Box<Status>> {
+        let mut object: Value = serde_json::from_slice(&whole.body).map_err(|error| {
+            tracing::error!(%error, "a kept object can't be read");
+            Box::new(Status::internal_error("the apiserver's answer can't be used"))
+        })?;
+        stored::outward(self.kind, self.asked.names(), &mut object);
+        Ok(object)
+    }
+
+    /// Hands on what the apiserver said no with.
+    fn refuse(&self, whole: &Whole) -> Response<Body> {
+        let text = String::from_utf8_lossy(&whole.body);
+        let text = stored::text_outward(self.kind, self.asked.names(), &text);
+        let mut response = json_response(whole.status, text.into_bytes().into());
+        *response.headers_mut() = self.asked.client_headers(&whole.headers);
+        response
+    }
+
+    fn not_found(&self) -> Response<Body> {
+        let mut status = Status::not_found(format!("{}.{RBAC_GROUP} {:?} not found", self.kind.resource(), self.name()));
+        status.details = Some(kubewharf_kube_api::status::Details {
+            name: self.name().to_owned().into(),
+            group: RBAC_GROUP.into(),
+            kind: self.kind.resource().into(),
+            ..Default::default()
+        });
+        crate::proxy::respond(&status)
+    }
+
+    /// One object, in the form that the client wants.
+    async fn show(&self, status: StatusCode, object: Value, headers: &HeaderMap) -> Result<Response<Body>, Box<Status>> {
+        let shown = match self.form {
+            Form::Whole => object,
+            Form::Partial(version) => shape::partial(&object, version),
+            Form::Table(version) => {
+                let columns = self.columns().await?;
+                let meta = json!({ "resourceVersion": object.pointer("/metadata/resourceVersion") });
+                let objects = [object];
+                shape::table(self.kind, Some(&columns), &objects, &meta, version, self.include(), crate::time::now())
+            }
+        };
+        let mut response = json_response(status, to_line(&shown));
+        for (name, value) in self.asked.client_headers(headers) {
+            if let Some(name) = name
+                && name != CONTENT_TYPE
+            {
+                response.headers_mut().append(name, value);
+            }
+        }
+        Ok(response)
+    }
+
+    fn include(&self) -> Include {
+        match self.wanted.query.get("includeObject").as_deref() {
+            Some("Object") => Include::Object,
+            Some("None") => Include::None,
+            _ => Include::Metadata,
+        }
+    }
+
+    /// The columns of a table of the kind, as the apiserver behind has them for the real one.
+    async fn columns(&self) -> Result<Value, Box<Status>> {
+        let cell = &self.asked.proxy.columns[self.kind as usize];
+        let columns = cell.get_or_try_init(|| async {
+            let headers = self.asked.upstream_headers(Some("application/json;as=Table;v=v1;g=meta.k8s.io"));
+            let target = format!("/apis/{RBAC_API_VERSION}/{}?limit=1", self.kind.resource());
+            let question = Question { method: Method::GET, target, headers, body: Bytes::new(), class: Class::Short };
+            let answer = self.asked.proxy.upstream.send(&question).await.map_err(|error| failed(&error))?;
+            let whole = answer.whole(ANSWER_BYTES_MAX).await.map_err(|error| failed(&error))?;
+            let mut table: Value = serde_json::from_slice(&whole.body).unwrap_or_default();
+            match table.get_mut("columnDefinitions").map(Value::take) {
+                Some(columns @ Value::Array(_)) => Ok(columns),
+                _ => Err(Box::new(Status::internal_error("the apiserver tells no columns"))),
+            }
+        });
+        columns.await.cloned()
+    }
+
+    async fn get(&self) -> Result<Response<Body>, Box<Status>> {
+        match self.kept().await {
+            Ok(Some(object)) => self.show(StatusCode::OK, object, &HeaderMap::new()).await,
+            Ok(None) => match self.default_object(self.namespace(), self.name()) {
+                Some(object) => self.show(StatusCode::OK, object, &HeaderMap::new()).await,
+                None => Ok(self.not_found()),
+            },
+            Err(Refused::Answer(whole)) => Ok(self.refuse(&whole)),
+            Err(Refused::Status(status)) => Err(status),
+        }
+    }
+
+    async fn write(&self, method: &Method, body: Bytes) -> Result<Response<Body>, Box<Status>> {
+        let info = self.wanted.info;
+        if self.kind.is_namespaced() {
+            let tenants = &self.asked.proxy.tenants;
+            tenants.ensure(&self.asked.tenant, &info.namespace).await.map_err(|error| failed(&error))?;
+        }
+        let done = match &*info.verb {
+            "create" => self.create(body).await,
+            "update" => self.update(body).await,
+            "patch" => self.patch(body).await,
+            "delete" => self.delete(method, body).await,
+            "deletecollection" => self.delete_all(body).await,
+            _ => Err(Box::new(Status::bad_request("there is no such verb")).into()),
+        };
+        match done {
+            Ok(response) => Ok(response),
+            Err(Refused::Answer(whole)) => Ok(self.refuse(&whole)),
+            Err(Refused::Status(status)) => Err(status),
+        }
+    }
+
+    /// The body as JSON.
+    fn body_value(&self, body: &[u8]) -> Result<Value, Box<Status>> {
+        let malformed = |error: &dyn std::fmt::Display| Box::new(Status::bad_request(format!("the body can't be read: {error}")));
+        match media_of(&self.asked.headers) {
+            Media::Protobuf => {
+                let kind = crate::rewrite::Kind::of(RBAC_GROUP, "v1", self.kind.name()).expect("every table has them");
+                let json = crate::rewrite::to_json(kind, body).map_err(|error| malformed(&error))?;
+                serde_json::from_slice(&json).map_err(|error| malformed(&error))
+            }
+            Media::Yaml | Media::ApplyPatch => {
+                let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
+                serde_saphyr::from_str(text).map_err(|error| malformed(&error))
+            }
+            Media::Other => Err(Box::new(Status::unsupported_media_type("the body of the request was in an unknown format"))),
+            _ => serde_json::from_slice(body).map_err(|error| malformed(&error)),
+        }
+    }
+
+    /// The query of a write, as it is for the kept object.
+    fn query(&self, dry_run: bool) -> String {
+        let mut query = String::new();
+        for (name, value) in self.wanted.query.iter() {
+            if matches!(&*name, "fieldManager" | "fieldValidation" | "force" | "pretty") || (name == "dryRun" && !dry_run) {
+                query += &format!("&{name}={}", crate::list::escape(&value));
+            }
+        }
+        if dry_run {
+            query += "&dryRun=All";
+        }
+        query
+    }
+
+    /// Lets the apiserver check and complete an object as one of the real kind.
+    async fn check(&self, object: &Value) -> Result<Value, Refused> {
+        let names = self.asked.names();
+        let mut trial = object.clone();
+        let namespace = self.namespace();
+        if let Some(meta) = trial.get_mut("metadata").and_then(Value::as_object_mut) {
+            for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields", "generation", "ownerReferences"] {
+                meta.remove(field);
+            }
+            // The name of the kept object is the longer one; what is kept is checked for that by itself.
+            for field in ["name", "generateName"] {
+                if let Some(Value::String(text)) = meta.get_mut(field) {
+                    *text = format!("{}{text}", names.prefix());
+                }
+            }
+            if let Some(Value::String(text)) = meta.get_mut("namespace") {
+                *text = names.inward(text);
+            }
+        }
+        let scope = if namespace.is_empty() { String::new() } else { format!("namespaces/{}/", names.inward(namespace)) };
+        let target = format!("/apis/{RBAC_API_VERSION}/{scope}{}?{}", self.kind.resource(), self.query(true).trim_start_matches('&'));
+        let whole = self.send(Method::POST, target, "application/json", to_line(&trial)).await?;
+        if !whole.status.is_success() {
+            return Err(Refused::Answer(Box::new(whole)));
+        }
+        let mut checked: Value = serde_json::from_slice(&whole.body)
+            .map_err(|_| Box::new(Status::internal_error("the apiserver's answer can't be used")))?;
+        // Completed in what the kind has; all else is the client's.
+        let mut complete = object.clone();
+        for field in ["rules", "aggregationRule", "roleRef", "subjects"] {
+            match checked.get_mut(field).map(Value::take) {
+                Some(value) => complete[field] = value,
+                None => {
+                    complete.as_object_mut().map(|fields| fields.remove(field));
+                }
+            }
+        }
+        Ok(complete)
+    }
+
+    /// Whether the user may write this: it grants nothing that the user has not, or may not grant.
+    fn check_grant(&self, new: &Value, old: Option<&Value>) -> Result<(), Box<Status>> {
+        let read = |value: &Value| Object::from_json(self.kind, value.to_string().as_bytes(), self.namespace());
+        let new = read(new).map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
+        let old = old.and_then(|old| read(old).ok());
+        self.asked.check_grant(&new, old.as_ref(), self.wanted.info)
+    }
+
+    /// Lets the decisions know at once; the watch will say the same.
+    fn learn(&self, object: &Value) {
+        let is_dry_run = self.wanted.query.get("dryRun").is_some_and(|value| !value.is_empty());
+        if !is_dry_run
+            && let Ok(object) = Object::from_json(self.kind, object.to_string().as_bytes(), self.namespace())
+        {
+            self.asked.tenant.change_policy(|policy| policy.insert(object));
+        }
+    }
+
+    async fn create(&self, body: Bytes) -> Result<Response<Body>, Refused> {
+        let object = self.body_value(&body)?;
+        let object = self.check(&object).await?;
+        self.check_grant(&object, None)?;
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        if self.default_object(self.namespace(), name).is_some() {
+            let mut status = Status::bad_request(format!("{}.{RBAC_GROUP} {name:?} already exists", self.kind.resource()));
+            status.code = 409;
+            status.reason = kubewharf_kube_api::status::Reason::AlreadyExists;
+            status.details = Some(kubewharf_kube_api::status::Details {
+                name: name.to_owned().into(),
+                group: RBAC_GROUP.into(),
+                kind: self.kind.resource().into(),
+                ..Default::default()
+            });
+            return Err(Box::new(status).into());
+        }
+        let whole = self.store(object, self.query(false)).await?;
+        let object = self.read(&whole)?;
+        self.learn(&object);
+        Ok(self.show(whole.status, object, &whole.headers).await?)
+    }
+
+    /// Keeps a new object.
+    async fn store(&self, mut object: Value, query: String) -> Result<Whole, Refused> {
+        stored::inward(self.kind, self.asked.names(), &mut object, true);
+        let path = stored::path(self.kind, self.asked.names(), self.namespace());
+        let target = format!("{path}?{}", query.trim_start_matches('&'));
+        let whole = self.send(Method::POST, target, "application/json", to_line(&object)).await?;
+        if whole.status.is_success() { Ok(whole) } else { Err(Refused::Answer(Box::new(whole))) }
+    }
+
+    /// The kept object, or the default of its name, which is kept from now on.
+    async fn kept_or_default(&self) -> Result<Option<Value>, Refused> {
+        if let Some(object) = self.kept().await? {
+            return Ok(Some(object));
+        }
+        let Some(mut object) = self.default_object(self.namespace(), self.name()) else { return Ok(None) };
+        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            for field in ["uid", "resourceVersion", "creationTimestamp"] {
+                meta.remove(field);
+            }
+        }
+        match self.store(object, "&fieldManager=kube-apiserver".to_owned()).await {
+            Ok(whole) => Ok(Some(self.read(&whole)?)),
+            // Somebody else was faster.
+            Err(Refused::Answer(whole)) if whole.status == StatusCode::CONFLICT => self.kept().await,
+            Err(refused) => Err(refused),
+        }
+    }
+
+    async fn update(&self, body: Bytes) -> Result<Response<Body>, Refused> {
+        let mut object = self.body_value(&body)?;
+        let was_default = self.default_object(self.namespace(), self.name()).is_some();
+        let Some(old) = self.kept_or_default().await? else { return Ok(self.not_found()) };
+        if was_default && let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            // They were the default's, which was nowhere.
+            meta.remove("resourceVersion");
+            meta.remove("uid");
+        }
+        // As kube-apiserver: an update without a version is of whatever is there.
+        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut)
+            && meta.get("resourceVersion").is_none_or(|version| version == "")
+        {
+            meta.insert("resourceVersion".into(), old.pointer("/metadata/resourceVersion").cloned().unwrap_or_default());
+        }
+        let object = self.check(&object).await?;
+        self.check_role_ref(&object, &old)?;
+        self.check_grant(&object, Some(&old))?;
+        let mut kept = object;
+        stored::inward(self.kind, self.asked.names(), &mut kept, true);
+        let target = format!("{}?{}", self.object_path(), self.query(false).trim_start_matches('&'));
+        let whole = self.send(Method::PUT, target, "application/json", to_line(&kept)).await?;
+        self.written(whole).await
+    }
+
+    async fn written(&self, whole: Whole) -> Result<Response<Body>, Refused> {
+        if !whole.status.is_success() {
+            return Err(Refused::Answer(Box::new(whole)));
+        }
+        let object = self.read(&whole)?;
+        self.learn(&object);
+        Ok(self.show(whole.status, object, &whole.headers).await?)
+    }
+
+    /// What a binding grants can't be changed, as in any cluster.
+    fn check_role_ref(&self, new: &Value, old: &Value) -> Result<(), Box<Status>> {
+        if new.get("roleRef") == old.get("roleRef") {
+            return Ok(());
+        }
+        let mut status = Status::bad_request(format!(
+            "{}.{RBAC_GROUP} {:?} is invalid: roleRef: Invalid value: {}: cannot change roleRef",
+            self.kind.name(),
+            self.name(),
+            new.get("roleRef").cloned().unwrap_or_default(),
+        ));
+        status.code = 422;
+        status.reason = kubewharf_kube_api::status::Reason::Invalid;
+        Err(Box::new(status))
+    }
+
+    async fn patch(&self, body: Bytes) -> Result<Response<Body>, Refused> {
+        let media = media_of(&self.asked.headers);
+        let patch = self.body_value(&body)?;
+        for _ in 0..PRIVATE_TRIES_MAX {
+            let old = match media {
+                // To apply makes what is not there.
+                Media::ApplyPatch => match self.default_object(self.namespace(), self.name()) {
+                    Some(_) => self.kept_or_default().await?,
+                    None => self.kept().await?,
+                },
+                _ => match self.kept_or_default().await? {
+                    Some(old) => Some(old),
+                    None => return Ok(self.not_found()),
+                },
+            };
+            let (content_type, inward) = self.inward_patch(media, patch.clone(), old.as_ref())?;
+            let target = |dry_run| format!("{}?{}", self.object_path(), self.query(dry_run).trim_start_matches('&'));
+            let tried = self.send(Method::PATCH, target(true), content_type, inward.clone()).await?;
+            if !tried.status.is_success() {
+                return Err(Refused::Answer(Box::new(tried)));
+            }
+            let new = self.read(&tried)?;
+            let checked = self.check(&new).await?;
+            if let Some(old) = &old {
+                self.check_role_ref(&checked, old)?;
+            }
+            self.check_grant(&checked, old.as_ref())?;
+            let whole = self.send(Method::PATCH, target(false), content_type, inward).await?;
+            // The version is part of the patch: what was checked is what is written.
+            if whole.status == StatusCode::CONFLICT && media != Media::ApplyPatch {
+                continue;
+            }
+            return self.written(whole).await;
+        }
+        Err(Box::new(Status::service_unavailable("the object changes all the time; try again")).into())
+    }
+
+    /// A patch as it is for the kept object, which must still be of the version that was looked at.
+    fn inward_patch(&self, media: Media, mut patch: Value, old: Option<&Value>) -> Result<(&'static str, Bytes), Box<Status>> {
+        let version = old.and_then(|old| old.pointer("/metadata/resourceVersion")).cloned();
+        let names = self.asked.names();
+        match media {
+            Media::JsonPatch => {
+                let Some(operations) = patch.as_array_mut() else {
+                    return Err(Box::new(Status::bad_request("a JSON patch is a list of operations")));
+                };
+                for operation in operations.iter_mut() {
+                    self.inward_operation(operation)?;
+                }
+                if let Some(version) = version {
+                    operations.insert(0, json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }));
+                }
+                Ok(("application/json-patch+json", to_line(&patch)))
+            }
+            Media::ApplyPatch => {
+                stored::inward(self.kind, names, &mut patch, true);
+                Ok(("application/apply-patch+yaml", to_line(&patch)))
+            }
+            // No list of these kinds is merged by keys, so the two are one, but for directives, which nobody writes for them.
+            Media::MergePatch | Media::StrategicMergePatch => {
+                if patch.pointer("/metadata/labels").is_some_and(Value::is_null) {
+                    return Err(Box::new(Status::bad_request("metadata.labels: name the labels to be removed")));
+                }
+                stored::inward(self.kind, names, &mut patch, false);
+                if let (Some(version), Some(fields)) = (version, patch.as_object_mut()) {
+                    let meta = fields.entry("metadata").or_insert_with(|| json!({}));
+                    if let Some(meta) = meta.as_object_mut() {
+                        meta.entry("resourceVersion").or_insert(version);
+                    }
+                }
+                Ok(("application/merge-patch+json", to_line(&patch)))
+            }
+            _ => Err(Box::new(Status::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, \
+                 application/strategic-merge-patch+json",
+            ))),
+        }
+    }
+
+    fn inward_operation(&self, operation: &mut Value) -> Result<(), Box<Status>> {
+        let path = operation.get("path").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let names = self.asked.names();
+        let Some(value) = operation.get_mut("value") else {
+            if matches!(path.as_str(), "" | "/metadata" | "/metadata/labels") {
+                return Err(Box::new(Status::bad_request(format!("{path}: name what is to be removed"))));
+            }
+            return Ok(());
+        };
+        match path.as_str() {
+            "" => stored::inward(self.kind, names, value, true),
+            "/metadata" => {
+                let mut object = json!({ "metadata": value.take() });
+                stored::inward(self.kind, names, &mut object, false);
+                *value = object["metadata"].take();
+            }
+            "/metadata/labels" => {
+                let mut object = json!({ "metadata": { "labels": value.take() } });
+                stored::inward(self.kind, names, &mut object, false);
+                *value = object["metadata"]["labels"].take();
+            }
+            "/kind" => *value = kind_name(self.kind).into(),
+            "/apiVersion" => *value = STORED_API_VERSION.into(),
+            "/metadata/name" if !self.kind.is_namespaced() => {
+                if let Value::String(text) = value {
+                    *text = names.inward(text);
+                }
+            }
+            "/metadata/namespace" => {
+                if let Value::String(text) = value {
+                    *text = names.inward(text);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, method: &Method, body: Bytes) -> Result<Response<Body>, Refused> {
+        if self.default_object(self.namespace(), self.name()).is_some() {
+            let why = "what every cluster has from the beginning can be changed, but not deleted";
+            return Err(Box::new(Status::forbidden_request(&self.asked.user.name, self.wanted.info, why)).into());
+        }
+        let target = wanted_query(self.object_path(), self.wanted);
+        let content_type = if media_of(&self.asked.headers) == Media::Protobuf {
+            "application/vnd.kubernetes.protobuf"
+        } else {
+            "application/json"
+        };
+        let whole = self.send(method.clone(), target, content_type, body).await?;
+        if !whole.status.is_success() {
+            return Err(Refused::Answer(Box::new(whole)));
+        }
+        let is_dry_run = self.wanted.query.get("dryRun").is_some_and(|value| !value.is_empty());
+        if !is_dry_run {
+            self.asked.tenant.change_policy(|policy| policy.remove(self.kind, self.namespace(), self.name()));
+        }
+        Ok(self.refuse(&whole))
+    }
+
+    async fn delete_all(&self, body: Bytes) -> Result<Response<Body>, Refused> {
+        let names = self.asked.names();
+        let target = self.collection_target(&stored::path(self.kind, names, self.namespace()))?;
+        let whole = self.send(Method::DELETE, target, "application/json", body).await?;
+        if !whole.status.is_success() {
+            return Err(Refused::Answer(Box::new(whole)));
+        }
+        let mut list: Value = serde_json::from_slice(&whole.body)
+            .map_err(|_| Box::new(Status::internal_error("the apiserver's answer can't be used")))?;
+        list["kind"] = format!("{}List", self.kind.name()).into();
+        list["apiVersion"] = RBAC_API_VERSION.into();
+        for object in list.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
+            stored::outward(self.kind, names, object);
+        }
+        Ok(json_response(StatusCode::OK, to_line(&list)))
+    }
+
+    /// Path and query for several kept objects.
+    fn collection_target(&self, path: &str) -> Result<String, Box<Status>> {
+        let target = self.wanted.upstream_in(self.asked.names(), None, false, |name, _| {
+            matches!(name, "limit" | "continue" | "sendInitialEvents" | "allowWatchBookmarks" | "timeoutSeconds" | "pretty")
+                .then(String::new)
+        })?;
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        Ok(format!("{path}?{query}"))
+    }
+}
+
+/// The client's whole query behind a path.
+fn wanted_query(path: String, wanted: &Wanted<'_>) -> String {
+    let mut target = path;
+    for (place, (name, value)) in wanted.query.iter().enumerate() {
+        target += &format!("{}{name}={}", if place == 0 { "?" } else { "&" }, crate::list::escape(&value));
+    }
+    target
+}
+
+/// The UID of a default object: always the same, of this tenant only.
+fn default_uid(tenant_uid: &str, kind: Kind, namespace: &str, name: &str) -> String {
+    let text = format!("{UID_OF}/{tenant_uid}/{}/{namespace}/{name}", kind.resource());
+    let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let hex: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-5{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
+}
+
+fn to_line(value: &Value) -> Bytes {
+    let mut text = value.to_string().into_bytes();
+    text.push(b'\n');
+    text.into()
+}

@@ -1,0 +1,169 @@
+//! A tenant's roles and bindings as they are kept upstream: objects of zoo's own kinds, which no authorizer there looks at.
+//!
+//! Their content is as the tenant wrote it. Only what all objects have is as upstream: the name or namespace, and the tenant's label.
+//!
+//! Invariant: what is read is what was written, field by field; what zoo added is taken away again.
+
+use serde_json::{Map, Value};
+
+use crate::authz::roles::{Kind, RBAC_API_VERSION, RBAC_GROUP};
+use crate::names::Names;
+use crate::tenant::{GROUP, TENANT_LABEL};
+
+/// The version that everything is kept in.
+pub(crate) const STORED_API_VERSION: &str = "tenancy.kubewharf.io/v1";
+
+/// The resource that objects of a kind are kept as.
+pub(crate) fn resource(kind: Kind) -> String {
+    format!("tenant{}", kind.resource())
+}
+
+/// The kind that they are kept as.
+pub(crate) fn kind_name(kind: Kind) -> String {
+    format!("Tenant{}", kind.name())
+}
+
+/// The path of all objects of a kind, or of those in a namespace (the tenant's name for it).
+pub(crate) fn path(kind: Kind, names: &Names, namespace: &str) -> String {
+    let resource = resource(kind);
+    if namespace.is_empty() {
+        format!("/apis/{GROUP}/v1/{resource}")
+    } else {
+        format!("/apis/{GROUP}/v1/namespaces/{}/{resource}", names.inward(namespace))
+    }
+}
+
+/// The name that an object has upstream.
+pub(crate) fn name(kind: Kind, names: &Names, name: &str) -> String {
+    if kind.is_namespaced() { name.to_owned() } else { names.inward(name) }
+}
+
+/// An object, or part of one as in a patch, as it is kept.
+pub(crate) fn inward(kind: Kind, names: &Names, object: &mut Value, is_whole: bool) {
+    let Some(fields) = object.as_object_mut() else { return };
+    if is_whole || fields.contains_key("kind") {
+        fields.insert("kind".into(), kind_name(kind).into());
+    }
+    if is_whole || fields.contains_key("apiVersion") {
+        fields.insert("apiVersion".into(), STORED_API_VERSION.into());
+    }
+    if is_whole && !fields.get("metadata").is_some_and(Value::is_object) {
+        fields.insert("metadata".into(), Value::Object(Map::new()));
+    }
+    let Some(meta) = fields.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let mapped: &[&str] = if kind.is_namespaced() { &["namespace"] } else { &["name", "generateName"] };
+    for field in mapped {
+        if let Some(Value::String(text)) = meta.get_mut(*field)
+            && !text.is_empty()
+        {
+            *text = names.inward(text);
+        }
+    }
+    api_versions(meta, RBAC_API_VERSION, STORED_API_VERSION);
+    // A null takes all labels away, and so the tenant's; a map in its place does the same but for that.
+    if is_whole || meta.contains_key("labels") {
+        let labels = meta.entry("labels").or_insert_with(|| Value::Object(Map::new()));
+        if let Some(labels) = labels.as_object_mut() {
+            labels.insert(TENANT_LABEL.into(), names.uid().into());
+        }
+    }
+}
+
+/// An object as the tenant sees it.
+pub(crate) fn outward(kind: Kind, names: &Names, object: &mut Value) {
+    let Some(fields) = object.as_object_mut() else { return };
+    fields.insert("kind".into(), kind.name().into());
+    fields.insert("apiVersion".into(), RBAC_API_VERSION.into());
+    let Some(meta) = fields.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    for field in ["name", "generateName", "namespace"] {
+        if let Some(Value::String(text)) = meta.get_mut(field)
+            && let Some(own) = names.outward(text)
+        {
+            *text = own.to_owned();
+        }
+    }
+    if let Some(labels) = meta.get_mut("labels").and_then(Value::as_object_mut) {
+        labels.remove(TENANT_LABEL);
+        if labels.is_empty() {
+            meta.remove("labels");
+        }
+    }
+    api_versions(meta, STORED_API_VERSION, RBAC_API_VERSION);
+    let Some(managed) = meta.get_mut("managedFields").and_then(Value::as_array_mut) else { return };
+    for entry in managed {
+        let Some(of_meta) = entry.pointer_mut("/fieldsV1/f:metadata").and_then(Value::as_object_mut) else { continue };
+        if let Some(labels) = of_meta.get_mut("f:labels").and_then(Value::as_object_mut) {
+            labels.remove(&format!("f:{TENANT_LABEL}"));
+            if labels.keys().all(|key| key == ".") {
+                of_meta.remove("f:labels");
+            }
+        }
+        if of_meta.is_empty()
+            && let Some(fields) = entry.get_mut("fieldsV1").and_then(Value::as_object_mut)
+        {
+            fields.remove("f:metadata");
+        }
+    }
+}
+
+/// The versions that managed fields are of.
+fn api_versions(meta: &mut Map<String, Value>, from: &str, to: &str) {
+    let Some(managed) = meta.get_mut("managedFields").and_then(Value::as_array_mut) else { return };
+    for entry in managed {
+        if let Some(Value::String(version)) = entry.get_mut("apiVersion")
+            && version == from
+        {
+            to.clone_into(version);
+        }
+    }
+}
+
+/// Text of the apiserver about what is kept, as it would speak of the tenant's own object.
+pub(crate) fn text_outward(kind: Kind, names: &Names, text: &str) -> String {
+    let text = names.text_outward(text);
+    text.replace(&format!("{}.{GROUP}", resource(kind)), &format!("{}.{RBAC_GROUP}", kind.resource()))
+        .replace(&format!("{}.{GROUP}", kind_name(kind)), &format!("{}.{RBAC_GROUP}", kind.name()))
+        .replace(&resource(kind), kind.resource())
+        .replace(&kind_name(kind), kind.name())
+        .replace(&format!("\"{GROUP}\""), &format!("\"{RBAC_GROUP}\""))
+        .replace(STORED_API_VERSION, RBAC_API_VERSION)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_what_was_written() {
+        let names = Names::of_uid("u");
+        for kind in Kind::ALL {
+            let mut written = json!({
+                "apiVersion": RBAC_API_VERSION, "kind": kind.name(),
+                "metadata": { "name": "a", "labels": { "x": "y" } },
+                "rules": [{ "verbs": ["get"], "apiGroups": [""], "resources": ["pods"] }],
+            });
+            if kind.is_namespaced() {
+                written["metadata"]["namespace"] = "default".into();
+            }
+            let mut object = written.clone();
+            inward(kind, &names, &mut object, true);
+            assert_eq!(object["metadata"]["labels"][TENANT_LABEL], "u");
+            assert_eq!(object["kind"], kind_name(kind));
+            assert_ne!(object["metadata"], written["metadata"]);
+            outward(kind, &names, &mut object);
+            assert_eq!(object, written);
+        }
+    }
+
+    #[test]
+    fn messages_speak_of_the_tenants_object() {
+        let names = Names::of_uid("u");
+        let text = format!("tenantclusterroles.tenancy.kubewharf.io \"{}a\" not found", names.prefix());
+        assert_eq!(
+            text_outward(Kind::ClusterRole, &names, &text),
+            "clusterroles.rbac.authorization.k8s.io \"a\" not found"
+        );
+    }
+}
