@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::request_info::selector::{is_label_key, is_label_value};
+use crate::content::{is_label_key, is_label_value};
 use crate::review::null_as_empty;
 
 /// Selects objects by their labels. One without any condition selects all.

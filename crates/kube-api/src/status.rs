@@ -4,11 +4,11 @@
 //! client that asks for JSON. So clients, which look at the reason and the details, act as they would without us.
 
 use std::borrow::Cow;
-use std::io;
 
 use serde::{Serialize, Serializer};
 
-use crate::quote::{push_quoted, push_quoted_inside};
+use crate::json;
+use crate::quote::{push_quoted, push_quoted_inside, quoted};
 use crate::request_info::RequestInfo;
 
 /// The media type of [`Status::to_json`].
@@ -27,7 +27,7 @@ pub struct Status {
     /// The cause, for people.
     pub message: Cow<'static, str>,
     /// What more there is to say; `None` is not the same as empty details, in what is written.
-    pub details: Option<Details>,
+    pub details: Option<Box<Details>>,
 }
 
 /// The cause of a failure, for programs: those of apimachinery's `StatusReason` that [`Status`] makes use of.
@@ -47,10 +47,14 @@ pub enum Reason {
     NotFound,
     /// 406: there is no answer in a form that the client takes.
     NotAcceptable,
+    /// 409: there is one already.
+    AlreadyExists,
     /// 413: the body is too large.
     RequestEntityTooLarge,
     /// 415: the body is in a form that is not understood.
     UnsupportedMediaType,
+    /// 422: a field has a value that it can't have.
+    Invalid,
     /// 429: to be tried again later.
     TooManyRequests,
     /// 500: an error that is not the client's.
@@ -72,8 +76,10 @@ impl Reason {
             Self::Forbidden => "Forbidden",
             Self::NotFound => "NotFound",
             Self::NotAcceptable => "NotAcceptable",
+            Self::AlreadyExists => "AlreadyExists",
             Self::RequestEntityTooLarge => "RequestEntityTooLarge",
             Self::UnsupportedMediaType => "UnsupportedMediaType",
+            Self::Invalid => "Invalid",
             Self::TooManyRequests => "TooManyRequests",
             Self::InternalError => "InternalError",
             Self::ServiceUnavailable => "ServiceUnavailable",
@@ -127,6 +133,69 @@ pub struct Cause {
     pub field: Cow<'static, str>,
 }
 
+/// What is wrong with a field, as apimachinery's `field.Error`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// The path of the field, such as `spec.replicas`.
+    pub field: String,
+    /// What is wrong in general.
+    pub kind: FieldErrorKind,
+    /// What is wrong, for people.
+    pub message: String,
+}
+
+/// What can be wrong with a field: those of apimachinery's `field.ErrorType` that are made use of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FieldErrorKind {
+    /// The value is malformed.
+    Invalid,
+    /// There must be a value.
+    Required,
+    /// There must be no such value.
+    Forbidden,
+}
+
+impl FieldErrorKind {
+    /// As it is told to programs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "FieldValueInvalid",
+            Self::Required => "FieldValueRequired",
+            Self::Forbidden => "FieldValueForbidden",
+        }
+    }
+}
+
+impl FieldError {
+    /// The field has this text, which is malformed.
+    #[must_use]
+    pub fn invalid(field: impl Into<String>, value: &str, detail: &str) -> Self {
+        Self::invalid_value(field, &quoted(value), detail)
+    }
+
+    /// The field has this value, written as JSON, which is malformed.
+    #[must_use]
+    pub fn invalid_value(field: impl Into<String>, json: &str, detail: &str) -> Self {
+        let message = format!("Invalid value: {json}: {detail}");
+        Self { field: field.into(), kind: FieldErrorKind::Invalid, message }
+    }
+
+    /// The field must have a value.
+    #[must_use]
+    pub fn required(field: impl Into<String>, detail: &str) -> Self {
+        let message = if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
+        Self { field: field.into(), kind: FieldErrorKind::Required, message }
+    }
+
+    /// The field must have no such value.
+    #[must_use]
+    pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
+        Self { field: field.into(), kind: FieldErrorKind::Forbidden, message: format!("Forbidden: {detail}") }
+    }
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
@@ -165,6 +234,20 @@ impl Status {
         Self::new(403, Reason::Forbidden, forbidden_message(user, info, why)).with_details(details)
     }
 
+    /// 403: this object may not be so, for a reason that is not the authorizer's.
+    #[must_use]
+    pub fn forbidden_object(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        let message = format!("{} is forbidden: {why}", object_in_text(group, resource, name));
+        Self::new(403, Reason::Forbidden, message).with_details(details_of_object(group, resource, name))
+    }
+
+    /// 404: there is no object of this name.
+    #[must_use]
+    pub fn object_not_found(group: &str, resource: &str, name: &str) -> Self {
+        let message = format!("{} {} not found", qualified(group, resource), quoted(name));
+        Self::new(404, Reason::NotFound, message).with_details(details_of_object(group, resource, name))
+    }
+
     /// 404: there is no such thing.
     #[must_use]
     pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
@@ -201,6 +284,28 @@ impl Status {
         Self::new(421, Reason::Unknown, message)
     }
 
+    /// 422: these fields have values that they can't have. Of an object that is only looked at, as a review, a
+    /// kube-apiserver knows neither kind nor name there, and leaves them empty.
+    #[must_use]
+    pub fn invalid(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Self {
+        let mut texts: Vec<String> = Vec::with_capacity(errors.len());
+        for error in &errors {
+            let text = format!("{}: {}", error.field, error.message);
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
+        let what = if texts.len() == 1 { texts.swap_remove(0) } else { format!("[{}]", texts.join(", ")) };
+        let message = format!("{} {} is invalid: {what}", qualified(group, kind), quoted(name));
+        let causes = errors.into_iter().map(|error| Cause {
+            reason: error.kind.as_str().into(),
+            message: error.message.into(),
+            field: error.field.into(),
+        });
+        let details = Details { causes: causes.collect(), ..details_of_object(group, kind, name) };
+        Self::new(422, Reason::Invalid, message).with_details(details)
+    }
+
     /// 429: too many requests, to be tried again after that many seconds.
     #[must_use]
     pub fn too_many_requests(message: impl Into<Cow<'static, str>>, retry_after_seconds: u32) -> Self {
@@ -215,6 +320,12 @@ impl Status {
         let cause = Cause { message: why, ..Cause::default() };
         Self::new(500, Reason::InternalError, message)
             .with_details(Details { causes: vec![cause], ..Details::default() })
+    }
+
+    /// 500: an error that a kube-apiserver has no reason for.
+    #[must_use]
+    pub fn unexpected(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(500, Reason::Unknown, message)
     }
 
     /// 502: the server behind this one gave no valid answer. The reason is the one that Kubernetes' clients derive from
@@ -272,19 +383,16 @@ impl Status {
         #[derive(Serialize)]
         struct Empty {}
 
-        let mut body = Vec::with_capacity(256 + self.message.len());
-        Written {
+        let mut body = json::to_vec(&Written {
             kind: "Status",
             api_version: "v1",
             metadata: Empty {},
             status: "Failure",
             message: &self.message,
             reason: self.reason,
-            details: self.details.as_ref(),
+            details: self.details.as_deref(),
             code: self.code,
-        }
-        .serialize(&mut serde_json::Serializer::with_formatter(&mut body, AsGo))
-        .expect("numbers and texts can be written to memory as JSON");
+        });
         body.push(b'\n');
         body
     }
@@ -294,25 +402,27 @@ impl Status {
     }
 
     fn with_details(mut self, details: Details) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 }
 
-/// JSON as Go's `encoding/json` writes it: what HTML would take for markup is escaped, and so are the two characters
-/// that end a line in JavaScript but not in JSON.
-struct AsGo;
+/// `RESOURCE.GROUP`, as apimachinery writes a `GroupResource` or `GroupKind`.
+fn qualified(group: &str, resource: &str) -> String {
+    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
+}
 
-impl serde_json::ser::Formatter for AsGo {
-    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(offset) = rest.find(['<', '>', '&', '\u{2028}', '\u{2029}']) {
-            let (before, from) = rest.split_at(offset);
-            let character = from.chars().next().expect("a character was found here");
-            write!(writer, "{before}\\u{:04x}", u32::from(character))?;
-            rest = &from[character.len_utf8()..];
-        }
-        writer.write_all(rest.as_bytes())
+fn object_in_text(group: &str, resource: &str, name: &str) -> String {
+    let resource = qualified(group, resource);
+    if name.is_empty() { resource } else { format!("{resource} {}", quoted(name)) }
+}
+
+fn details_of_object(group: &str, resource: &str, name: &str) -> Details {
+    Details {
+        name: name.to_owned().into(),
+        group: group.to_owned().into(),
+        kind: resource.to_owned().into(),
+        ..Details::default()
     }
 }
 
@@ -400,6 +510,48 @@ mod tests {
                 "\n"
             )
         );
+    }
+
+    #[test]
+    fn a_failure_of_an_object_names_it() {
+        assert_eq!(
+            body(&Status::object_not_found("rbac.authorization.k8s.io", "clusterroles", "x\"y")),
+            concat!(
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","#,
+                r#""message":"clusterroles.rbac.authorization.k8s.io \"x\\\"y\" not found","reason":"NotFound","#,
+                r#""details":{"name":"x\"y","group":"rbac.authorization.k8s.io","kind":"clusterroles"},"code":404}"#,
+                "\n"
+            )
+        );
+        let status = Status::forbidden_object("", "pods", "", "it is <so>");
+        assert_eq!((status.code, &*status.message), (403, "pods is forbidden: it is <so>"));
+    }
+
+    #[test]
+    fn a_review_without_content_is_invalid_as_a_kube_apiserver_tells_it() {
+        let errors = vec![
+            FieldError::invalid_value("spec.resourceAttributes", "null", "exactly one of both must be specified"),
+            FieldError::invalid("spec.user", "", "at least one of user or group must be specified"),
+        ];
+        assert_eq!(
+            body(&Status::invalid("authorization.k8s.io", "", "", errors)),
+            concat!(
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","#,
+                r#""message":".authorization.k8s.io \"\" is invalid: [spec.resourceAttributes: Invalid value: null: "#,
+                r#"exactly one of both must be specified, spec.user: Invalid value: \"\": "#,
+                r#"at least one of user or group must be specified]","#,
+                r#""reason":"Invalid","details":{"group":"authorization.k8s.io","causes":["#,
+                r#"{"reason":"FieldValueInvalid","message":"Invalid value: null: "#,
+                r#"exactly one of both must be specified","field":"spec.resourceAttributes"},"#,
+                r#"{"reason":"FieldValueInvalid","message":"Invalid value: \"\": "#,
+                r#"at least one of user or group must be specified","field":"spec.user"}]},"code":422}"#,
+                "\n"
+            )
+        );
+        let errors = vec![FieldError::required("a", ""), FieldError::required("a", "")];
+        let status = Status::invalid("g", "K", "n", errors);
+        assert_eq!(status.message, r#"K.g "n" is invalid: a: Required value"#);
+        assert_eq!(status.details.unwrap().causes.len(), 2);
     }
 
     #[test]

@@ -5,10 +5,7 @@
 
 use std::borrow::Cow;
 
-/// The longest name in a label's key, and the longest value, in bytes.
-const LABEL_BYTES_MAX: usize = 63;
-/// The longest prefix of a label's key, in bytes.
-const LABEL_PREFIX_BYTES_MAX: usize = 253;
+use crate::content::{is_label_key, is_label_value};
 
 /// A selector that Kubernetes refuses.
 #[derive(Debug, PartialEq, Eq)]
@@ -226,35 +223,4 @@ fn is_blank(byte: u8) -> bool {
 
 fn ends_word(byte: u8) -> bool {
     is_blank(byte) || matches!(byte, 0 | b'=' | b'!' | b'(' | b')' | b',' | b'>' | b'<')
-}
-
-/// As `content.IsLabelKey`: a name, or the prefix of a name, a slash and the name.
-pub(crate) fn is_label_key(key: &[u8]) -> bool {
-    let (prefix, name) = match key.iter().position(|&byte| byte == b'/') {
-        Some(slash) => (Some(&key[..slash]), &key[slash + 1..]),
-        None => (None, key),
-    };
-    prefix.is_none_or(is_subdomain) && !name.is_empty() && is_label_value(name)
-}
-
-/// As `content.IsLabelValue`, and for one that is not empty what a name in a label's key may be.
-pub(crate) fn is_label_value(value: &[u8]) -> bool {
-    let (Some(first), Some(last)) = (value.first(), value.last()) else {
-        return true;
-    };
-    value.len() <= LABEL_BYTES_MAX
-        && first.is_ascii_alphanumeric()
-        && last.is_ascii_alphanumeric()
-        && value.iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
-}
-
-/// As `content.IsDNS1123Subdomain`.
-fn is_subdomain(name: &[u8]) -> bool {
-    let is_lower_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let is_label = |label: &[u8]| {
-        label.first().is_some_and(is_lower_alphanumeric)
-            && label.last().is_some_and(is_lower_alphanumeric)
-            && label.iter().all(|byte| is_lower_alphanumeric(byte) || *byte == b'-')
-    };
-    name.len() <= LABEL_PREFIX_BYTES_MAX && name.split(|&byte| byte == b'.').all(is_label)
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::policy::{Grant, Policy, RoleError};
 use super::roles::Binding;
 use super::rules::Attributes;
-use super::{SYSTEM_MASTERS, UserInfo};
+use super::{UserInfo, is_privileged};
 
 /// Whether something is allowed, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,8 @@ pub struct Decision {
 /// Why something is allowed or not. Its text is the one that Kubernetes gives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Reason {
-    /// There is nothing to say: no rule allows it, or it is one of the [`SYSTEM_MASTERS`], who need no rule.
+    /// There is nothing to say: no rule allows it, or the user is one of `system:masters`, who need
+    /// no rule.
     #[default]
     Untold,
     /// A role that this binding grants allows it.
@@ -65,7 +66,7 @@ pub(super) fn aggregate<E: fmt::Display>(errors: &[E]) -> String {
 /// Whether this user may do this in a tenant of this policy.
 #[must_use]
 pub fn authorize(policy: &Policy, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
-    if user.groups.iter().any(|group| group == SYSTEM_MASTERS) {
+    if is_privileged(user) {
         return Decision { allowed: true, reason: Reason::Untold };
     }
     let mut errors = Vec::new();

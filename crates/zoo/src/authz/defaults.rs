@@ -8,6 +8,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use kubewharf_kube_api::json;
 use kubewharf_kube_api::labels::LabelSelector;
 use serde::Serialize;
 use serde::ser::SerializeMap as _;
@@ -184,7 +185,7 @@ pub fn to_json(policy: &Policy, kind: Kind, namespace: &str, name: &str, shown: 
             }
         }
     };
-    Some(serde_json::to_vec(&written).expect("texts, lists and maps by text can be written to memory as JSON"))
+    Some(json::to_vec(&written))
 }
 
 /// An object of any of the kinds, its fields in Kubernetes' order.

@@ -7,8 +7,11 @@
 //! Invariant: pure, and in the tenant's own view: its own names of namespaces, users and groups, never those upstream.
 //! What is not allowed by a rule of the tenant's, or to its `system:masters`, is refused.
 
+mod cover;
 mod decision;
 pub mod defaults;
+pub mod escalation;
+pub mod impersonation;
 pub mod policy;
 pub mod roles;
 pub mod rules;
@@ -20,5 +23,7 @@ pub use kubewharf_kube_api::review::UserInfo;
 pub use policy::Policy;
 pub use rules::Attributes;
 
-/// The group whose members may do everything, whatever the roles are.
-pub const SYSTEM_MASTERS: &str = "system:masters";
+/// Whether the user is one of those who may do everything, whatever the roles are.
+fn is_privileged(user: &UserInfo) -> bool {
+    user.groups.iter().any(|group| group == kubewharf_kube_api::users::PRIVILEGED_GROUP)
+}

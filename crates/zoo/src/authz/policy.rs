@@ -11,11 +11,13 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, OnceLock};
 
+use kubewharf_kube_api::quote::quoted;
+use kubewharf_kube_api::users::service_account_user;
+
 use super::UserInfo;
 use super::defaults::DEFAULTS;
 use super::roles::{
-    Binding, ClusterRole, GROUP, Kind, Object, RBAC_GROUP, Role, RoleRef, SERVICE_ACCOUNT, SERVICE_ACCOUNT_USER_PREFIX,
-    Subject, USER,
+    Binding, ClusterRole, GROUP, Kind, Object, RBAC_GROUP, Role, RoleRef, SERVICE_ACCOUNT, Subject, USER,
 };
 use super::rules::PolicyRule;
 
@@ -38,7 +40,7 @@ pub struct Grant<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RoleError {
     /// There is no such role. Kubernetes' authorizer names the resource in the singular.
-    #[error("{}.{RBAC_GROUP} {} not found", kind.name().to_lowercase(), kubewharf_kube_api::quote::quoted(name))]
+    #[error("{}.{RBAC_GROUP} {} not found", kind.name().to_lowercase(), quoted(name))]
     NotFound {
         /// The kind of role.
         kind: Kind,
@@ -46,11 +48,21 @@ pub enum RoleError {
         name: Box<str>,
     },
     /// It is for something that is no role.
-    #[error("unsupported role reference kind: {}", kubewharf_kube_api::quote::quoted(kind))]
+    #[error("unsupported role reference kind: {}", quoted(kind))]
     UnsupportedKind {
         /// What it is for.
         kind: Box<str>,
     },
+}
+
+impl RoleError {
+    /// The text that Kubernetes gives where it reads roles from storage, which names the resource in the plural.
+    pub(super) fn text_of_storage(&self) -> String {
+        match self {
+            Self::NotFound { kind, name } => format!("{}.{RBAC_GROUP} {} not found", kind.resource(), quoted(name)),
+            Self::UnsupportedKind { .. } => self.to_string(),
+        }
+    }
 }
 
 /// The rules of a role, in their order; for one that collects them possibly with repetitions.
@@ -354,7 +366,7 @@ fn subject_keys(binding: &Binding) -> Vec<u64> {
         kind @ (USER | GROUP) => Some(subject_key(&binding.namespace, kind, &subject.name)),
         SERVICE_ACCOUNT => {
             let namespace = subject.namespace_or(&binding.namespace);
-            let user = format!("{SERVICE_ACCOUNT_USER_PREFIX}{namespace}:{}", subject.name);
+            let user = service_account_user(namespace, &subject.name);
             (!namespace.is_empty()).then(|| subject_key(&binding.namespace, USER, &user))
         }
         _ => None,

@@ -11,6 +11,7 @@ use std::fmt;
 
 use kubewharf_kube_api::labels::LabelSelector;
 use kubewharf_kube_api::quote::quoted;
+use kubewharf_kube_api::users::SERVICE_ACCOUNT_PREFIX;
 use serde::Deserialize;
 
 use super::UserInfo;
@@ -20,8 +21,6 @@ use super::rules::{PolicyRule, null_as_empty};
 pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 /// The version that everything is read and written in.
 pub const RBAC_API_VERSION: &str = "rbac.authorization.k8s.io/v1";
-/// What a service account's user name begins with; its namespace, a colon and its name follow.
-pub const SERVICE_ACCOUNT_USER_PREFIX: &str = "system:serviceaccount:";
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,7 +165,7 @@ impl Subject {
             GROUP => user.groups.iter().any(|group| **group == *self.name),
             SERVICE_ACCOUNT => {
                 let namespace = self.namespace_or(binding_namespace);
-                let rest = user.username.strip_prefix(SERVICE_ACCOUNT_USER_PREFIX);
+                let rest = user.username.strip_prefix(SERVICE_ACCOUNT_PREFIX);
                 let name = rest.and_then(|rest| rest.strip_prefix(namespace)).and_then(|rest| rest.strip_prefix(':'));
                 !namespace.is_empty() && name == Some(&*self.name)
             }

@@ -1,6 +1,9 @@
 //! What all tests of authorization share: objects, users and requests in short.
 
+mod cover;
 mod defaults;
+mod escalation;
+mod impersonation;
 mod policy;
 
 use kubewharf_kube_api::RequestInfo;
