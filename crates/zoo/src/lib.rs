@@ -10,6 +10,7 @@ pub mod admin;
 mod administrator;
 pub mod authz;
 pub mod certificates;
+pub mod discovery;
 mod front;
 pub mod kinds;
 pub mod kubeconfig;
