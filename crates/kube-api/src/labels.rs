@@ -44,6 +44,37 @@ pub const EXISTS: &str = "Exists";
 pub const DOES_NOT_EXIST: &str = "DoesNotExist";
 
 impl LabelSelector {
+    /// Reads a selector as it is in a query: `a=b,c in (d,e),!f`. None if Kubernetes refuses it. One with a comparison of
+    /// numbers selects nothing here.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut selector = Self::default();
+        let (mut depth, mut terms, mut from) = (0u32, Vec::new(), 0);
+        for (at, byte) in text.bytes().enumerate() {
+            match byte {
+                b'(' => depth += 1,
+                b')' => depth = depth.checked_sub(1)?,
+                b',' if depth == 0 => {
+                    terms.push(&text[from..at]);
+                    from = at + 1;
+                }
+                _ => {}
+            }
+        }
+        terms.push(&text[from..]);
+        if text.trim().is_empty() {
+            return Some(selector);
+        }
+        for term in terms {
+            let requirement = Requirement::parse(term.trim())?;
+            if !matches!(requirement.operator.as_str(), ">" | "<") && !requirement.is_valid() {
+                return None;
+            }
+            selector.match_expressions.push(requirement);
+        }
+        Some(selector)
+    }
+
     /// Whether Kubernetes takes it for a selector.
     #[must_use]
     pub fn is_valid(&self) -> bool {
@@ -61,6 +92,32 @@ impl LabelSelector {
 }
 
 impl Requirement {
+    fn parse(term: &str) -> Option<Self> {
+        let of = |key: &str, operator: &str, values: Vec<String>| Self {
+            key: key.trim().to_owned(),
+            operator: operator.to_owned(),
+            values,
+        };
+        if let Some(key) = term.strip_prefix('!') {
+            return Some(of(key, DOES_NOT_EXIST, Vec::new()));
+        }
+        if let Some((key, list)) = term.strip_suffix(')').and_then(|term| term.split_once('(')) {
+            let (key, operator) = key.trim().rsplit_once(char::is_whitespace)?;
+            let operator = match operator {
+                "in" => IN,
+                "notin" => NOT_IN,
+                _ => return None,
+            };
+            return Some(of(key, operator, list.split(',').map(|value| value.trim().to_owned()).collect()));
+        }
+        for (mark, operator) in [("!=", NOT_IN), ("==", IN), ("=", IN), (">", ">"), ("<", "<")] {
+            if let Some((key, value)) = term.split_once(mark) {
+                return Some(of(key, operator, vec![value.trim().to_owned()]));
+            }
+        }
+        Some(of(term, EXISTS, Vec::new()))
+    }
+
     /// Whether Kubernetes takes it for a condition.
     #[must_use]
     pub fn is_valid(&self) -> bool {
@@ -93,6 +150,34 @@ mod tests {
     fn selects(selector: &str, labels: &[(&str, &str)]) -> bool {
         let selector: LabelSelector = serde_json::from_str(selector).unwrap();
         selector.matches(|key| labels.iter().find(|(found, _)| *found == key).map(|(_, value)| *value))
+    }
+
+    #[test]
+    fn selectors_are_read_as_they_are_in_queries() {
+        let picks = |text: &str| {
+            let labels = [("app", "web"), ("tier", "")];
+            let value_of = |key: &str| labels.iter().find(|(found, _)| *found == key).map(|(_, value)| *value);
+            LabelSelector::parse(text).map(|selector| selector.matches(value_of))
+        };
+        for text in [
+            "",
+            "app",
+            "app=web",
+            "app == web",
+            "app!=db",
+            "other!=x",
+            "app in (db, web),!other",
+            "tier=",
+            "app notin (x)",
+        ] {
+            assert_eq!(picks(text), Some(true), "{text}");
+        }
+        for text in ["other", "app=db", "!app", "app notin (web)", "app=web,tier=x", "app>1"] {
+            assert_eq!(picks(text), Some(false), "{text}");
+        }
+        for text in ["app=,", "app in web", "a b", "=x", "app in (x", "-a=b"] {
+            assert_eq!(picks(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,6 @@
 use std::fmt;
 
 use kubewharf_kube_api::Status;
-use kubewharf_kube_api::status::Details;
 
 /// How a resource or subresource is served to a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +66,7 @@ impl Refusal {
             Self::Host => format!("{NOT_FOUND}: {name} belong to the host cluster"),
             Self::Undecided => format!("{NOT_FOUND}: {name} are not served to tenants"),
         });
-        status.details = Some(Details::default());
+        status.details = Some(Box::default());
         status
     }
 }
@@ -425,8 +424,8 @@ static RESOURCES: &[Resource] = &[
 
     private("rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding"),
     private("rbac.authorization.k8s.io", "clusterroles", "ClusterRole"),
-    namespaced("rbac.authorization.k8s.io", "rolebindings", "RoleBinding"),
-    namespaced("rbac.authorization.k8s.io", "roles", "Role"),
+    private("rbac.authorization.k8s.io", "rolebindings", "RoleBinding").in_namespaces(),
+    private("rbac.authorization.k8s.io", "roles", "Role").in_namespaces(),
 
     not_yet("resource.k8s.io", "deviceclasses", "DeviceClass"),
     host("resource.k8s.io", "devicetaintrules", "DeviceTaintRule"),
@@ -538,10 +537,8 @@ mod tests {
             for outcome in outcomes {
                 match outcome {
                     Outcome::Namespaced => assert!(known.namespaced, "{}", known.resource),
-                    Outcome::OwnCluster | Outcome::OwnView | Outcome::Private => {
-                        assert!(!known.namespaced, "{}", known.resource);
-                    }
-                    Outcome::Decided | Outcome::Refused(_) => {}
+                    Outcome::OwnCluster | Outcome::OwnView => assert!(!known.namespaced, "{}", known.resource),
+                    Outcome::Private | Outcome::Decided | Outcome::Refused(_) => {}
                 }
             }
         }

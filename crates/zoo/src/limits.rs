@@ -32,6 +32,8 @@ pub(crate) const PROVISIONS_AT_ONCE: usize = 4;
 pub(crate) const BINDING_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an apiserver may take to agree to a stream.
 pub(crate) const UPGRADE_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a patch of a role or binding is tried that others change at the same time.
+pub(crate) const PRIVATE_TRIES_MAX: u32 = 5;
 /// Bytes of events that are kept of one kind for those who come back.
 pub(crate) const RING_BYTES_MAX: usize = 16 << 20;
 /// Events that wait for one watcher; one that falls further behind is ended, and comes back.

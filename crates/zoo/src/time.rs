@@ -85,7 +85,16 @@ mod tests {
 
     #[test]
     fn ages_are_told_as_kubectl_does() {
-        let told = [(119, "119s"), (120, "2m"), (150, "2m30s"), (600, "10m"), (10_800, "3h"), (14_460, "4h1m"), (172_800, "2d"), (180_000, "2d2h")];
+        let told = [
+            (119, "119s"),
+            (120, "2m"),
+            (150, "2m30s"),
+            (600, "10m"),
+            (10_800, "3h"),
+            (14_460, "4h1m"),
+            (172_800, "2d"),
+            (180_000, "2d2h"),
+        ];
         for (seconds, text) in told {
             assert_eq!(age(seconds), text);
         }

@@ -15,12 +15,15 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::admin::{Admin, AdminClient};
+use crate::authz::roles::Kind;
 use crate::certificates::{Authority, CertificateError, Subject};
+use crate::discovery::{self, Discovery};
 use crate::front::Front;
 use crate::kubeconfig::{Kubeconfig, KubeconfigError};
 use crate::limits::OWN_ANSWER_BYTES_MAX;
 use crate::list::Sealer;
 use crate::metrics::Metrics;
+use crate::private;
 use crate::proxy::{Client, Proxy};
 use crate::tenant::{Tenants, crd};
 use crate::upstream::{Upstream, UpstreamError};
@@ -123,7 +126,12 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     let hubs = Hubs::new(upstream.clone(), tenants.clone());
     let metrics = Arc::new(Metrics::new(tenants.clone(), hubs.clone()));
     let sealer = Sealer::new(&authority.secret("continue tokens"));
-    let proxy = Arc::new(Proxy { tenants: tenants.clone(), upstream: upstream.clone(), sealer, hubs });
+    let public_address = server.split_once("://").map_or(server.as_str(), |(_, address)| address).trim_end_matches('/');
+    let discovery = Discovery::new(upstream.clone(), discovery::Settings::new(public_address));
+    let columns = Default::default();
+    let proxy =
+        Arc::new(Proxy { tenants: tenants.clone(), upstream: upstream.clone(), sealer, hubs, discovery, columns });
+    let followers = Kind::ALL.map(|kind| tokio::spawn(private::follow(kind, upstream.clone(), tenants.clone())));
     let admin = Arc::new(Admin { tenants: tenants.clone(), upstream, authority, metrics, server: server.clone() });
     let front = Arc::new(Front {
         connect: Box::new(move |identity, address| {
@@ -146,6 +154,9 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     kubewharf_foundation::systemd::ready();
     tokio::join!(front.listen(listener), admin_front.listen(admin_listener));
     for task in background {
+        task.abort();
+    }
+    for task in followers {
         task.abort();
     }
     Ok(())

@@ -126,6 +126,23 @@ impl Policy {
         }
     }
 
+    /// Drops all objects of a kind.
+    pub fn remove_kind(&mut self, kind: Kind) {
+        let Some(own) = &self.own else { return };
+        let place = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+        let places: Vec<(String, String)> = match kind {
+            Kind::Role => own.roles.0.iter().map(|role| place(&role.namespace, &role.name)).collect(),
+            Kind::ClusterRole => own.cluster_roles.0.iter().map(|role| place("", &role.name)).collect(),
+            Kind::RoleBinding | Kind::ClusterRoleBinding => {
+                let of_kind = own.bindings.0.iter().filter(|binding| binding.kind() == kind);
+                of_kind.map(|binding| place(&binding.namespace, &binding.name)).collect()
+            }
+        };
+        for (namespace, name) in places {
+            self.remove(kind, &namespace, &name);
+        }
+    }
+
     /// Whether the tenant itself has stored an object of this kind, namespace and name.
     #[must_use]
     pub fn has_stored(&self, kind: Kind, namespace: &str, name: &str) -> bool {

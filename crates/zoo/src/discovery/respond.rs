@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, USER_AGENT, VARY};
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use kubewharf_kube_api::Status;
-use kubewharf_kube_api::status::{Details, Reason};
+use kubewharf_kube_api::status::Reason;
 
 use super::accept::{self, Encoding, Form, Media};
 use super::cache::{Held, Name};
@@ -279,7 +279,7 @@ fn of_status(status: &Status) -> Response<Bytes> {
 
 fn not_found(reason: &str) -> Status {
     let mut status = Status::not_found(format!("the server could not find the requested resource{reason}"));
-    status.details = Some(Details::default());
+    status.details = Some(Box::default());
     status
 }
 

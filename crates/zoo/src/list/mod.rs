@@ -24,8 +24,7 @@ use crate::upstream::{Question, Whole};
 
 pub(crate) use document::List;
 use document::Meta;
-use token::Place;
-pub(crate) use token::Sealer;
+pub(crate) use token::{Place, Sealer};
 
 /// What is read of the list of a tenant's namespaces.
 #[derive(Deserialize)]
@@ -51,11 +50,11 @@ struct Name {
 }
 
 /// What a client wants of a list.
-struct Page {
+pub(crate) struct Page {
     /// At most so many items; none: all.
-    limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
     /// Where it goes on.
-    place: Option<Place>,
+    pub(crate) place: Option<Place>,
 }
 
 /// A list that was put together, or the apiserver's answer if it is a failure.
@@ -102,7 +101,7 @@ impl Asked {
         format!("{}/{}/{}", wanted.info.api_group, wanted.info.resource, wanted.info.namespace)
     }
 
-    fn page(&self, wanted: &Wanted<'_>) -> Result<Page, Box<Status>> {
+    pub(crate) fn page(&self, wanted: &Wanted<'_>) -> Result<Page, Box<Status>> {
         let limit = wanted.query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
         let token = wanted.query.get("continue").filter(|token| !token.is_empty());
         let place = match token {
@@ -119,7 +118,7 @@ impl Asked {
         Ok(Page { limit, place })
     }
 
-    fn seal(&self, wanted: &Wanted<'_>, place: &Place) -> String {
+    pub(crate) fn seal(&self, wanted: &Wanted<'_>, place: &Place) -> String {
         self.proxy.sealer.seal(self.names().uid(), &Self::list_id(wanted), place)
     }
 
@@ -422,7 +421,7 @@ fn as_list(wanted: &Wanted<'_>, name: &str) -> Option<String> {
     (is_left_out && wanted.info.verb == "watch").then(String::new)
 }
 
-fn has_selector(wanted: &Wanted<'_>) -> bool {
+pub(crate) fn has_selector(wanted: &Wanted<'_>) -> bool {
     let has = |name| wanted.query.get(name).is_some_and(|selector| !selector.is_empty());
     has("labelSelector") || has("fieldSelector")
 }
@@ -432,7 +431,7 @@ fn sort_key(namespace: &str) -> String {
     format!("{namespace}/")
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut escaped, byte| {
         use std::fmt::Write as _;
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {

@@ -19,6 +19,7 @@ use kubewharf_upstream::Class;
 use serde_json::{Value, json};
 
 use crate::authz::defaults::{self, Shown};
+use crate::authz::escalation;
 use crate::authz::roles::{Kind, Object, RBAC_API_VERSION, RBAC_GROUP};
 use crate::limits::{ANSWER_BYTES_MAX, PRIVATE_TRIES_MAX};
 use crate::proxy::{Asked, Body, Media, Wanted, failed, json as json_response, media_of};
@@ -92,7 +93,13 @@ impl Private<'_> {
         format!("{}/{}", stored::path(self.kind, names, self.namespace()), stored::name(self.kind, names, self.name()))
     }
 
-    async fn send(&self, method: Method, target: String, content_type: &'static str, body: Bytes) -> Result<Whole, Box<Status>> {
+    async fn send(
+        &self,
+        method: Method,
+        target: String,
+        content_type: &'static str,
+        body: Bytes,
+    ) -> Result<Whole, Box<Status>> {
         let mut headers = self.asked.upstream_headers(Some("application/json"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         let question = Question { method, target, headers, body, class: Class::Short };
@@ -104,7 +111,7 @@ impl Private<'_> {
     /// A default object, if there is one of this name that the tenant has not replaced.
     fn default_object(&self, namespace: &str, name: &str) -> Option<Value> {
         let tenant = &self.asked.tenant;
-        let policy = tenant.policy();
+        let policy = self.asked.policy();
         let uid = default_uid(tenant.names.uid(), self.kind, namespace, name);
         let shown = Shown { uid: &uid, resource_version: &tenant.version, creation_timestamp: &tenant.created };
         let json = defaults::to_json(&policy, self.kind, namespace, name, shown)?;
@@ -140,18 +147,24 @@ impl Private<'_> {
     }
 
     fn not_found(&self) -> Response<Body> {
-        let mut status = Status::not_found(format!("{}.{RBAC_GROUP} {:?} not found", self.kind.resource(), self.name()));
-        status.details = Some(kubewharf_kube_api::status::Details {
+        let mut status =
+            Status::not_found(format!("{}.{RBAC_GROUP} {:?} not found", self.kind.resource(), self.name()));
+        status.details = Some(Box::new(kubewharf_kube_api::status::Details {
             name: self.name().to_owned().into(),
             group: RBAC_GROUP.into(),
             kind: self.kind.resource().into(),
             ..Default::default()
-        });
+        }));
         crate::proxy::respond(&status)
     }
 
     /// One object, in the form that the client wants.
-    async fn show(&self, status: StatusCode, object: Value, headers: &HeaderMap) -> Result<Response<Body>, Box<Status>> {
+    async fn show(
+        &self,
+        status: StatusCode,
+        object: Value,
+        headers: &HeaderMap,
+    ) -> Result<Response<Body>, Box<Status>> {
         let shown = match self.form {
             Form::Whole => object,
             Form::Partial(version) => shape::partial(&object, version),
@@ -234,18 +247,16 @@ impl Private<'_> {
 
     /// The body as JSON.
     fn body_value(&self, body: &[u8]) -> Result<Value, Box<Status>> {
-        let malformed = |error: &dyn std::fmt::Display| Box::new(Status::bad_request(format!("the body can't be read: {error}")));
+        let malformed =
+            |error: &dyn std::fmt::Display| Box::new(Status::bad_request(format!("the body can't be read: {error}")));
         match media_of(&self.asked.headers) {
-            Media::Protobuf => {
-                let kind = crate::rewrite::Kind::of(RBAC_GROUP, "v1", self.kind.name()).expect("every table has them");
-                let json = crate::rewrite::to_json(kind, body).map_err(|error| malformed(&error))?;
-                serde_json::from_slice(&json).map_err(|error| malformed(&error))
-            }
             Media::Yaml | Media::ApplyPatch => {
                 let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
                 serde_saphyr::from_str(text).map_err(|error| malformed(&error))
             }
-            Media::Other => Err(Box::new(Status::unsupported_media_type("the body of the request was in an unknown format"))),
+            Media::Protobuf | Media::Other => {
+                Err(Box::new(Status::unsupported_media_type("the body of the request was in an unknown format")))
+            }
             _ => serde_json::from_slice(body).map_err(|error| malformed(&error)),
         }
     }
@@ -254,7 +265,9 @@ impl Private<'_> {
     fn query(&self, dry_run: bool) -> String {
         let mut query = String::new();
         for (name, value) in self.wanted.query.iter() {
-            if matches!(&*name, "fieldManager" | "fieldValidation" | "force" | "pretty") || (name == "dryRun" && !dry_run) {
+            if matches!(&*name, "fieldManager" | "fieldValidation" | "force" | "pretty")
+                || (name == "dryRun" && !dry_run)
+            {
                 query += &format!("&{name}={}", crate::list::escape(&value));
             }
         }
@@ -270,7 +283,9 @@ impl Private<'_> {
         let mut trial = object.clone();
         let namespace = self.namespace();
         if let Some(meta) = trial.get_mut("metadata").and_then(Value::as_object_mut) {
-            for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields", "generation", "ownerReferences"] {
+            for field in
+                ["uid", "resourceVersion", "creationTimestamp", "managedFields", "generation", "ownerReferences"]
+            {
                 meta.remove(field);
             }
             // The name of the kept object is the longer one; what is kept is checked for that by itself.
@@ -283,8 +298,13 @@ impl Private<'_> {
                 *text = names.inward(text);
             }
         }
-        let scope = if namespace.is_empty() { String::new() } else { format!("namespaces/{}/", names.inward(namespace)) };
-        let target = format!("/apis/{RBAC_API_VERSION}/{scope}{}?{}", self.kind.resource(), self.query(true).trim_start_matches('&'));
+        let scope =
+            if namespace.is_empty() { String::new() } else { format!("namespaces/{}/", names.inward(namespace)) };
+        let target = format!(
+            "/apis/{RBAC_API_VERSION}/{scope}{}?{}",
+            self.kind.resource(),
+            self.query(true).trim_start_matches('&')
+        );
         let whole = self.send(Method::POST, target, "application/json", to_line(&trial)).await?;
         if !whole.status.is_success() {
             return Err(Refused::Answer(Box::new(whole)));
@@ -306,19 +326,18 @@ impl Private<'_> {
 
     /// Whether the user may write this: it grants nothing that the user has not, or may not grant.
     fn check_grant(&self, new: &Value, old: Option<&Value>) -> Result<(), Box<Status>> {
-        let read = |value: &Value| Object::from_json(self.kind, value.to_string().as_bytes(), self.namespace());
-        let new = read(new).map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
-        let old = old.and_then(|old| read(old).ok());
-        self.asked.check_grant(&new, old.as_ref(), self.wanted.info)
+        let (new, old) = (new.to_string(), old.map(Value::to_string));
+        let (policy, user) = (self.asked.policy(), &self.asked.user);
+        escalation::check(&policy, user, self.wanted.info, new.as_bytes(), old.as_deref().map(str::as_bytes))
+            .map_err(Box::new)
     }
 
     /// Lets the decisions know at once; the watch will say the same.
     fn learn(&self, object: &Value) {
         let is_dry_run = self.wanted.query.get("dryRun").is_some_and(|value| !value.is_empty());
-        if !is_dry_run
-            && let Ok(object) = Object::from_json(self.kind, object.to_string().as_bytes(), self.namespace())
+        if !is_dry_run && let Ok(object) = Object::from_json(self.kind, object.to_string().as_bytes(), self.namespace())
         {
-            self.asked.tenant.change_policy(|policy| policy.insert(object));
+            self.asked.change_policy(|policy| policy.insert(object));
         }
     }
 
@@ -328,15 +347,16 @@ impl Private<'_> {
         self.check_grant(&object, None)?;
         let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         if self.default_object(self.namespace(), name).is_some() {
-            let mut status = Status::bad_request(format!("{}.{RBAC_GROUP} {name:?} already exists", self.kind.resource()));
+            let mut status =
+                Status::bad_request(format!("{}.{RBAC_GROUP} {name:?} already exists", self.kind.resource()));
             status.code = 409;
             status.reason = kubewharf_kube_api::status::Reason::AlreadyExists;
-            status.details = Some(kubewharf_kube_api::status::Details {
+            status.details = Some(Box::new(kubewharf_kube_api::status::Details {
                 name: name.to_owned().into(),
                 group: RBAC_GROUP.into(),
                 kind: self.kind.resource().into(),
                 ..Default::default()
-            });
+            }));
             return Err(Box::new(status).into());
         }
         let whole = self.store(object, self.query(false)).await?;
@@ -386,7 +406,10 @@ impl Private<'_> {
         if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut)
             && meta.get("resourceVersion").is_none_or(|version| version == "")
         {
-            meta.insert("resourceVersion".into(), old.pointer("/metadata/resourceVersion").cloned().unwrap_or_default());
+            meta.insert(
+                "resourceVersion".into(),
+                old.pointer("/metadata/resourceVersion").cloned().unwrap_or_default(),
+            );
         }
         let object = self.check(&object).await?;
         self.check_role_ref(&object, &old)?;
@@ -461,7 +484,12 @@ impl Private<'_> {
     }
 
     /// A patch as it is for the kept object, which must still be of the version that was looked at.
-    fn inward_patch(&self, media: Media, mut patch: Value, old: Option<&Value>) -> Result<(&'static str, Bytes), Box<Status>> {
+    fn inward_patch(
+        &self,
+        media: Media,
+        mut patch: Value,
+        old: Option<&Value>,
+    ) -> Result<(&'static str, Bytes), Box<Status>> {
         let version = old.and_then(|old| old.pointer("/metadata/resourceVersion")).cloned();
         let names = self.asked.names();
         match media {
@@ -473,7 +501,8 @@ impl Private<'_> {
                     self.inward_operation(operation)?;
                 }
                 if let Some(version) = version {
-                    operations.insert(0, json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }));
+                    operations
+                        .insert(0, json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }));
                 }
                 Ok(("application/json-patch+json", to_line(&patch)))
             }
@@ -544,7 +573,7 @@ impl Private<'_> {
     async fn delete(&self, method: &Method, body: Bytes) -> Result<Response<Body>, Refused> {
         if self.default_object(self.namespace(), self.name()).is_some() {
             let why = "what every cluster has from the beginning can be changed, but not deleted";
-            return Err(Box::new(Status::forbidden_request(&self.asked.user.name, self.wanted.info, why)).into());
+            return Err(Box::new(Status::forbidden_request(&self.asked.user.username, self.wanted.info, why)).into());
         }
         let target = wanted_query(self.object_path(), self.wanted);
         let content_type = if media_of(&self.asked.headers) == Media::Protobuf {
@@ -558,7 +587,7 @@ impl Private<'_> {
         }
         let is_dry_run = self.wanted.query.get("dryRun").is_some_and(|value| !value.is_empty());
         if !is_dry_run {
-            self.asked.tenant.change_policy(|policy| policy.remove(self.kind, self.namespace(), self.name()));
+            self.asked.change_policy(|policy| policy.remove(self.kind, self.namespace(), self.name()));
         }
         Ok(self.refuse(&whole))
     }
@@ -583,8 +612,11 @@ impl Private<'_> {
     /// Path and query for several kept objects.
     fn collection_target(&self, path: &str) -> Result<String, Box<Status>> {
         let target = self.wanted.upstream_in(self.asked.names(), None, false, |name, _| {
-            matches!(name, "limit" | "continue" | "sendInitialEvents" | "allowWatchBookmarks" | "timeoutSeconds" | "pretty")
-                .then(String::new)
+            matches!(
+                name,
+                "limit" | "continue" | "sendInitialEvents" | "allowWatchBookmarks" | "timeoutSeconds" | "pretty"
+            )
+            .then(String::new)
         })?;
         let query = target.split_once('?').map_or("", |(_, query)| query);
         Ok(format!("{path}?{query}"))

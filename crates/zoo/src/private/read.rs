@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use http::{Method, Response};
-use kubewharf_kube_api::labels::LabelSelector;
 use kubewharf_kube_api::Status;
+use kubewharf_kube_api::labels::LabelSelector;
 use serde_json::{Value, json};
 
 use crate::authz::defaults;
@@ -102,7 +102,7 @@ impl Private<'_> {
         let labels = LabelSelector::parse(&labels)
             .ok_or_else(|| Box::new(Status::bad_request(format!("unable to parse requirement: {labels}"))))?;
         let fields = query.get("fieldSelector").unwrap_or_default();
-        let policy = self.asked.tenant.policy();
+        let policy = self.asked.policy();
         for (namespace, name) in defaults::names(&policy, self.kind) {
             if !self.namespace().is_empty() && self.namespace() != namespace {
                 continue;
@@ -153,9 +153,11 @@ impl Private<'_> {
         let names = self.asked.names();
         let target = self.collection_target(&stored::path(self.kind, names, self.namespace()))?;
         let bookmarks = if query.is_true("allowWatchBookmarks") { "&allowWatchBookmarks=true" } else { "" };
-        let lasts = query.get("timeoutSeconds").map(|seconds| format!("&timeoutSeconds={}", crate::list::escape(&seconds)));
+        let lasts =
+            query.get("timeoutSeconds").map(|seconds| format!("&timeoutSeconds={}", crate::list::escape(&seconds)));
         // The version that it goes on from, and no other that the client may have given.
-        let target = target.split('&').filter(|part| !part.starts_with("resourceVersion")).collect::<Vec<_>>().join("&");
+        let target =
+            target.split('&').filter(|part| !part.starts_with("resourceVersion")).collect::<Vec<_>>().join("&");
         let target = format!("{target}&watch=true&resourceVersion={from}{bookmarks}{}", lasts.unwrap_or_default());
         let headers = self.asked.upstream_headers(Some("application/json"));
         let class = kubewharf_upstream::Class::Watch;

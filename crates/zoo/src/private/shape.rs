@@ -89,9 +89,8 @@ fn row(kind: Kind, object: &Value, version: &str, include: Include, now: u64) ->
         Kind::Role | Kind::ClusterRole => json!([name, created]),
         Kind::RoleBinding | Kind::ClusterRoleBinding => {
             let role = format!("{}/{}", text("/roleRef/kind"), text("/roleRef/name"));
-            let age = crate::time::parse_rfc3339(created).map_or_else(|| "<unknown>".to_owned(), |then| {
-                crate::time::age(now.saturating_sub(then))
-            });
+            let age = crate::time::parse_rfc3339(created)
+                .map_or_else(|| "<unknown>".to_owned(), |then| crate::time::age(now.saturating_sub(then)));
             let subjects = |wanted: &str| {
                 let subjects = object.get("subjects").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
                 let of_kind = subjects.iter().filter(|subject| subject.get("kind").is_some_and(|kind| kind == wanted));
@@ -126,7 +125,10 @@ mod tests {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(Form::of_accept(kubectl), Some(Form::Table("v1")));
         assert_eq!(Form::of_accept("application/vnd.kubernetes.protobuf,application/json"), Some(Form::Whole));
-        assert_eq!(Form::of_accept("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"), Some(Form::Partial("v1")));
+        assert_eq!(
+            Form::of_accept("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
+            Some(Form::Partial("v1"))
+        );
         assert_eq!(Form::of_accept("application/vnd.kubernetes.protobuf"), None);
     }
 

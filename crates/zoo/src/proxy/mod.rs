@@ -20,11 +20,15 @@ use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WARNING};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use kubewharf_kube_api::users::PRIVILEGED_GROUP;
 use kubewharf_kube_api::{RequestInfo, Status};
+use tokio::sync::OnceCell;
 
+use crate::authz::{self, Policy, UserInfo, impersonation};
 use crate::certificates::Subject;
+use crate::discovery::Discovery;
 use crate::front;
-use crate::limits::REQUEST_BYTES_MAX;
+use crate::limits::{OWN_ANSWER_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::list::Sealer;
 use crate::names::Names;
 use crate::tenant::{Tenant, Tenants};
@@ -32,7 +36,6 @@ use crate::upstream::Upstream;
 use crate::watch::Hubs;
 
 pub(crate) use body::{Body, Broken, json, respond};
-pub(crate) use identity::User;
 pub(crate) use negotiate::{Media, of_body as media_of};
 pub(crate) use target::Wanted;
 
@@ -42,6 +45,9 @@ pub(crate) struct Proxy {
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) sealer: Sealer,
     pub(crate) hubs: Arc<Hubs>,
+    pub(crate) discovery: Arc<Discovery<Arc<Upstream>>>,
+    /// The columns of tables of roles and bindings, once the apiserver has told them.
+    pub(crate) columns: [OnceCell<serde_json::Value>; 4],
 }
 
 /// A client's connection.
@@ -55,7 +61,8 @@ pub(crate) struct Client {
 pub(crate) struct Asked {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) tenant: Arc<Tenant>,
-    pub(crate) user: User,
+    /// Who it is for: whoever asks, or whom this one acts as.
+    pub(crate) user: UserInfo,
     pub(crate) headers: HeaderMap,
 }
 
@@ -80,14 +87,15 @@ impl Client {
         // Its object may be just made, or just gone.
         let tenant = proxy.tenants.find(&subject.tenant_uid, &subject.tenant).await;
         let tenant = tenant.map_err(|error| failed(&error))?.ok_or_else(|| Box::new(Status::unauthorized()))?;
-        let user = User::of_certificate(subject);
+        let user = identity::of_certificate(subject);
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
         let method = request.method().clone();
         let info = RequestInfo::parse(method.as_str(), &target)
             .map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
         let (head, incoming) = request.into_parts();
-        let asked = Asked { proxy: proxy.clone(), tenant, user, headers: head.headers.clone() };
-        asked.authorize(&info)?;
+        let mut asked = Asked { proxy: proxy.clone(), tenant, user, headers: head.headers.clone() };
+        asked.act_as_asked(&info).await?;
+        asked.authorize(&info).await?;
         if !info.is_resource_request {
             return asked.other(&method, &target, &info).await;
         }
@@ -95,7 +103,7 @@ impl Client {
         let wanted = Wanted::of(&info, query)?;
         if !wanted.outcome.allows(&info.verb) {
             let message = format!("tenants can only read {}", info.resource);
-            return Err(Box::new(Status::forbidden_request(&asked.user.name, &info, &message)));
+            return Err(Box::new(Status::forbidden_request(&asked.user.username, &info, &message)));
         }
         if upgrade::is_upgrade(&head) {
             return asked.upgrade(&wanted, Request::from_parts(head, incoming)).await;
@@ -115,15 +123,42 @@ impl Asked {
         &self.tenant.names
     }
 
-    /// Whether the user may do this.
-    fn authorize(&self, info: &RequestInfo<'_>) -> Result<(), Box<Status>> {
-        if self.headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
-            return Err(Box::new(Status::forbidden("acting as somebody else is not served to tenants yet")));
-        }
-        if self.user.groups.iter().any(|group| group == "system:masters") {
+    /// The tenant's policy.
+    pub(crate) fn policy(&self) -> Policy {
+        self.proxy.tenants.policy(self.names().id())
+    }
+
+    /// Changes the policy at once, before the watch does.
+    pub(crate) fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
+        self.proxy.tenants.change_policy(self.names().id(), change);
+    }
+
+    /// Policies are needed for everyone but those who may do everything.
+    async fn wait_for_policies(&self) -> Result<(), Box<Status>> {
+        if self.user.groups.iter().any(|group| group == PRIVILEGED_GROUP) || self.proxy.tenants.knows_policies().await {
             return Ok(());
         }
-        Err(Box::new(Status::forbidden_request(&self.user.name, info, "")))
+        Err(Box::new(Status::service_unavailable("who may do what is not known yet; try again")))
+    }
+
+    /// Becomes whom the request asks to act as, if its user may.
+    async fn act_as_asked(&mut self, info: &RequestInfo<'_>) -> Result<(), Box<Status>> {
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        if let Some(wanted) = impersonation::Wanted::from_headers(headers).map_err(Box::new)? {
+            self.wait_for_policies().await?;
+            self.user = wanted.decide(&self.policy(), &self.user, info).map_err(Box::new)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the user may do this.
+    async fn authorize(&self, info: &RequestInfo<'_>) -> Result<(), Box<Status>> {
+        self.wait_for_policies().await?;
+        let decision = authz::authorize(&self.policy(), &self.user, &authz::Attributes::of_request(info));
+        if decision.allowed {
+            return Ok(());
+        }
+        Err(Box::new(Status::forbidden_request(&self.user.username, info, &decision.reason.to_string())))
     }
 
     /// What is not a resource.
@@ -141,26 +176,18 @@ impl Asked {
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
                 Ok(response)
             }
-            _ if is_read
-                && (path == "/version"
-                    || path == "/api"
-                    || path.starts_with("/api")
-                    || path.starts_with("/openapi")) =>
-            {
-                // TODO(discovery)
-                let question = crate::upstream::Question {
-                    method: method.clone(),
-                    target: target.to_owned(),
-                    headers: self.upstream_headers(None),
-                    body: Bytes::new(),
-                    class: kubewharf_upstream::Class::Short,
-                };
-                let answer = self.proxy.upstream.send(&question).await.map_err(|error| failed(&error))?;
-                let whole = answer.whole(usize::MAX).await.map_err(|error| failed(&error))?;
-                let mut response = Response::new(Body::Whole(whole.body));
-                *response.status_mut() = whole.status;
-                *response.headers_mut() = self.client_headers(&whole.headers);
-                Ok(response)
+            "/version" | "/version/" if is_read => {
+                let upstream = &self.proxy.upstream;
+                let nothing = &serde_json::Value::Null;
+                let version = upstream.own(http::Method::GET, "/version", nothing, OWN_ANSWER_BYTES_MAX).await;
+                Ok(json(http::StatusCode::OK, version.map_err(|error| failed(&error))?))
+            }
+            _ if is_read || *method == http::Method::HEAD => {
+                let query = target.split_once('?').map(|(_, query)| query);
+                match self.proxy.discovery.respond(path, query, &self.headers).await {
+                    Some(response) => Ok(response.map(Body::Whole)),
+                    None => Err(Box::new(Status::not_found("the server could not find the requested resource"))),
+                }
             }
             _ => Err(Box::new(Status::not_found("the server could not find the requested resource"))),
         }

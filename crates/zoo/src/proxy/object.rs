@@ -32,7 +32,11 @@ impl Asked {
         let info = wanted.info;
         match wanted.outcome {
             Outcome::Namespaced | Outcome::OwnCluster => {}
-            Outcome::Private | Outcome::OwnView | Outcome::Decided => {
+            Outcome::Private => {
+                let accept = negotiate::accept(&self.headers, false).ok_or_else(not_acceptable)?;
+                return self.private(method, wanted, &accept, incoming).await;
+            }
+            Outcome::OwnView | Outcome::Decided => {
                 return Err(Box::new(Status::not_found(format!(
                     "the server could not find the requested resource: {} are not served to tenants yet",
                     info.resource
@@ -85,7 +89,7 @@ impl Asked {
         if wanted.resource.resource == "namespaces" {
             if *method == Method::DELETE && IMMORTAL.contains(&&*info.name) {
                 let message = format!("namespaces \"{}\" is forbidden: this namespace may not be deleted", info.name);
-                let mut status = Status::forbidden_request(&self.user.name, info, "");
+                let mut status = Status::forbidden_request(&self.user.username, info, "");
                 status.message = message.into();
                 return Err(Box::new(status));
             }
@@ -172,7 +176,7 @@ impl Asked {
             let path: Vec<&str> = field.split('.').collect();
             if scan::text(&present, &path) != Some(value) {
                 let why = format!("{field}: it can't be set or changed by a tenant");
-                return Err(Box::new(Status::forbidden_request(&self.user.name, wanted.info, &why)));
+                return Err(Box::new(Status::forbidden_request(&self.user.username, wanted.info, &why)));
             }
         }
         Ok(())
@@ -182,7 +186,7 @@ impl Asked {
         match error {
             RewriteError::Refused(refusal) => {
                 let why = format!("{}: {}", refusal.field, refusal.reason);
-                Box::new(Status::forbidden_request(&self.user.name, wanted.info, &why))
+                Box::new(Status::forbidden_request(&self.user.username, wanted.info, &why))
             }
             other => Box::new(Status::bad_request(other.to_string())),
         }
@@ -191,13 +195,12 @@ impl Asked {
     /// Sends a request as whoever it must be sent as.
     pub(super) async fn send(&self, wanted: &Wanted<'_>, mut question: Question) -> Result<Answer, Box<Status>> {
         let is_read = matches!(&*wanted.info.verb, "get" | "list" | "watch") && wanted.kind.is_some();
-        // Whoever writes roles was checked by zoo; the apiserver would want the tenant's identity to have all that they give.
-        let is_own = wanted.outcome == Outcome::OwnCluster || wanted.info.api_group == "rbac.authorization.k8s.io";
+        let is_own = wanted.outcome == Outcome::OwnCluster;
         let upstream = &self.proxy.upstream;
         if is_read || is_own {
             return upstream.send(&question).await.map_err(|error| failed(&error));
         }
-        self.user.impersonate(self.names(), &mut question.headers);
+        super::identity::impersonate(&self.user, self.names(), &mut question.headers);
         let mut pause = Duration::from_millis(1);
         let mut is_bound = false;
         loop {

@@ -13,9 +13,6 @@ use crate::names::Names;
 
 use super::selector;
 
-/// The field selector for all but the binding that bounds the tenant, see [`crate::tenant::BINDING`].
-const OTHER_BINDINGS: &str = "metadata.name!=tenancy.kubewharf.io";
-
 /// What a request for a resource is for, within what tenants have.
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
@@ -141,26 +138,20 @@ impl<'a> Wanted<'a> {
         }
         let of_collection = matches!(&*self.info.verb, "list" | "watch" | "deletecollection");
         if of_collection {
-            let mut has = (false, false);
-            for (name, _) in self.query.iter() {
-                has.0 |= name == "fieldSelector";
-                has.1 |= name == "labelSelector";
-            }
-            if !has.0 && !self.own_fields().is_empty() {
-                push("fieldSelector", self.own_fields());
-            }
-            if !has.1 && self.outcome == Outcome::OwnCluster {
+            let has_labels = self.query.iter().any(|(name, _)| name == "labelSelector");
+            if !has_labels && self.is_labelled() {
                 push("labelSelector", &self.own_labels(names));
             }
         }
         Ok(())
     }
 
-    /// What a field selector must always have: the binding that bounds the tenant upstream is none of its own.
-    fn own_fields(&self) -> &'static str {
-        match self.resource.resource {
-            "rolebindings" => OTHER_BINDINGS,
-            _ => "",
+    /// Whether the objects are the tenant's by their label, and not by their namespace.
+    fn is_labelled(&self) -> bool {
+        match self.outcome {
+            Outcome::OwnCluster => true,
+            Outcome::Private => self.info.namespace.is_empty(),
+            _ => false,
         }
     }
 
@@ -170,17 +161,11 @@ impl<'a> Wanted<'a> {
     }
 
     fn field_selector(&self, names: &Names, value: &str) -> Result<String, Box<Status>> {
-        let mut mapped = selector::map_fields(value, |field| self.resource.field(field), names)?;
-        let own = self.own_fields();
-        if !own.is_empty() {
-            let comma = if mapped.is_empty() { "" } else { "," };
-            let _ = write!(mapped, "{comma}{own}");
-        }
-        Ok(mapped)
+        selector::map_fields(value, |field| self.resource.field(field), names)
     }
 
     fn label_selector(&self, names: &Names, value: &str) -> Result<String, Box<Status>> {
-        if self.outcome != Outcome::OwnCluster {
+        if !self.is_labelled() {
             return Ok(value.to_owned());
         }
         let mut mapped = match self.resource.resource {
@@ -296,10 +281,6 @@ mod tests {
                 "/api/v1/namespaces/P-a/pods?fieldSelector=metadata.namespace%3DP-a,metadata.name!%3Db",
             ),
             ("/api/v1/watch/namespaces/a/pods", "/api/v1/namespaces/P-a/pods?watch=true"),
-            (
-                "/apis/rbac.authorization.k8s.io/v1/namespaces/a/rolebindings",
-                "/apis/rbac.authorization.k8s.io/v1/namespaces/P-a/rolebindings?fieldSelector=metadata.name!%3Dtenancy.kubewharf.io",
-            ),
             ("/api/v1/namespaces/a/pods/b/proxy/x%20y/", "/api/v1/namespaces/P-a/pods/b/proxy/x%20y/"),
         ] {
             assert_eq!(upstream("GET", target).as_deref(), Ok(expected), "{target}");

@@ -61,7 +61,7 @@ impl Asked {
             headers.insert(HOST, host);
         }
         endpoint.authorize(&mut headers);
-        self.user.impersonate(self.names(), &mut headers);
+        super::identity::impersonate(&self.user, self.names(), &mut headers);
         *outbound.headers_mut() = headers;
         let mut sender = opened.sender;
         let lease = opened.lease;

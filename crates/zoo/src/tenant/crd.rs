@@ -8,7 +8,9 @@ use http::{HeaderValue, Method};
 use kubewharf_upstream::Class;
 use serde_json::{Value, json};
 
+use crate::authz::roles::Kind;
 use crate::limits::OWN_ANSWER_BYTES_MAX;
+use crate::private;
 use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
 
 use super::{CLUSTER_ROLE, GROUP, TENANTS_PATH};
@@ -23,17 +25,26 @@ const SERVED_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) async fn install(upstream: &Upstream) -> Result<(), UpstreamError> {
     let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     apply(upstream, &format!("{crds}/tenants.{GROUP}"), &tenants()).await?;
+    for kind in Kind::ALL {
+        let crd = kept(kind);
+        let name = crd["metadata"]["name"].as_str().expect("it has a name").to_owned();
+        apply(upstream, &format!("{crds}/{name}"), &crd).await?;
+    }
     let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
     apply(upstream, &format!("{roles}/{CLUSTER_ROLE}"), &cluster_role()).await?;
     let deadline = tokio::time::Instant::now() + SERVED_WITHIN;
-    loop {
-        let target = format!("{TENANTS_PATH}?limit=1");
-        match upstream.own(Method::GET, &target, &Value::Null, OWN_ANSWER_BYTES_MAX).await {
-            Ok(_) => return Ok(()),
-            Err(error) if tokio::time::Instant::now() > deadline => return Err(error),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+    let kept = Kind::ALL.map(|kind| format!("/apis/{}/{}", private::STORED_API_VERSION, private::resource(kind)));
+    for path in std::iter::once(TENANTS_PATH).chain(kept.iter().map(String::as_str)) {
+        let target = format!("{path}?limit=1");
+        loop {
+            match upstream.own(Method::GET, &target, &Value::Null, OWN_ANSWER_BYTES_MAX).await {
+                Ok(_) => break,
+                Err(error) if tokio::time::Instant::now() > deadline => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
         }
     }
+    Ok(())
 }
 
 /// Applies an object as zoo's.
@@ -110,19 +121,68 @@ fn tenants() -> Value {
     })
 }
 
+/// The kind as which tenants' roles or bindings are kept. No authorizer looks at it.
+fn kept(kind: Kind) -> Value {
+    let text = || json!({ "type": "string" });
+    let texts = || json!({ "type": "array", "items": { "type": "string" }, "x-kubernetes-list-type": "atomic" });
+    let list = |items: Value| json!({ "type": "array", "items": items, "x-kubernetes-list-type": "atomic" });
+    let rules = list(json!({ "type": "object", "properties": {
+        "verbs": texts(), "apiGroups": texts(), "resources": texts(), "resourceNames": texts(), "nonResourceURLs": texts(),
+    }}));
+    let selector = json!({ "type": "object", "x-kubernetes-map-type": "atomic", "properties": {
+        "matchLabels": { "type": "object", "additionalProperties": { "type": "string" } },
+        "matchExpressions": list(json!({ "type": "object", "properties": {
+            "key": text(), "operator": text(), "values": texts(),
+        }})),
+    }});
+    let mut properties = json!({ "apiVersion": text(), "kind": text(), "metadata": { "type": "object" } });
+    match kind {
+        Kind::Role => properties["rules"] = rules,
+        Kind::ClusterRole => {
+            properties["rules"] = rules;
+            properties["aggregationRule"] =
+                json!({ "type": "object", "properties": { "clusterRoleSelectors": list(selector) } });
+        }
+        Kind::RoleBinding | Kind::ClusterRoleBinding => {
+            let fields = || json!({ "apiGroup": text(), "kind": text(), "name": text() });
+            let mut subject = fields();
+            subject["namespace"] = text();
+            properties["subjects"] = list(json!({ "type": "object", "properties": subject }));
+            properties["roleRef"] =
+                json!({ "type": "object", "properties": fields(), "x-kubernetes-map-type": "atomic" });
+        }
+    }
+    let (plural, name) = (private::resource(kind), private::kind_name(kind));
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": { "name": format!("{plural}.{GROUP}") },
+        "spec": {
+            "group": GROUP, "scope": if kind.is_namespaced() { "Namespaced" } else { "Cluster" },
+            "names": {
+                "kind": name, "listKind": format!("{name}List"), "plural": plural, "singular": name.to_lowercase(),
+            },
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": { "openAPIV3Schema": {
+                    "type": "object",
+                    "description": "What a tenant has as a role or binding of its own.",
+                    "properties": properties,
+                }},
+            }],
+        },
+    })
+}
+
 /// Everything in namespaces that tenants have (see [`crate::kinds`]), and nothing that reaches out of them.
 fn cluster_role() -> Value {
     let mut rules = Vec::new();
     for kind in crate::kinds::all().iter().filter(|kind| kind.outcome == crate::kinds::Outcome::Namespaced) {
-        // Roles and bindings are written with zoo's own identity, after zoo has checked what they give.
-        let verbs =
-            if kind.group == "rbac.authorization.k8s.io" { json!(["get", "list", "watch"]) } else { json!(["*"]) };
         let subresources = kind.subresources.iter();
         let served = subresources.filter(|sub| sub.outcome == crate::kinds::Outcome::Namespaced);
         let names: Vec<String> = std::iter::once(kind.resource.to_owned())
             .chain(served.map(|sub| format!("{}/{}", kind.resource, sub.name)))
             .collect();
-        rules.push(json!({ "apiGroups": [kind.group], "resources": names, "verbs": verbs }));
+        rules.push(json!({ "apiGroups": [kind.group], "resources": names, "verbs": ["*"] }));
     }
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",

@@ -9,6 +9,7 @@
 pub mod crd;
 mod follow;
 mod namespaces;
+mod policies;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,6 +53,10 @@ pub struct Tenant {
     pub names: Names,
     /// Whether it is on its way out: nothing new is made for it.
     pub is_ending: bool,
+    /// When its object was made, as Kubernetes writes it.
+    pub created: Box<str>,
+    /// The version of its object when it was first seen.
+    pub version: Box<str>,
     /// Which of [`FIRST_NAMESPACES`] are there, with their binding.
     first: [OnceCell<()>; FIRST_NAMESPACES.len()],
 }
@@ -62,6 +67,8 @@ impl Tenant {
             name: object.metadata.name.as_str().into(),
             names: Names::of_uid(&object.metadata.uid),
             is_ending: object.metadata.deletion_timestamp.is_some(),
+            created: object.metadata.creation_timestamp.as_str().into(),
+            version: object.metadata.resource_version.as_str().into(),
             first: Default::default(),
         }
     }
@@ -89,6 +96,7 @@ pub(crate) struct Metadata {
     pub(crate) namespace: String,
     pub(crate) uid: String,
     pub(crate) resource_version: String,
+    pub(crate) creation_timestamp: String,
     pub(crate) deletion_timestamp: Option<String>,
     pub(crate) finalizers: Vec<String>,
     pub(crate) labels: HashMap<String, String>,
@@ -98,13 +106,19 @@ pub(crate) struct Metadata {
 pub struct Tenants {
     upstream: Arc<Upstream>,
     by_id: RwLock<HashMap<TenantId, Arc<Tenant>>>,
+    policies: policies::Policies,
     /// Bounds what is made upstream at once.
     provisions: Semaphore,
 }
 
 impl Tenants {
     pub(crate) fn new(upstream: Arc<Upstream>) -> Arc<Self> {
-        Arc::new(Self { upstream, by_id: RwLock::default(), provisions: Semaphore::new(PROVISIONS_AT_ONCE) })
+        Arc::new(Self {
+            upstream,
+            by_id: RwLock::default(),
+            policies: policies::Policies::default(),
+            provisions: Semaphore::new(PROVISIONS_AT_ONCE),
+        })
     }
 
     /// The tenant of this id, if it is known here.
@@ -148,7 +162,7 @@ impl Tenants {
 
     /// Takes an object in; the same tenant keeps what is known of it.
     fn insert(&self, object: &TenantObject) -> Arc<Tenant> {
-        let new = Tenant::new(object);
+        let mut new = Tenant::new(object);
         let mut by_id = self.by_id.write();
         let known = by_id.get(&new.names.id());
         if let Some(known) = known
@@ -156,6 +170,9 @@ impl Tenants {
             && known.is_ending == new.is_ending
         {
             return known.clone();
+        }
+        if let Some(known) = known {
+            new.version.clone_from(&known.version);
         }
         let new = Arc::new(new);
         if let Some(known) = known {

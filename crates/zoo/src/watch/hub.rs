@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::limits::{HUB_IDLE, OWN_ANSWER_BYTES_MAX, RING_BYTES_MAX, WATCHER_EVENTS_MAX};
 use crate::names::{Names, TenantId};
 use crate::rewrite::{self, Encoding, Kind};
-use crate::tenant::{BINDING, TENANT_LABEL, Tenant};
+use crate::tenant::{TENANT_LABEL, Tenant};
 use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
 
 use super::frames::{Facts, Splitter, with_length};
@@ -66,9 +66,7 @@ impl Watched {
         uid: impl Fn(TenantId) -> Option<Arc<Tenant>>,
     ) -> Option<TenantId> {
         if self.is_namespaced {
-            let (id, _) = TenantId::split(facts.namespace)?;
-            let is_hidden = facts.name == BINDING && self.path.ends_with("/rolebindings");
-            return (!is_hidden).then_some(id);
+            return TenantId::split(facts.namespace).map(|(id, _)| id);
         }
         let (id, _) = TenantId::split(facts.name)?;
         // The name says whose it is; the label, that it is not the host's own.

@@ -27,7 +27,7 @@ use crate::proxy::{Asked, Body, Broken, Media, Wanted, failed, media_of};
 use crate::rewrite::{Encoding, Kind};
 use crate::upstream::{Answer, Question};
 
-use frames::{Facts, Splitter};
+pub(crate) use frames::{Facts, Splitter};
 pub(crate) use hub::Hubs;
 use hub::{Joined, Watched, Wish};
 
@@ -304,6 +304,30 @@ impl Watch {
         }
         self.watched.owner(facts, frame, |_| Some(self.wish.tenant.clone())) == Some(own)
     }
+}
+
+/// A watch in JSON that goes upstream by itself, whose events look different here; after these first ones.
+pub(crate) fn reshaped(
+    answer: Answer,
+    first: Vec<Bytes>,
+    reshape: impl Fn(&[u8]) -> Option<Bytes> + Send + 'static,
+) -> Response<Body> {
+    let state = (answer, Splitter::new(Encoding::Json), VecDeque::from(first), reshape);
+    let pieces = futures_util::stream::unfold(state, |(mut answer, mut splitter, mut queue, reshape)| async move {
+        loop {
+            if let Some(frame) = queue.pop_front() {
+                return Some((Ok(frame), (answer, splitter, queue, reshape)));
+            }
+            // Whatever ends it upstream, or can't be shown, ends it here.
+            splitter.push(&answer.piece().await.ok()??);
+            while let Some(frame) = splitter.next().ok()? {
+                queue.push_back(reshape(&frame)?);
+            }
+        }
+    });
+    let mut response = Response::new(Body::Pieces(Box::pin(pieces)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 enum More {
