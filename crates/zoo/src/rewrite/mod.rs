@@ -19,6 +19,8 @@ mod edits;
 #[allow(unused_imports, reason = "every file has the same ones")]
 mod generated;
 mod json;
+#[cfg(test)]
+mod kept;
 mod kind;
 mod marks;
 mod plan;

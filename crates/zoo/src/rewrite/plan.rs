@@ -263,3 +263,63 @@ fn lookup<T: Copy>(rows: impl Iterator<Item = (&'static str, T)> + Clone, messag
     let exact = rows.clone().find(|(name, _)| *name == message);
     exact.or_else(|| rows.clone().find(|(name, _)| *name == base)).map(|(_, value)| value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_is_of_a_field_that_there_is() {
+        let field = |message: &str, name: &str| {
+            schema::find(message).and_then(|message| message.fields.iter().find(|field| field.name == name))
+        };
+        for (message, name, mark) in MARKS.iter().filter(|row| row.0 != "*") {
+            let field = field(message, name).unwrap_or_else(|| panic!("{message}.{name}"));
+            let fits = match mark {
+                Mark::Value(_) | Mark::Domains => field.of == Type::Text && field.shape != Shape::Map,
+                Mark::Entries(_) => field.shape == Shape::Map,
+                Mark::As(_) | Mark::Json(_) | Mark::Object => matches!(field.of, Type::Of(_)),
+                Mark::Cell => field.shape == Shape::Many,
+                Mark::Slot(_) | Mark::Deny(_) | Mark::Withhold => true,
+            };
+            assert!(fits, "{message}.{name} is no {mark:?}");
+        }
+        for (message, name, _) in ADDITIONS {
+            assert!(field(message, name).is_some(), "{message}.{name}");
+        }
+        for (message, _) in WHOLES {
+            assert!(schema::find(message).is_some(), "{message}");
+        }
+        for message in schema::all() {
+            let texts = message.fields.iter().filter(|field| field.name == "message");
+            assert!(texts.clone().all(|field| field.of == Type::Text), "{}.message", message.name);
+        }
+    }
+
+    #[test]
+    fn both_plans_have_all_that_is_looked_up() {
+        for plan in [&*INWARD, &*OUTWARD] {
+            for (.., message) in schema::kinds() {
+                assert!(plan.find(message.name).is_some(), "{}", message.name);
+            }
+            assert!(plan.find("meta.v1.WatchEvent").is_some());
+            for (_, _, mark) in MARKS {
+                if let Mark::Entries(entries) = mark {
+                    for (_, entry) in entries.values {
+                        if let crate::rewrite::marks::Entry::List(message) = entry {
+                            assert!(plan.find(message).is_some(), "{message}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_rule_is_not_entered() {
+        let pod_spec = OUTWARD.node(OUTWARD.find("core.v1.PodSpec").unwrap());
+        assert!(pod_spec.by_key(b"containers").is_none());
+        let metadata = OUTWARD.node(OUTWARD.find("meta.v1.ObjectMeta@root").unwrap());
+        assert!(metadata.by_key(b"managedFields").is_none());
+    }
+}
