@@ -42,3 +42,7 @@ pub(crate) const WATCHER_EVENTS_MAX: usize = 4096;
 pub(crate) const HUB_IDLE: Duration = Duration::from_secs(60);
 /// How long a watch lasts at least if its client does not say; up to twice that, as at a kube-apiserver.
 pub(crate) const WATCH_LASTS: Duration = Duration::from_secs(1800);
+/// Longest OpenAPI document of the apiserver behind, in bytes: version 2 of a cluster with some hundred custom resources has 30 MB.
+pub(crate) const DOCUMENT_BYTES_MAX: usize = 128 << 20;
+/// All OpenAPI documents that are held, in bytes. Those of Kubernetes' own kinds have 11 MB in both encodings.
+pub(crate) const DOCUMENTS_BYTES_MAX: usize = 24 << 20;

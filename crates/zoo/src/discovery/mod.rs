@@ -34,13 +34,12 @@ use tokio::time::{Instant, timeout};
 pub use origin::{Fetched, Origin};
 pub use resources::{Gvk, Resources, ServedResource, ServedSubresource, Verbs};
 
+use crate::limits::DOCUMENTS_BYTES_MAX;
 use crate::upstream::UpstreamError;
 use accept::Encoding;
 use cache::{Cache, Document, Entry, Failure, Held, Key, Name, View};
 use json::Edit;
 
-/// Longest document of the apiserver behind, in bytes. OpenAPI 2 of a cluster with some hundred custom resources has 30 MB.
-pub(crate) const DOCUMENT_BYTES_MAX: usize = 128 << 20;
 /// The most that the apiserver behind may take to answer; it makes OpenAPI 2 only when it is asked for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same when there is something to serve instead.
@@ -114,7 +113,7 @@ impl Settings {
             public_address: public_address.into(),
             fresh: Duration::from_secs(2),
             stale: Duration::from_secs(60),
-            bytes_max: 24 << 20,
+            bytes_max: DOCUMENTS_BYTES_MAX,
         }
     }
 }

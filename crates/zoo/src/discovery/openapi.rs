@@ -192,7 +192,7 @@ fn add_proto_schemas<'a>(message: &'a [u8], way: &[u32], schemas: &mut Schemas<'
                 schemas.add(proto::text_field(schema, NAME)?, schema);
             }
             [first, way @ ..] if field.number == *first => add_proto_schemas(field.bytes()?, way, schemas)?,
-            _ => schemas.roots.extend(field.bytes),
+            _ => schemas.roots.extend(field.content),
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use kubewharf_upstream::Class;
 
-use super::DOCUMENT_BYTES_MAX;
+use crate::limits::DOCUMENT_BYTES_MAX;
 use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
 
 /// An answer of the apiserver behind.

@@ -5,9 +5,9 @@
 
 use super::Malformed;
 use super::json::Edit;
+pub(super) use crate::proto::put_bytes as push;
+use crate::proto::{self, MAGIC};
 
-/// What objects of Kubernetes begin with in this encoding.
-const MAGIC: &[u8] = b"k8s\0";
 /// The field of `runtime.Unknown` that holds the object.
 const ENVELOPE_OBJECT: u32 = 2;
 
@@ -17,15 +17,15 @@ pub(super) struct Field<'a> {
     /// Its number.
     pub(super) number: u32,
     /// A text, bytes or a message; none if the field is a number.
-    pub(super) bytes: Option<&'a [u8]>,
+    pub(super) content: Option<&'a [u8]>,
     /// The field as it is written, with its number.
-    raw: &'a [u8],
+    whole: &'a [u8],
 }
 
 impl<'a> Field<'a> {
     /// The message, text or bytes.
     pub(super) fn bytes(&self) -> Result<&'a [u8], Malformed> {
-        self.bytes.ok_or(Malformed("a message or text was expected"))
+        self.content.ok_or(Malformed("a message or text was expected"))
     }
 
     /// The text.
@@ -34,21 +34,12 @@ impl<'a> Field<'a> {
     }
 }
 
-/// The fields of a message.
-pub(super) fn fields(message: &[u8]) -> Fields<'_> {
-    Fields { rest: message }
-}
-
-/// The last text with this number; empty if there is none.
-pub(super) fn text_field(message: &[u8], number: u32) -> Result<&str, Malformed> {
-    let mut found = "";
-    for field in fields(message) {
-        let field = field?;
-        if field.number == number {
-            found = field.text()?;
-        }
-    }
-    Ok(found)
+/// The fields of a message; nothing comes after an error.
+pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = Result<Field<'_>, Malformed>> {
+    proto::fields(message).map(|field| {
+        let field = field.ok_or(Malformed("a broken message"))?;
+        Ok(Field { number: field.number, content: field.bytes(), whole: field.whole })
+    })
 }
 
 /// The last message with this number; empty if there is none.
@@ -63,6 +54,11 @@ pub(super) fn message_field(message: &[u8], number: u32) -> Result<&[u8], Malfor
     Ok(found)
 }
 
+/// The last text with this number; empty if there is none.
+pub(super) fn text_field(message: &[u8], number: u32) -> Result<&str, Malformed> {
+    std::str::from_utf8(message_field(message, number)?).map_err(|_| Malformed("a text that is not UTF-8"))
+}
+
 /// A message after an edit of its fields. Only texts, bytes and messages can be replaced.
 pub(super) fn edit(
     message: &[u8],
@@ -73,7 +69,7 @@ pub(super) fn edit(
     for field in fields(message) {
         let field = field?;
         match edit(&field)? {
-            Edit::Keep => written.extend_from_slice(field.raw),
+            Edit::Keep => written.extend_from_slice(field.whole),
             Edit::Drop => is_changed = true,
             Edit::Replace(bytes) => {
                 is_changed = true;
@@ -98,92 +94,6 @@ pub(super) fn edit_enveloped(
         Edit::Replace(envelope) => Edit::Replace([MAGIC, &envelope].concat()),
         kept => kept,
     })
-}
-
-/// Appends a text, bytes or a message as a field.
-pub(super) fn push(written: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    push_varint(written, u64::from(number) << 3 | 2);
-    push_varint(written, bytes.len() as u64);
-    written.extend_from_slice(bytes);
-}
-
-fn push_varint(written: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        #[allow(clippy::cast_possible_truncation, reason = "seven bits are meant")]
-        written.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    #[allow(clippy::cast_possible_truncation, reason = "it is less than 128")]
-    written.push(number as u8);
-}
-
-/// The fields of a message.
-pub(super) struct Fields<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<Field<'a>, Malformed>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let field = self.field();
-        if field.is_err() {
-            // Nothing more comes after an error.
-            self.rest = &[];
-        }
-        Some(field)
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Result<Field<'a>, Malformed> {
-        let begin = self.rest;
-        let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).map_err(|_| Malformed("a field's number is too large"))?;
-        let bytes = match tag & 7 {
-            0 => {
-                self.varint()?;
-                None
-            }
-            1 => {
-                self.take(8)?;
-                None
-            }
-            2 => {
-                let length = self.varint()?;
-                Some(self.take(length)?)
-            }
-            5 => {
-                self.take(4)?;
-                None
-            }
-            _ => return Err(Malformed("a field of an unknown form")),
-        };
-        Ok(Field { number, bytes, raw: &begin[..begin.len() - self.rest.len()] })
-    }
-
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        let mut number = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let (&byte, rest) = self.rest.split_first().ok_or(Malformed("a number has no end"))?;
-            self.rest = rest;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err(Malformed("a number is too long"))
-    }
-
-    fn take(&mut self, length: u64) -> Result<&'a [u8], Malformed> {
-        let length = usize::try_from(length).map_err(|_| Malformed("a field is too long"))?;
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed("a field has no end"))?;
-        self.rest = rest;
-        Ok(taken)
-    }
 }
 
 #[cfg(test)]
@@ -215,7 +125,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = edit(&bytes, |field| Ok(if field.bytes.is_some() { Edit::Replace(vec![]) } else { Edit::Drop }));
+            let _ = edit(&bytes, |field| Ok(if field.content.is_some() { Edit::Replace(vec![]) } else { Edit::Drop }));
             let _ = edit_enveloped(&[MAGIC, &bytes].concat(), |_| Ok(Edit::Keep));
             let _ = text_field(&bytes, 1);
         }
