@@ -12,6 +12,9 @@ const LABEL_BYTES_MAX: usize = 63;
 const LABEL_KEY_FORMAT: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
     alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
     '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE_FORMAT: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
+    '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
+    for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const DNS_SUBDOMAIN_FORMAT: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
     or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -62,6 +65,19 @@ pub fn label_key_errors(key: &str) -> Vec<String> {
 #[must_use]
 pub fn is_label_value(value: &[u8]) -> bool {
     value.len() <= LABEL_BYTES_MAX && (value.is_empty() || is_label_text(value))
+}
+
+/// What is wrong with a label's value; nothing if it is valid.
+#[must_use]
+pub fn label_value_errors(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > LABEL_BYTES_MAX {
+        errors.push(format!("must be no more than {LABEL_BYTES_MAX} bytes"));
+    }
+    if !value.is_empty() && !is_label_text(value.as_bytes()) {
+        errors.push(LABEL_VALUE_FORMAT.to_owned());
+    }
+    errors
 }
 
 /// A text of any length that begins and ends as a label must, and has its characters.
@@ -122,6 +138,7 @@ mod tests {
         #[test]
         fn what_is_not_valid_has_errors(key in "[aA./_-]{0,8}|a{60,66}|a{252,254}/a") {
             prop_assert_eq!(is_label_key(key.as_bytes()), label_key_errors(&key).is_empty(), "{}", key);
+            prop_assert_eq!(is_label_value(key.as_bytes()), label_value_errors(&key).is_empty(), "{}", key);
             prop_assert_eq!(is_dns_subdomain(key.as_bytes()), dns_subdomain_errors(&key).is_empty(), "{}", key);
         }
     }

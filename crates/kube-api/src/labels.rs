@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::content::{is_label_key, is_label_value};
+use crate::request_info::selector;
 use crate::review::null_as_empty;
 
 /// Selects objects by their labels. One without any condition selects all.
@@ -21,7 +22,7 @@ pub struct LabelSelector {
     pub match_expressions: Vec<Requirement>,
 }
 
-/// A condition on one label.
+/// A condition on one label, or in a review on one field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Requirement {
@@ -42,6 +43,18 @@ pub const NOT_IN: &str = "NotIn";
 pub const EXISTS: &str = "Exists";
 /// The label must not be there.
 pub const DOES_NOT_EXIST: &str = "DoesNotExist";
+
+/// Whether this is a label selector, as in a query: `labels.Parse`.
+#[must_use]
+pub fn is_selector(text: &str) -> bool {
+    selector::is_label_selector(text.as_bytes())
+}
+
+/// Whether this is a field selector, as in a query: `fields.ParseSelector`.
+#[must_use]
+pub fn is_field_selector(text: &str) -> bool {
+    selector::required_name(text.as_bytes()).is_ok()
+}
 
 impl LabelSelector {
     /// Reads a selector as it is in a query: `a=b,c in (d,e),!f`. None if Kubernetes refuses it. One with a comparison of

@@ -59,7 +59,8 @@ pub(crate) fn push_quoted_inside(text: &mut String, quoted: &str) {
 }
 
 /// As Go's `strconv.IsPrint`, but for characters that only one of the two versions of Unicode knows.
-pub(crate) fn is_printable(character: char) -> bool {
+#[must_use]
+pub fn is_printable(character: char) -> bool {
     // Combining marks are escaped only where they have nothing to combine with.
     let mut bytes = [b'a', 0, 0, 0, 0];
     let len = 1 + character.encode_utf8(&mut bytes[1..]).len();

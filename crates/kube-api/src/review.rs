@@ -11,6 +11,7 @@ use std::fmt;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::labels::Requirement;
 use crate::request_info::RequestInfo;
 
 /// The path that token reviews are posted to.
@@ -187,6 +188,9 @@ pub struct SelectorAttributes<'a> {
     /// The selector as in a query, without percent escapes.
     #[serde(borrow, skip_serializing_if = "str::is_empty")]
     pub raw_selector: Cow<'a, str>,
+    /// The selector as a list of conditions, which must all hold; instead of the raw one.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_empty")]
+    pub requirements: Vec<Requirement>,
 }
 
 /// What is to be done with a path that is not one of a resource.
@@ -224,7 +228,10 @@ impl SubjectAccessReviewSpec<'_> {
     pub fn of_request<'a>(info: &'a RequestInfo<'_>) -> SubjectAccessReviewSpec<'a> {
         let mut spec = SubjectAccessReviewSpec::default();
         if info.is_resource_request {
-            let selector = |raw: &'a str| (!raw.is_empty()).then(|| SelectorAttributes { raw_selector: raw.into() });
+            let selector = |raw: &'a str| {
+                (!raw.is_empty())
+                    .then(|| SelectorAttributes { raw_selector: raw.into(), ..SelectorAttributes::default() })
+            };
             spec.resource_attributes = Some(ResourceAttributes {
                 namespace: Cow::Borrowed(&info.namespace),
                 verb: Cow::Borrowed(&info.verb),

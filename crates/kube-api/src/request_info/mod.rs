@@ -10,7 +10,7 @@
 //!
 //! A request whose path has no percent escape is told in slices of its target; nothing is allocated for it.
 
-mod selector;
+pub(crate) mod selector;
 mod target;
 
 use std::borrow::Cow;

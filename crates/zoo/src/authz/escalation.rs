@@ -7,13 +7,13 @@
 //! Invariant: the decision and the refusal are those of Kubernetes 1.36 (`pkg/registry/rbac/*/policybased`) for objects that
 //! are read from storage. What cannot be read is refused.
 
-use kubewharf_kube_api::quote::{push_quoted, push_quoted_list};
+use kubewharf_kube_api::quote::{push_quoted, push_quoted_list, quoted};
 use kubewharf_kube_api::{RequestInfo, Status};
 use serde_json::Value;
 
 use super::cover::{PARTS_MAX, to_texts, uncovered};
 use super::decision::{aggregate, authorize};
-use super::policy::{Policy, RoleError};
+use super::policy::{Policy, RoleError, Rules};
 use super::roles::{Binding, ClusterRole, Kind, Object, RBAC_GROUP};
 use super::rules::{ALL, PolicyRule};
 use super::{Attributes, UserInfo, is_privileged};
@@ -42,7 +42,8 @@ pub fn check(
         Object::from_json(kind, json, &request.namespace).map_err(|error| Status::bad_request(error.to_string()))
     };
     let object = read(new)?;
-    let check = Check { policy, user, namespace: if kind.is_namespaced() { &request.namespace } else { "" } };
+    let namespace = if kind.is_namespaced() { &*request.namespace } else { "" };
+    let check = Check { policy, user, kind, namespace };
     match &object {
         Object::Role(_) | Object::ClusterRole(_) if check.may_escalate(request) => return Ok(()),
         _ => {}
@@ -51,14 +52,14 @@ pub fn check(
         return Ok(());
     }
     match &object {
-        Object::Role(role) => check.covered(&mut role.rules.iter(), kind, &role.name),
+        Object::Role(role) => check.covered(&mut role.rules.iter(), &role.name),
         Object::ClusterRole(role) => {
-            check.covered(&mut role.rules.iter(), kind, &role.name)?;
+            check.covered(&mut role.rules.iter(), &role.name)?;
             let old = old.map(read).transpose()?;
             let was_collecting = matches!(&old, Some(Object::ClusterRole(old)) if collects(old));
             if collects(role) || was_collecting { check.may_collect(&role.name) } else { Ok(()) }
         }
-        Object::Binding(binding) => check.may_bind(binding, kind),
+        Object::Binding(binding) => check.may_bind(binding),
     }
 }
 
@@ -66,6 +67,8 @@ pub fn check(
 struct Check<'a> {
     policy: &'a Policy,
     user: &'a UserInfo,
+    /// What is written.
+    kind: Kind,
     /// The scope that is granted in; empty for everywhere.
     namespace: &'a str,
 }
@@ -88,13 +91,11 @@ impl Check<'_> {
             },
             PolicyRule { verbs: [ALL.into()].into(), non_resource_urls: [ALL.into()].into(), ..PolicyRule::default() },
         ];
-        self.covered(&mut everything.iter(), Kind::ClusterRole, name).map_err(|_| {
-            let why = "must have cluster-admin privileges to use the aggregationRule";
-            Status::forbidden_object(RBAC_GROUP, Kind::ClusterRole.resource(), name, why)
-        })
+        self.covered(&mut everything.iter(), name)
+            .map_err(|_| self.forbidden(name, "must have cluster-admin privileges to use the aggregationRule"))
     }
 
-    fn may_bind(&self, binding: &Binding, kind: Kind) -> Result<(), Status> {
+    fn may_bind(&self, binding: &Binding) -> Result<(), Status> {
         let role_kind = match &*binding.role.kind {
             "ClusterRole" => Kind::ClusterRole,
             "Role" => Kind::Role,
@@ -113,27 +114,38 @@ impl Check<'_> {
             return Ok(());
         }
         let rules = self.role_rules(binding)?;
-        self.covered(&mut rules.into_iter(), kind, &binding.name)
+        self.covered(&mut rules.into_iter(), &binding.name)
     }
 
     fn role_rules(&self, binding: &Binding) -> Result<Vec<&PolicyRule>, Status> {
         if self.namespace.is_empty() && *binding.role.kind == *"Role" {
             return Err(Status::bad_request("Namespace parameter required."));
         }
-        self.policy.rules_of(&binding.role, self.namespace).map(super::policy::Rules::to_vec).map_err(|error| {
-            match error {
-                RoleError::NotFound { kind, name } => Status::object_not_found(RBAC_GROUP, kind.resource(), &name),
-                RoleError::UnsupportedKind { .. } => Status::unexpected(error.to_string()),
-            }
+        self.policy.rules_of(&binding.role, self.namespace).map(Rules::to_vec).map_err(|error| match &error {
+            RoleError::NotFound { name, .. } => Status::object_not_found(RBAC_GROUP, self.kind.resource(), name),
+            RoleError::UnsupportedKind { .. } => Status::unexpected(error.to_string()),
         })
     }
 
-    /// Refuses to write the object of this kind and name, unless the user has these rules in the scope.
-    fn covered(&self, wanted: &mut dyn Iterator<Item = &PolicyRule>, kind: Kind, name: &str) -> Result<(), Status> {
-        let forbidden = |why: &str| Status::forbidden_object(RBAC_GROUP, kind.resource(), name, why);
+    /// Where Kubernetes reads roles from storage for a request, it takes what is missing for what the request is for.
+    fn text_of(&self, error: &RoleError) -> String {
+        match error {
+            RoleError::NotFound { name, .. } => {
+                format!("{}.{RBAC_GROUP} {} not found", self.kind.resource(), quoted(name))
+            }
+            RoleError::UnsupportedKind { .. } => error.to_string(),
+        }
+    }
+
+    fn forbidden(&self, name: &str, why: &str) -> Status {
+        Status::forbidden_object(RBAC_GROUP, self.kind.resource(), name, why)
+    }
+
+    /// Refuses to write the object of this name, unless the user has these rules in the scope.
+    fn covered(&self, wanted: &mut dyn Iterator<Item = &PolicyRule>, name: &str) -> Result<(), Status> {
         let (held, errors) = self.policy.rules_for(self.user, self.namespace);
         let Ok(missing) = uncovered(&held, wanted) else {
-            return Err(forbidden(&format!("the rules stand for more than {PARTS_MAX} single rights")));
+            return Err(self.forbidden(name, &format!("the rules stand for more than {PARTS_MAX} single rights")));
         };
         if missing.is_empty() {
             return Ok(());
@@ -146,10 +158,10 @@ impl Check<'_> {
         let texts: Vec<String> = to_texts(&missing).into_iter().collect();
         why += &texts.join("\n");
         if !errors.is_empty() {
-            let errors: Vec<String> = errors.iter().map(RoleError::text_of_storage).collect();
+            let errors: Vec<String> = errors.iter().map(|error| self.text_of(error)).collect();
             why += &format!("; resolution errors: [{}]", aggregate(&errors));
         }
-        Err(forbidden(&why))
+        Err(self.forbidden(name, &why))
     }
 }
 

@@ -13,6 +13,7 @@ pub mod defaults;
 pub mod escalation;
 pub mod impersonation;
 pub mod policy;
+pub mod review;
 pub mod roles;
 pub mod rules;
 #[cfg(test)]

@@ -55,16 +55,6 @@ pub enum RoleError {
     },
 }
 
-impl RoleError {
-    /// The text that Kubernetes gives where it reads roles from storage, which names the resource in the plural.
-    pub(super) fn text_of_storage(&self) -> String {
-        match self {
-            Self::NotFound { kind, name } => format!("{}.{RBAC_GROUP} {} not found", kind.resource(), quoted(name)),
-            Self::UnsupportedKind { .. } => self.to_string(),
-        }
-    }
-}
-
 /// The rules of a role, in their order; for one that collects them possibly with repetitions.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a>(Source<'a>);

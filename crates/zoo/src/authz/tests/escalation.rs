@@ -49,7 +49,7 @@ fn nobody_writes_a_role_with_more_than_they_have() {
             r#"{APIGroups:[""], Resources:["pods"], Verbs:["delete"]}"#,
             "\n",
             r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get" "delete"]}"#,
-            r#"; resolution errors: [clusterroles.rbac.authorization.k8s.io "gone" not found]"#,
+            r#"; resolution errors: [roles.rbac.authorization.k8s.io "gone" not found]"#,
         )
     );
     // What is had in a namespace is not had elsewhere.
@@ -147,9 +147,9 @@ fn nobody_binds_a_role_with_more_than_they_have() {
     // Who may bind it may do so before it is there.
     assert_eq!(write(&tenant, "bea", everywhere, &binding("/b", "/gone", &[]), None), Ok(()));
     let status = write(&tenant, "jane", create, &binding("shop/b", "/gone", &[]), None).unwrap_err();
-    assert_eq!((status.code, &*status.message), (404, r#"clusterroles.rbac.authorization.k8s.io "gone" not found"#));
+    assert_eq!((status.code, &*status.message), (404, r#"rolebindings.rbac.authorization.k8s.io "gone" not found"#));
     let status = write(&tenant, "jane", create, &binding("shop/b", "gone", &[]), None).unwrap_err();
-    assert_eq!((status.code, &*status.message), (404, r#"roles.rbac.authorization.k8s.io "gone" not found"#));
+    assert_eq!((status.code, &*status.message), (404, r#"rolebindings.rbac.authorization.k8s.io "gone" not found"#));
     let status = write(&tenant, "jane", everywhere, &binding("/b", "secrets", &[]), None).unwrap_err();
     assert_eq!((status.code, &*status.message), (400, "Namespace parameter required."));
     let mut odd = binding("shop/b", "/pods", &[]);

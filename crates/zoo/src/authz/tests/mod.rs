@@ -5,6 +5,7 @@ mod defaults;
 mod escalation;
 mod impersonation;
 mod policy;
+mod recorded;
 
 use kubewharf_kube_api::RequestInfo;
 use serde_json::{Value, json};
