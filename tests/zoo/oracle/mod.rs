@@ -28,6 +28,26 @@ const GROUPS: &[(&str, &str)] = &[
     ("namespaced", include_str!("operations/namespaced.txt")),
     ("selectors", include_str!("operations/selectors.txt")),
     ("paging", include_str!("operations/paging.txt")),
+    ("watching", include_str!("operations/watching.txt")),
+    ("apply", include_str!("operations/apply.txt")),
+    ("changes", include_str!("operations/changes.txt")),
+    ("deleting", include_str!("operations/deleting.txt")),
+    ("generators", include_str!("operations/generators.txt")),
+    ("workloads", include_str!("operations/workloads.txt")),
+    ("pods", include_str!("operations/pods.txt")),
+    ("network", include_str!("operations/network.txt")),
+    ("quota", include_str!("operations/quota.txt")),
+    ("events", include_str!("operations/events.txt")),
+    ("storage", include_str!("operations/storage.txt")),
+    ("rbac", include_str!("operations/rbac.txt")),
+    ("reviews", include_str!("operations/reviews.txt")),
+    ("tokens", include_str!("operations/tokens.txt")),
+    ("crds", include_str!("operations/crds.txt")),
+    ("discovery", include_str!("operations/discovery.txt")),
+    ("errors", include_str!("operations/errors.txt")),
+    ("cluster", include_str!("operations/cluster.txt")),
+    ("nodes", include_str!("operations/nodes.txt")),
+    ("system", include_str!("operations/system.txt")),
 ];
 
 /// A test for each group, and those of the comparison itself.
@@ -86,6 +106,9 @@ fn transcript(steps: &[Step], outcomes: &[Outcome]) -> String {
     for ((line, operation), outcome) in told(steps).zip(outcomes) {
         let Outcome { code, output, error, took, .. } = outcome;
         writeln!(text, "{line}: kubectl {operation} => {code} after {took:.1?}\n{output}{error}").unwrap();
+        for wrong in &outcome.wrong {
+            writeln!(text, "WRONG: {wrong}").unwrap();
+        }
     }
     text
 }
@@ -111,8 +134,9 @@ fn judge(
             met[place] = true;
             text = String::new();
         }
-        for leak in &found.leaks {
-            writeln!(text, "    names of the upstream are seen: {leak}").unwrap();
+        let both = expected.wrong.iter().map(|it| format!("(plain) {it}")).chain(found.wrong.iter().cloned());
+        for wrong in both {
+            writeln!(text, "    {wrong}").unwrap();
         }
         if text.is_empty() {
             held += 1;
@@ -177,6 +201,6 @@ fn a_broken_answer_is_found() {
     assert!(found.contains("    - a\n    + b\n") && found.contains("broken:1: kubectl get a"), "{found}");
     assert!(judged(Outcome { code: 1, ..fine.clone() }).unwrap().contains("exit code 1 instead of 0"));
     assert!(judged(Outcome { error: "Warning".to_owned(), ..fine.clone() }).unwrap().contains("+ Warning"));
-    let leak = Outcome { leaks: vec!["kzabc-a".to_owned()], ..fine.clone() };
-    assert!(judged(leak).unwrap().contains("names of the upstream are seen: kzabc-a"));
+    let wrong = Outcome { wrong: vec!["kzabc-a".to_owned()], ..fine.clone() };
+    assert!(judged(wrong).unwrap().contains("kzabc-a"));
 }

@@ -27,12 +27,17 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
         rule(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s\\]*?-----END CERTIFICATE-----(\\n|\n)?", "<certificate>"),
         rule(r"LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t[A-Za-z0-9+/=]*", "<certificate>"),
         rule(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", "<token>"),
+        rule(r"ca\.crt:\s+\d+ bytes", "ca.crt: <certificate>"),
+        rule(r"\bX509SHA256=[0-9a-f]{64}\b", "X509SHA256=<certificate>"),
+        rule(r#"("(kid|x|y)": )"[A-Za-z0-9_-]{43}""#, "$1<key>"),
+        // Addresses of the servers: the loopback network, and what they tell others.
+        rule(r"\b(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|192\.0\.2\.1)\b", "<host>"),
         // Times: RFC 3339, and those that kubectl prints.
         rule(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[ ]?[+-]\d\d:?\d\d( \w+)?)", "<time>"),
         rule(r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "<time>"),
         rule(r#"(?m)(^|\s|\()(\d+[dhms]){1,2}(\s|$|\)|;|")"#, "$1<age>$3"),
         // Revisions of the store.
-        rule(r#"("?(metadata\.)?resource[vV]ersion"?: ?"?)\d{1,15}\b"#, "$1<rv>"),
+        rule(r#"(resource[vV]ersion\\?"?: ?\\?"?)\d{1,15}\b"#, "$1<rv>"),
         rule(r"(resource version:? )\d+( \(\d+\))?", "$1<rv>"),
         rule(r"(resourceVersion=)\d+", "$1<rv>"),
         rule(r"(resourceVersion:\s+)\d+", "$1<rv>"),
@@ -43,6 +48,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
         rule(r"\b10\.0\.0\.(1?\d?\d|2[0-4]\d|25[0-5])\b", "<ip>"),
         rule(r"(NodePort:\s*\S*\s+|:|nodePort: |nodePort\x22: )3[0-2]\d{3}\b", "$1<port>"),
         // Names.
+        rule(r"\b(LIVE|MERGED|kubectl-edit)-\d+", "$1-<generated>"),
         rule(&format!(r"-{GENERATED}{{5}}(\W|_|$)"), "-<generated>$1"),
         rule(r"\.[0-9a-f]{16}\b", ".<event>"),
     ];
@@ -56,10 +62,9 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
 
 /// An answer of the server at `server` as any server could have given it.
 pub(crate) fn normalise(text: &str, server: &str) -> String {
-    let address = server.trim_start_matches("https://");
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let port = server.rsplit_once(':').map_or(server, |(_, port)| port);
     let mut text = json(text).unwrap_or_else(|| text.to_owned());
-    text = text.replace(server, "<server>").replace(address, "<server>").replace(host, "<host>");
+    text = text.replace(server, "https://<host>:<port>").replace(port, "<port>");
     let mut uids = HashMap::new();
     text = RULES
         .uid
@@ -117,7 +122,7 @@ fn order(value: &mut Value) {
 /// What two clusters say alike, and what they don't.
 pub(crate) fn self_test() {
     let alike = |one: &str, other: &str| {
-        assert_eq!(normalise(one, "https://127.0.0.1:6443"), normalise(other, "https://127.9.9.9:1"));
+        assert_eq!(normalise(one, "https://127.0.0.1:6443"), normalise(other, "https://127.9.9.9:12345"));
     };
     alike("NAME   AGE\na      3s\n", "NAME   AGE\na      1m20s\n");
     alike("web-7d4b9c-x2x4z   0/1", "web-7d4b9c-bcdfg   0/1");
@@ -125,11 +130,11 @@ pub(crate) fn self_test() {
         "resourceVersion: \"12\"\nuid: 6f0a0d8c-58ab-4f7b-9f20-1c2d3e4f5a6b",
         "resourceVersion: \"7\"\nuid: 0f0a0d8c-58ab-4f7b-9f20-1c2d3e4f5a6b",
     );
-    alike("dial https://127.0.0.1:6443/api at 127.0.0.1", "dial https://127.9.9.9:1/api at 127.9.9.9");
+    alike("dial https://127.0.0.1:6443/api at 127.0.0.1", "dial https://127.9.9.9:12345/api at 127.9.9.9");
     alike(r#"{"b":1,"a":"2026-11-26T15:00:00Z"}"#, r#"{"a":"2026-11-26T16:00:01Z","b":1}"#);
     alike("80:30123/TCP  10.0.0.17", "80:31999/TCP  10.0.0.201");
     let differ = |one: &str, other: &str| {
-        assert_ne!(normalise(one, "https://127.0.0.1:6443"), normalise(other, "https://127.9.9.9:1"));
+        assert_ne!(normalise(one, "https://127.0.0.1:6443"), normalise(other, "https://127.9.9.9:12345"));
     };
     let (a, b) = ("6f0a0d8c-58ab-4f7b-9f20-1c2d3e4f5a6b", "0f0a0d8c-58ab-4f7b-9f20-1c2d3e4f5a6b");
     differ(&format!("{a} {b} {a}"), &format!("{a} {b} {b}"));

@@ -16,7 +16,7 @@ use super::script::{Operation, Step};
 /// No operation takes longer, on a busy machine either.
 const OPERATION_WITHIN: Duration = Duration::from_secs(60);
 /// How long one is repeated until it prints what is waited for.
-const UNTIL_WITHIN: Duration = Duration::from_secs(30);
+const UNTIL_WITHIN: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const REPEAT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -29,8 +29,8 @@ pub(crate) struct Outcome {
     pub(crate) output: String,
     /// And the standard error.
     pub(crate) error: String,
-    /// What it holds that it must not hold, with the line.
-    pub(crate) leaks: Vec<String>,
+    /// What is wrong with it whatever the other side says: lines that hold what they must not hold, and what never came.
+    pub(crate) wrong: Vec<String>,
     pub(crate) took: Duration,
 }
 
@@ -58,7 +58,7 @@ impl Side {
     pub(crate) fn new(kubeconfig: &Path, server: String, secrets: Vec<String>) -> Self {
         let folder = Folder::new("side").unwrap();
         let kubectl = Kubectl::new(kubeconfig, &folder).unwrap();
-        for name in ["work", "io"] {
+        for name in ["work", "io", "tmp"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         Self { kubectl, server, secrets, folder, captured: HashMap::new(), running: HashMap::new(), count: 0 }
@@ -100,20 +100,24 @@ impl Side {
             while !ready.is_match(&running.printed().0) && begun.elapsed() < UNTIL_WITHIN {
                 std::thread::sleep(POLL_INTERVAL);
             }
+            let wrong = never_printed(ready, &running.printed().0);
             self.running.insert(name.clone(), running);
-            return Outcome { took: begun.elapsed(), ..Outcome::default() };
+            return Outcome { took: begun.elapsed(), wrong, ..Outcome::default() };
         }
         let (code, output, error) = loop {
             let mut running = self.start(operation);
             let code = running.wait();
             let (output, error) = running.printed();
             let Some(until) = &options.until else { break (code, output, error) };
-            if until.is_match(&output) || until.is_match(&error) || begun.elapsed() > UNTIL_WITHIN {
+            if never_printed(until, &format!("{output}{error}")).is_empty() || begun.elapsed() > UNTIL_WITHIN {
                 break (code, output, error);
             }
             std::thread::sleep(REPEAT_INTERVAL);
         };
         let mut outcome = self.outcome(code, &output, &error, begun);
+        if let Some(until) = &options.until {
+            outcome.wrong.extend(never_printed(until, &format!("{output}{error}")));
+        }
         if let Some((name, pattern)) = &options.capture {
             let value = match pattern {
                 None => Some(output.trim()),
@@ -124,7 +128,7 @@ impl Side {
                     outcome.output = format!("<{name}>");
                     self.captured.insert(name.clone(), value.to_owned());
                 }
-                _ => outcome.output = format!("no {name} in: {}", outcome.output),
+                _ => outcome.wrong.push(format!("no {name} in it")),
             }
         }
         if options.sorted {
@@ -152,16 +156,21 @@ impl Side {
         running.end();
         let (output, error) = running.printed();
         // It ends by itself only when something is wrong.
-        self.outcome(ended.unwrap_or_default(), &output, &error, begun)
+        let mut outcome = self.outcome(ended.unwrap_or_default(), &output, &error, begun);
+        outcome.wrong.extend(never_printed(until, &output));
+        outcome
     }
 
     fn outcome(&self, code: i32, output: &str, error: &str, begun: Instant) -> Outcome {
         let holds = |line: &&str| self.secrets.iter().any(|secret| line.contains(secret.as_str()));
+        let seen = output.lines().chain(error.lines()).filter(holds);
+        let folder = self.folder.path().to_str().unwrap();
+        let normal = |text: &str| normal::normalise(&text.replace(folder, "<folder>"), &self.server);
         Outcome {
             code,
-            leaks: output.lines().chain(error.lines()).filter(holds).map(str::to_owned).collect(),
-            output: normal::normalise(output, &self.server),
-            error: normal::normalise(error, &self.server),
+            wrong: seen.map(|line| format!("names of the upstream are seen: {line}")).collect(),
+            output: normal(output),
+            error: normal(error),
             took: begun.elapsed(),
         }
     }
@@ -180,6 +189,7 @@ impl Side {
             .env("HOME", folder)
             .env("KUBERC", "off")
             .env("TZ", "UTC")
+            .env("TMPDIR", folder.join("tmp"))
             .stdout(File::create(&output).unwrap())
             .stderr(File::create(&error).unwrap());
         if let Some(script) = &operation.options.editor {
@@ -194,6 +204,10 @@ impl Side {
         }
         Running { child: command.spawn().unwrap(), output, error, begun: Instant::now() }
     }
+}
+
+fn never_printed(pattern: &Regex, text: &str) -> Vec<String> {
+    if pattern.is_match(text) { Vec::new() } else { vec![format!("never printed: {pattern}")] }
 }
 
 impl Running {
