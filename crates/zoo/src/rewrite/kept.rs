@@ -113,6 +113,22 @@ const KEPT: &[(&str, &str, &[&str])] = &[
     ),
     (
         "names a metric",
+        "autoscaling.v1",
+        &[
+            "ContainerResourceMetricSource.name",
+            "ContainerResourceMetricStatus.name",
+            "ExternalMetricSource.metricName",
+            "ExternalMetricStatus.metricName",
+            "ObjectMetricSource.metricName",
+            "ObjectMetricStatus.metricName",
+            "PodsMetricSource.metricName",
+            "PodsMetricStatus.metricName",
+            "ResourceMetricSource.name",
+            "ResourceMetricStatus.name",
+        ],
+    ),
+    (
+        "names a metric",
         "autoscaling.v2",
         &[
             "ContainerResourceMetricSource.name",
@@ -321,6 +337,7 @@ const KEPT: &[(&str, &str, &[&str])] = &[
         "means something to the kubelet or in a container",
         "core.v1",
         &[
+            "AppArmorProfile.localhostProfile",
             "ContainerImage.names",
             "HTTPHeader.name",
             "ImageVolumeStatus.imageRef",
