@@ -45,6 +45,8 @@ pub enum Reason {
     Forbidden,
     /// 404: there is no such thing.
     NotFound,
+    /// 405: the resource does not have this verb.
+    MethodNotAllowed,
     /// 406: there is no answer in a form that the client takes.
     NotAcceptable,
     /// 409: there is one already.
@@ -75,6 +77,7 @@ impl Reason {
             Self::Unauthorized => "Unauthorized",
             Self::Forbidden => "Forbidden",
             Self::NotFound => "NotFound",
+            Self::MethodNotAllowed => "MethodNotAllowed",
             Self::NotAcceptable => "NotAcceptable",
             Self::AlreadyExists => "AlreadyExists",
             Self::RequestEntityTooLarge => "RequestEntityTooLarge",

@@ -161,6 +161,19 @@ impl Authority {
     }
 }
 
+/// The private key (PKCS #8, DER) in a file, which is made if it is not there.
+///
+/// # Errors
+/// When the file can't be read, made or used.
+pub(crate) fn signing_key(path: &Path) -> Result<Vec<u8>, CertificateError> {
+    if !path.exists() {
+        write(path, &KeyPair::generate().map_err(content)?.serialize_pem(), 0o600)?;
+    }
+    let key = KeyPair::from_pem(&read(path)?);
+    key.map(|key| key.serialize_der())
+        .map_err(|error| CertificateError::Content(format!("{}: {error}", path.display())))
+}
+
 /// A new key (PEM) and the request for a certificate of it (PEM): what a client makes.
 ///
 /// # Errors

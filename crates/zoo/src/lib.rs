@@ -25,6 +25,7 @@ pub mod rewrite;
 mod scan;
 pub mod tenant;
 mod time;
+mod tokens;
 pub mod upstream;
 mod watch;
 mod zoo;

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::private;
 use crate::proxy::{Client, Proxy};
 use crate::tenant::{Tenants, crd};
+use crate::tokens::Tokens;
 use crate::upstream::{Upstream, UpstreamError};
 use crate::watch::Hubs;
 
@@ -129,8 +130,16 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     let public_address = server.split_once("://").map_or(server.as_str(), |(_, address)| address).trim_end_matches('/');
     let discovery = Discovery::new(upstream.clone(), discovery::Settings::new(public_address));
     let columns = Default::default();
-    let proxy =
-        Arc::new(Proxy { tenants: tenants.clone(), upstream: upstream.clone(), sealer, hubs, discovery, columns });
+    let tokens = Tokens::open(&options.data_dir.join("tokens.key"))?;
+    let proxy = Arc::new(Proxy {
+        tenants: tenants.clone(),
+        upstream: upstream.clone(),
+        sealer,
+        hubs,
+        discovery,
+        columns,
+        tokens,
+    });
     let followers = Kind::ALL.map(|kind| tokio::spawn(private::follow(kind, upstream.clone(), tenants.clone())));
     let admin = Arc::new(Admin { tenants: tenants.clone(), upstream, authority, metrics, server: server.clone() });
     let front = Arc::new(Front {

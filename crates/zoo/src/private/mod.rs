@@ -247,18 +247,10 @@ impl Private<'_> {
 
     /// The body as JSON.
     fn body_value(&self, body: &[u8]) -> Result<Value, Box<Status>> {
-        let malformed =
-            |error: &dyn std::fmt::Display| Box::new(Status::bad_request(format!("the body can't be read: {error}")));
-        match media_of(&self.asked.headers) {
-            Media::Yaml | Media::ApplyPatch => {
-                let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
-                serde_saphyr::from_str(text).map_err(|error| malformed(&error))
-            }
-            Media::Protobuf | Media::Other => {
-                Err(Box::new(Status::unsupported_media_type("the body of the request was in an unknown format")))
-            }
-            _ => serde_json::from_slice(body).map_err(|error| malformed(&error)),
-        }
+        let kind = crate::rewrite::Kind::of(RBAC_GROUP, "v1", self.kind.name()).expect("every table has them");
+        let text = self.asked.body_json(kind, body)?;
+        serde_json::from_str(&text)
+            .map_err(|error| Box::new(Status::bad_request(format!("the body can't be read: {error}"))))
     }
 
     /// The query of a write, as it is for the kept object.

@@ -25,7 +25,22 @@ pub(super) struct Found {
 }
 
 impl Private<'_> {
+    /// Refuses a field selector as any cluster does that has these kinds.
+    fn check_fields(&self) -> Result<(), Box<Status>> {
+        let fields = self.wanted.query.get("fieldSelector").unwrap_or_default();
+        let unknown = fields
+            .split(',')
+            .filter_map(|term| term.split(['=', '!']).next())
+            .find(|field| !matches!(*field, "" | "metadata.name" | "metadata.namespace"));
+        unknown.map_or(Ok(()), |field| {
+            Err(Box::new(Status::bad_request(format!(
+                "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            ))))
+        })
+    }
+
     pub(super) async fn list(&self) -> Result<Response<Body>, Box<Status>> {
+        self.check_fields()?;
         let page = self.asked.page(self.wanted)?;
         let found = match self.find(page.place.as_ref()).await {
             Ok(found) => found,
@@ -128,6 +143,7 @@ impl Private<'_> {
     }
 
     pub(super) async fn watch(&self) -> Result<Response<Body>, Box<Status>> {
+        self.check_fields()?;
         let query = self.wanted.query;
         let version = query.get("resourceVersion").unwrap_or_default();
         let begins = query.get("sendInitialEvents").map(|_| query.is_true("sendInitialEvents"));

@@ -4,8 +4,10 @@
 //! the tenant's namespaces; reads, and writes of what is bounded by its name, go with zoo's own.
 
 mod body;
+mod decided;
 mod identity;
 mod negotiate;
+mod nodes;
 mod object;
 mod selector;
 mod target;
@@ -16,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WARNING};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WARNING};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -31,8 +33,11 @@ use crate::front;
 use crate::limits::{OWN_ANSWER_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::list::Sealer;
 use crate::names::Names;
+use crate::rewrite::Kind;
 use crate::tenant::{Tenant, Tenants};
-use crate::upstream::Upstream;
+use crate::time::now;
+use crate::tokens::{Account, TOKEN_AUDIENCE, Tokens};
+use crate::upstream::{Upstream, UpstreamError};
 use crate::watch::Hubs;
 
 pub(crate) use body::{Body, Broken, json, respond};
@@ -44,6 +49,7 @@ pub(crate) struct Proxy {
     pub(crate) tenants: Arc<Tenants>,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) sealer: Sealer,
+    pub(crate) tokens: Tokens,
     pub(crate) hubs: Arc<Hubs>,
     pub(crate) discovery: Arc<Discovery<Arc<Upstream>>>,
     /// The columns of tables of roles and bindings, once the apiserver has told them.
@@ -81,13 +87,27 @@ impl Client {
         }
     }
 
+    /// Whose a request is: by certificate, or by token.
+    async fn who(&self, headers: &HeaderMap) -> Result<(Arc<Tenant>, UserInfo), Box<Status>> {
+        let unauthorized = || Box::new(Status::unauthorized());
+        let tenants = &self.proxy.tenants;
+        if let Some(subject) = &self.subject {
+            // Its object may be just made, or just gone.
+            let tenant = tenants.find(&subject.tenant_uid, &subject.tenant).await.map_err(|error| failed(&error))?;
+            return Ok((tenant.ok_or_else(unauthorized)?, identity::of_certificate(subject)));
+        }
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let known = self.proxy.tokens.check(token.ok_or_else(unauthorized)?, &[TOKEN_AUDIENCE.to_owned()], now());
+        let account = known.map_err(|_| unauthorized())?.account;
+        let tenant = tenants.find(&account.tenant_uid, &account.tenant).await.map_err(|error| failed(&error))?;
+        let tenant = tenant.ok_or_else(unauthorized)?;
+        let is_there = self.proxy.is_still_there(&tenant, &account).await.map_err(|error| failed(&error))?;
+        if is_there { Ok((tenant, account.user())) } else { Err(unauthorized()) }
+    }
+
     async fn try_serve(&self, request: Request<Incoming>) -> Result<Response<Body>, Box<Status>> {
-        let subject = self.subject.as_ref().ok_or_else(|| Box::new(Status::unauthorized()))?;
         let proxy = &self.proxy;
-        // Its object may be just made, or just gone.
-        let tenant = proxy.tenants.find(&subject.tenant_uid, &subject.tenant).await;
-        let tenant = tenant.map_err(|error| failed(&error))?.ok_or_else(|| Box::new(Status::unauthorized()))?;
-        let user = identity::of_certificate(subject);
+        let (tenant, user) = self.who(request.headers()).await?;
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
         let method = request.method().clone();
         let info = RequestInfo::parse(method.as_str(), &target)
@@ -109,6 +129,30 @@ impl Client {
             return asked.upgrade(&wanted, Request::from_parts(head, incoming)).await;
         }
         asked.serve(&method, &wanted, incoming).await
+    }
+}
+
+impl Proxy {
+    /// Whether a service account, and what its token is bound to, is still there.
+    pub(crate) async fn is_still_there(&self, tenant: &Tenant, account: &Account) -> Result<bool, UpstreamError> {
+        let namespace = tenant.names.inward(&account.namespace);
+        let of_account = [("serviceaccounts", &account.name, &account.uid)];
+        let of_bound = account.bound.iter().map(|(kind, name, uid)| match kind.as_str() {
+            "pod" => ("pods", name, uid),
+            _ => ("secrets", name, uid),
+        });
+        for (resource, name, uid) in of_account.into_iter().chain(of_bound) {
+            let path = format!("/api/v1/namespaces/{namespace}/{resource}/{name}");
+            let found =
+                self.upstream.own(http::Method::GET, &path, &serde_json::Value::Null, OWN_ANSWER_BYTES_MAX).await;
+            match found {
+                Ok(found) if crate::scan::text(&found, &["metadata", "uid"]) == Some(uid) => {}
+                Ok(_) => return Ok(false),
+                Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -201,6 +245,27 @@ impl Asked {
                 Err(Box::new(Status::request_entity_too_large(&format!("limit is {REQUEST_BYTES_MAX}"))))
             }
             Err(error) => Err(Box::new(Status::bad_request(format!("the body can't be read: {error}")))),
+        }
+    }
+
+    /// A body as JSON, however it is written.
+    pub(crate) fn body_json(&self, kind: Kind, body: &[u8]) -> Result<String, Box<Status>> {
+        let malformed =
+            |error: &dyn std::fmt::Display| Box::new(Status::bad_request(format!("the body can't be read: {error}")));
+        match media_of(&self.headers) {
+            Media::Protobuf => {
+                let _ = kind;
+                Err(Box::new(Status::unsupported_media_type("the body of the request was in an unknown format")))
+            }
+            Media::Yaml | Media::ApplyPatch => {
+                let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
+                let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| malformed(&error))?;
+                Ok(value.to_string())
+            }
+            Media::Other => {
+                Err(Box::new(Status::unsupported_media_type("the body of the request was in an unknown format")))
+            }
+            _ => String::from_utf8(body.to_vec()).map_err(|error| malformed(&error)),
         }
     }
 

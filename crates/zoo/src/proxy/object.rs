@@ -36,19 +36,18 @@ impl Asked {
                 let accept = negotiate::accept(&self.headers, false).ok_or_else(not_acceptable)?;
                 return self.private(method, wanted, &accept, incoming).await;
             }
-            Outcome::OwnView | Outcome::Decided => {
-                return Err(Box::new(Status::not_found(format!(
-                    "the server could not find the requested resource: {} are not served to tenants yet",
-                    info.resource
-                ))));
+            Outcome::OwnView => return self.nodes(wanted),
+            Outcome::Decided => {
+                let (group, version, kind) = wanted.kind.expect("what is decided has a kind");
+                let kind = Kind::of(group, version, kind).ok_or_else(no_such_kind)?;
+                return self.decided(method, wanted, kind, incoming).await;
             }
             Outcome::Refused(_) => unreachable!("what is refused is not wanted"),
         }
         let Some((group, version, kind)) = wanted.kind else {
             return self.bytes(method, wanted, incoming).await;
         };
-        let kind = Kind::of(group, version, kind)
-            .ok_or_else(|| Box::new(Status::not_found("the server could not find the requested resource")))?;
+        let kind = Kind::of(group, version, kind).ok_or_else(no_such_kind)?;
         let accept = negotiate::accept(&self.headers, true).ok_or_else(not_acceptable)?;
         match &*info.verb {
             "watch" => self.watch(wanted, kind, &accept).await,
@@ -310,6 +309,10 @@ impl Asked {
         *response.headers_mut() = headers;
         Ok(response)
     }
+}
+
+fn no_such_kind() -> Box<Status> {
+    Box::new(Status::not_found("the server could not find the requested resource"))
 }
 
 fn not_acceptable() -> Box<Status> {

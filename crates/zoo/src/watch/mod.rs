@@ -135,7 +135,7 @@ impl Asked {
         Ok(watch.into_response(HeaderValue::from_static(content_type)))
     }
 
-    fn ends(&self, wanted: &Wanted<'_>) -> Instant {
+    pub(crate) fn ends(&self, wanted: &Wanted<'_>) -> Instant {
         let seconds = wanted.query.get("timeoutSeconds").and_then(|seconds| seconds.parse::<u64>().ok());
         let lasts = match seconds.filter(|seconds| *seconds > 0) {
             Some(seconds) => Duration::from_secs(seconds.min(7 * 24 * 3600)),

@@ -1,0 +1,195 @@
+//! What zoo answers itself: who somebody is, who may do what, and tokens of service accounts.
+//!
+//! Invariant: the answer is about the tenant alone. Nothing of it is asked upstream but whether a service account is there.
+
+use bytes::Bytes;
+use http::header::USER_AGENT;
+use http::{Method, Response, StatusCode};
+use hyper::body::Incoming;
+use kubewharf_kube_api::Status;
+use serde_json::{Value, json};
+
+use crate::authz::review;
+use crate::limits::OWN_ANSWER_BYTES_MAX;
+use crate::rewrite::Kind;
+use crate::time::{now, rfc3339};
+use crate::tokens::{Account, TOKEN_AUDIENCE};
+
+use super::{Asked, Body, Wanted, failed, json as json_response};
+
+/// How long a token lasts if its request does not say.
+const TOKEN_SECONDS: u64 = 3600;
+/// The shortest and the longest that it can ask for.
+const TOKEN_SECONDS_RANGE: std::ops::RangeInclusive<u64> = 600..=86_400;
+
+impl Asked {
+    /// Answers a request that is decided here.
+    pub(super) async fn decided(
+        &self,
+        method: &Method,
+        wanted: &Wanted<'_>,
+        kind: Kind,
+        incoming: Incoming,
+    ) -> Result<Response<Body>, Box<Status>> {
+        if *method != Method::POST {
+            let mut status = Status::bad_request("the server does not allow this method on the requested resource");
+            status.code = 405;
+            status.reason = kubewharf_kube_api::status::Reason::MethodNotAllowed;
+            return Err(Box::new(status));
+        }
+        let body = self.read_body(incoming).await?;
+        let body = self.body_json(kind, &body)?;
+        let info = wanted.info;
+        if let Some(kind) = review::Kind::of_request(info) {
+            self.wait_for_policies().await?;
+            let user_agent = self.headers.get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let question = review::Question {
+                kind,
+                namespace: &info.namespace,
+                body: body.as_bytes(),
+                field_manager: &wanted.query.get("fieldManager").unwrap_or_default(),
+                user_agent: &user_agent.unwrap_or_default(),
+                now: &rfc3339(now()),
+            };
+            let answer = review::answer(&self.policy(), &self.user, &question).map_err(Box::new)?;
+            return Ok(json_response(StatusCode::CREATED, answer.into()));
+        }
+        let body: Value = serde_json::from_str(&body)
+            .map_err(|error| Box::new(Status::bad_request(format!("the body can't be read: {error}"))))?;
+        match &*info.resource {
+            "serviceaccounts" => self.token(wanted, body).await,
+            _ => self.token_review(body).await,
+        }
+    }
+
+    /// Makes a token of a service account.
+    async fn token(&self, wanted: &Wanted<'_>, mut request: Value) -> Result<Response<Body>, Box<Status>> {
+        let info = wanted.info;
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}", self.names().inward(&info.namespace), info.name);
+        let found = self.object(&path).await?;
+        let Some(found) = found else {
+            let mut status = Status::not_found(format!("serviceaccounts {:?} not found", info.name));
+            status.details = Some(Box::new(kubewharf_kube_api::status::Details {
+                name: info.name.to_string().into(),
+                kind: "serviceaccounts".into(),
+                ..Default::default()
+            }));
+            return Err(Box::new(status));
+        };
+        let uid = found.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let spec = request.get("spec").cloned().unwrap_or_default();
+        let seconds = spec.get("expirationSeconds").and_then(Value::as_u64).unwrap_or(TOKEN_SECONDS);
+        if !TOKEN_SECONDS_RANGE.contains(&seconds) {
+            return Err(Box::new(Status::bad_request(format!(
+                "spec.expirationSeconds: {seconds}: a token of a tenant lasts from 10 minutes to a day"
+            ))));
+        }
+        let mut audiences: Vec<String> = spec
+            .get("audiences")
+            .and_then(Value::as_array)
+            .map(|audiences| audiences.iter().filter_map(|audience| audience.as_str().map(str::to_owned)).collect())
+            .unwrap_or_default();
+        if audiences.is_empty() {
+            audiences.push(TOKEN_AUDIENCE.to_owned());
+        }
+        let bound = match spec.get("boundObjectRef").filter(|bound| !bound.is_null()) {
+            Some(bound) => Some(self.bound_object(info, bound).await?),
+            None => None,
+        };
+        let account = Account {
+            tenant_uid: self.names().uid().to_owned(),
+            tenant: self.tenant.name.to_string(),
+            namespace: info.namespace.to_string(),
+            name: info.name.to_string(),
+            uid,
+            bound,
+        };
+        let begins = now();
+        let token = self.proxy.tokens.sign(&account, &audiences, begins, begins + seconds);
+        request["kind"] = "TokenRequest".into();
+        request["apiVersion"] = "authentication.k8s.io/v1".into();
+        request["metadata"] = json!({
+            "name": info.name, "namespace": info.namespace, "creationTimestamp": rfc3339(begins),
+        });
+        request["spec"] = json!({
+            "audiences": audiences, "expirationSeconds": seconds,
+            "boundObjectRef": spec.get("boundObjectRef").cloned().unwrap_or_default(),
+        });
+        request["status"] = json!({ "token": token, "expirationTimestamp": rfc3339(begins + seconds) });
+        Ok(json_response(StatusCode::CREATED, to_line(&request)))
+    }
+
+    /// Kind, name and UID of what a token shall be bound to: it must be there.
+    async fn bound_object(
+        &self,
+        info: &kubewharf_kube_api::RequestInfo<'_>,
+        bound: &Value,
+    ) -> Result<(String, String, String), Box<Status>> {
+        let text = |field: &str| bound.get(field).and_then(Value::as_str).unwrap_or_default();
+        let resource = match text("kind") {
+            "Pod" => "pods",
+            "Secret" => "secrets",
+            other => {
+                return Err(Box::new(Status::bad_request(format!(
+                    "spec.boundObjectRef.kind: {other:?}: a token of a tenant can be bound to a Pod or a Secret"
+                ))));
+            }
+        };
+        let name = text("name");
+        let path = format!("/api/v1/namespaces/{}/{resource}/{name}", self.names().inward(&info.namespace));
+        let found = self.object(&path).await?.unwrap_or_default();
+        let uid = found.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        if uid.is_empty() || (!text("uid").is_empty() && text("uid") != uid) {
+            return Err(Box::new(Status::not_found(format!("{resource} {name:?} not found"))));
+        }
+        Ok((text("kind").to_lowercase(), name.to_owned(), uid.to_owned()))
+    }
+
+    /// An object upstream; none if it is not there.
+    async fn object(&self, path: &str) -> Result<Option<Value>, Box<Status>> {
+        match self.proxy.upstream.own_json(Method::GET, path, &Value::Null, OWN_ANSWER_BYTES_MAX).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(None),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Judges a token, for somebody to whom it was shown.
+    async fn token_review(&self, mut review: Value) -> Result<Response<Body>, Box<Status>> {
+        let token = review.pointer("/spec/token").and_then(Value::as_str).unwrap_or_default();
+        let audiences: Vec<String> = match review.pointer("/spec/audiences").and_then(Value::as_array) {
+            Some(audiences) if !audiences.is_empty() => {
+                audiences.iter().filter_map(|audience| audience.as_str().map(str::to_owned)).collect()
+            }
+            _ => vec![TOKEN_AUDIENCE.to_owned()],
+        };
+        let known = self.proxy.tokens.check(token, &audiences, now());
+        let status = match known {
+            Ok(known)
+                if known.account.tenant_uid == self.names().uid() && self.is_still_there(&known.account).await? =>
+            {
+                let user = known.account.user();
+                json!({ "authenticated": true, "user": user, "audiences": known.audiences })
+            }
+            Ok(_) => json!({ "error": "[invalid bearer token]" }),
+            Err(why) => json!({ "error": format!("[invalid bearer token, {why}]") }),
+        };
+        review["kind"] = "TokenReview".into();
+        review["apiVersion"] = "authentication.k8s.io/v1".into();
+        if !review.get("metadata").is_some_and(Value::is_object) {
+            review["metadata"] = json!({});
+        }
+        review["status"] = status;
+        Ok(json_response(StatusCode::CREATED, to_line(&review)))
+    }
+
+    async fn is_still_there(&self, account: &Account) -> Result<bool, Box<Status>> {
+        self.proxy.is_still_there(&self.tenant, account).await.map_err(|error| failed(&error))
+    }
+}
+
+fn to_line(value: &Value) -> Bytes {
+    let mut text = value.to_string().into_bytes();
+    text.push(b'\n');
+    text.into()
+}
