@@ -27,7 +27,7 @@ enum Command {
     Gateway(Box<gateway::Command>),
     /// Give tenants Kubernetes APIs of their own on one cluster.
     Zoo(Box<zoo::Command>),
-    /// Start a whole control plane on this machine: KubeBrain, two kube-apiservers, KubeGateway, controllers, a kubeconfig.
+    /// Start a whole control plane on this machine: KubeBrain, two kube-apiservers, KubeGateway, controllers, KubeZoo, kubeconfigs.
     Up(up::Options),
 }
 

@@ -123,7 +123,7 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     let admin_tls = tls(has_client_ca.then_some(client_ca))?;
     publish(&upstream, &server, &format!("https://{admin_address}"), authority.certificate_pem()).await?;
 
-    let tenants = Tenants::new(upstream.clone());
+    let tenants = Tenants::new(upstream.clone(), address.port());
     let hubs = Hubs::new(upstream.clone(), tenants.clone());
     let metrics = Arc::new(Metrics::new(tenants.clone(), hubs.clone()));
     let sealer = Sealer::new(&authority.secret("continue tokens"));

@@ -1,11 +1,15 @@
 //! Proves that the control plane works: with kubectl, as a user would, through the gateway.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, bail};
 
+use super::kubectl::Kubectl;
 use super::{Plan, eventually};
 
-/// Proves that writes, reads, controllers and deletions work, and that the gateway uses all kube-apiservers.
-pub(super) async fn check(plan: &Plan<'_>) -> anyhow::Result<()> {
+/// Proves that writes, reads, controllers and deletions work, that the gateway uses all kube-apiservers, and that the tenant has a cluster of
+/// its own.
+pub(super) async fn check(plan: &Plan<'_>, tenant: PathBuf) -> anyhow::Result<()> {
     let kubectl = &plan.kubectl;
     let user = kubectl.run(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).await?;
     if user != "admin" {
@@ -34,6 +38,19 @@ pub(super) async fn check(plan: &Plan<'_>) -> anyhow::Result<()> {
         }
     }
     println!("checked: the gateway uses both kube-apiservers");
+    let tenant = Kubectl { kubeconfig: tenant, ..kubectl.clone() };
+    tenant.run(&["delete", "configmap", "check", "--ignore-not-found"]).await?;
+    tenant.run(&["create", "configmap", "check", "--from-literal=answer=43"]).await?;
+    let namespaces = tenant.run(&["get", "namespaces", "-o", "name"]).await?;
+    let own = ["default", "kube-node-lease", "kube-public", "kube-system"].map(|name| format!("namespace/{name}\n")).concat();
+    if namespaces != own {
+        bail!("the tenant sees other namespaces than its own: {namespaces}");
+    }
+    let value = kubectl.run(&["get", "configmaps", "-A", "-o", "jsonpath={.items[?(@.data.answer)].data.answer}"]).await?;
+    if value != "43" {
+        bail!("the tenant's config map reads {value:?} in the host and not \"43\"");
+    }
+    println!("checked: the tenant has namespaces and objects of its own");
     Ok(())
 }
 

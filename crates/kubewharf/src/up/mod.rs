@@ -1,7 +1,8 @@
 //! `kubewharf up`: a whole control plane in one command, for trying out and for development.
 //!
-//! Starts KubeBrain, two kube-apiservers on it, KubeGateway in front of them, and kube-controller-manager as processes of their own, each
-//! with a log of its own, talking over mutual TLS on the loopback. Clients, kube-controller-manager among them, know the gateway only.
+//! Starts KubeBrain, two kube-apiservers on it, KubeGateway in front of them, kube-controller-manager, and KubeZoo with a tenant, as processes
+//! of their own, each with a log of its own, talking over mutual TLS on the loopback. Clients, kube-controller-manager and KubeZoo among them,
+//! know the gateway only.
 //! Certificates, keys, logs and data stay in one folder, so that the next start finds the same cluster.
 //!
 //! Invariant: whatever ends this command ends its processes, in the order that clients end before what they need: the gateway lets go of
@@ -13,6 +14,7 @@ mod gateway;
 mod kubectl;
 mod lock;
 mod pki;
+mod zoo;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -114,6 +116,7 @@ struct Plan<'a> {
     store: Url,
     gateway_admin_port: u16,
     kubectl: Kubectl,
+    zoo: zoo::Plan,
 }
 
 impl<'a> Plan<'a> {
@@ -126,6 +129,7 @@ impl<'a> Plan<'a> {
             .with_context(|| format!("port {} can't be had: choose another with --port", options.port))?;
         let (first, second, store, admin) = (free_port()?, free_port()?, free_port()?, free_port()?);
         let url = |listener: &TcpListener| anyhow::Ok(Url { port: listener.local_addr()?.port() });
+        let (zoo, _zoo_ports) = zoo::Plan::new(&folder, options.port)?;
         let gateway = url(&wanted)?;
         let kubeconfig = folder.join("kubeconfig");
         pki.write_kubeconfig(&kubeconfig, gateway, &pki.admin)?;
@@ -140,6 +144,7 @@ impl<'a> Plan<'a> {
             store: url(&store)?,
             gateway_admin_port: url(&admin)?.port,
             kubectl,
+            zoo,
             folder,
         })
     }
@@ -153,6 +158,8 @@ impl<'a> Plan<'a> {
         let config = gateway::configure(&self.folder, &self.pki, &self.apiservers)?;
         self.start(vec![self.kubegateway(&config)?], stages).await?;
         self.start(vec![self.controllers()?], stages).await?;
+        self.start(vec![self.zoo.spec(&self.pki, self.gateway)?], stages).await?;
+        let tenant = self.zoo.make_tenant(&self.kubectl.kubeconfig).await?;
 
         println!("ready after {:.1} s", begun.elapsed().as_secs_f64());
         println!("  export KUBECONFIG={}", self.kubectl.kubeconfig.display());
@@ -160,8 +167,13 @@ impl<'a> Plan<'a> {
         println!("gateway: {}, configured by {}", self.gateway, config.display());
         println!("gateway's status and metrics: {}", self.admin_url(""));
         println!("logs: {}", self.logs.display());
+        println!("a tenant's own cluster, demo, at {}:", self.zoo.url);
+        println!("  export KUBECONFIG={}", tenant.display());
+        println!("  {} get namespaces", self.kubectl.program.display());
+        println!("  {} create deployment web --image=nginx", self.kubectl.program.display());
+        println!("  {} api-resources", self.kubectl.program.display());
         if check {
-            return check::check(self).await;
+            return check::check(self, tenant).await;
         }
         println!("Ctrl-C stops everything");
         self.keep(stages).await

@@ -50,6 +50,8 @@ pub(super) struct Pki {
     /// What it shows to kube-apiservers.
     pub(super) gateway_client: Pair,
     pub(super) admin: Pair,
+    /// What KubeZoo shows to the gateway. It installs, and acts as tenants: it may do everything.
+    pub(super) zoo: Pair,
     pub(super) controllers: Pair,
     /// The keys of service-account tokens; the "certificate" is the public key.
     pub(super) tokens: Pair,
@@ -81,6 +83,7 @@ impl Pki {
             gateway: pair("kubegateway"),
             gateway_client: pair("kubegateway-client"),
             admin: pair("admin"),
+            zoo: pair("kubezoo"),
             controllers: pair("kube-controller-manager"),
             tokens: Pair { certificate: folder.join("tokens.pub"), key: folder.join("tokens.key") },
         };
@@ -111,6 +114,7 @@ impl Pki {
                 &self.gateway,
                 &self.gateway_client,
                 &self.admin,
+                &self.zoo,
                 &self.controllers,
             ] {
                 remove(&pair.certificate)?;
@@ -129,6 +133,7 @@ impl Pki {
             (&self.gateway, "kubegateway", Purpose::Server(&server)),
             (&self.gateway_client, gateway::USER, Purpose::Client(gateway::GROUP)),
             (&self.admin, "admin", Purpose::Client("system:masters")),
+            (&self.zoo, "kubezoo", Purpose::Client("system:masters")),
             (&self.controllers, "system:kube-controller-manager", Purpose::Client("kubewharf")),
         ] {
             if !pair.certificate.exists() {
@@ -223,7 +228,7 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes a file that only its owner may read.
-fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
     OpenOptions::new()
         .write(true)
         .create(true)

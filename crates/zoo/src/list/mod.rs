@@ -102,7 +102,10 @@ impl Asked {
     }
 
     pub(crate) fn page(&self, wanted: &Wanted<'_>) -> Result<Page, Box<Status>> {
-        let limit = wanted.query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+        // kube-apiserver does not look at the limit of a list that may be of any version, and gives all of it.
+        let is_any_version = wanted.query.get("resourceVersion").is_some_and(|version| version == "0");
+        let limit = wanted.query.get("limit").filter(|_| !is_any_version);
+        let limit = limit.and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
         let token = wanted.query.get("continue").filter(|token| !token.is_empty());
         let place = match token {
             Some(token) => {

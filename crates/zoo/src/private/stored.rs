@@ -75,6 +75,8 @@ pub(crate) fn outward(kind: Kind, names: &Names, object: &mut Value) {
     fields.insert("kind".into(), kind.name().into());
     fields.insert("apiVersion".into(), RBAC_API_VERSION.into());
     let Some(meta) = fields.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    // Objects of the real kinds have none.
+    meta.remove("generation");
     for field in ["name", "generateName", "namespace"] {
         if let Some(Value::String(text)) = meta.get_mut(field)
             && let Some(own) = names.outward(text)

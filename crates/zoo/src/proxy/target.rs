@@ -75,6 +75,11 @@ impl<'a> Wanted<'a> {
             target.push('/');
         }
         push_segment(&mut target, &info.api_version)?;
+        // Only in this form can one object be watched by its path.
+        let is_watched_by_path = is_watch && self.is_for_one();
+        if is_watched_by_path {
+            target.push_str("/watch");
+        }
         if self.resource.namespaced
             && let Some(namespace) = namespace
         {
@@ -99,7 +104,7 @@ impl<'a> Wanted<'a> {
         if info.subresource == "proxy" && info.path.ends_with('/') {
             target.push('/');
         }
-        self.push_query(&mut target, names, is_watch, replace)?;
+        self.push_query(&mut target, names, is_watch && !is_watched_by_path, replace)?;
         Ok(target)
     }
 
@@ -281,6 +286,7 @@ mod tests {
                 "/api/v1/namespaces/P-a/pods?fieldSelector=metadata.namespace%3DP-a,metadata.name!%3Db",
             ),
             ("/api/v1/watch/namespaces/a/pods", "/api/v1/namespaces/P-a/pods?watch=true"),
+            ("/api/v1/watch/namespaces/a/pods/b", "/api/v1/watch/namespaces/P-a/pods/b"),
             ("/api/v1/namespaces/a/pods/b/proxy/x%20y/", "/api/v1/namespaces/P-a/pods/b/proxy/x%20y/"),
         ] {
             assert_eq!(upstream("GET", target).as_deref(), Ok(expected), "{target}");

@@ -13,7 +13,7 @@ use crate::limits::OWN_ANSWER_BYTES_MAX;
 use crate::private;
 use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
 
-use super::{CLUSTER_ROLE, GROUP, TENANTS_PATH};
+use super::{CLUSTER_ROLE, GROUP, TENANTS_PATH, admission};
 
 /// How long a new kind may take until it is served.
 const SERVED_WITHIN: Duration = Duration::from_secs(30);
@@ -32,6 +32,9 @@ pub(crate) async fn install(upstream: &Upstream) -> Result<(), UpstreamError> {
     }
     let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
     apply(upstream, &format!("{roles}/{CLUSTER_ROLE}"), &cluster_role()).await?;
+    for (path, object) in admission::objects() {
+        apply(upstream, &format!("/apis/admissionregistration.k8s.io/v1/{path}"), &object).await?;
+    }
     let deadline = tokio::time::Instant::now() + SERVED_WITHIN;
     let kept = Kind::ALL.map(|kind| format!("/apis/{}/{}", private::STORED_API_VERSION, private::resource(kind)));
     for path in std::iter::once(TENANTS_PATH).chain(kept.iter().map(String::as_str)) {

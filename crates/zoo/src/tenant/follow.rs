@@ -208,6 +208,7 @@ impl Tenants {
             .await?;
         }
         if object.status.phase != "Active" {
+            self.make_service(&tenant).await?;
             self.set_phase(object, &tenant.names, "Active", ("True", "Provisioned", "its namespaces are there"))
                 .await?;
         }

@@ -6,6 +6,7 @@
 //! Invariant: a tenant is known by the UID of its object; a name is only how people call it. Everything upstream that is a tenant's carries
 //! [`TENANT_LABEL`] with that UID, or lies in a namespace that does.
 
+mod admission;
 pub mod crd;
 mod follow;
 mod namespaces;
@@ -105,6 +106,8 @@ pub(crate) struct Metadata {
 /// All tenants that are known.
 pub struct Tenants {
     upstream: Arc<Upstream>,
+    /// At which tenants' API is served.
+    port: u16,
     by_id: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     policies: policies::Policies,
     /// Bounds what is made upstream at once.
@@ -112,9 +115,10 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    pub(crate) fn new(upstream: Arc<Upstream>) -> Arc<Self> {
+    pub(crate) fn new(upstream: Arc<Upstream>, port: u16) -> Arc<Self> {
         Arc::new(Self {
             upstream,
+            port,
             by_id: RwLock::default(),
             policies: policies::Policies::default(),
             provisions: Semaphore::new(PROVISIONS_AT_ONCE),

@@ -48,6 +48,24 @@ impl Tenants {
         Ok(())
     }
 
+    /// Makes the Service by which every cluster's API is found.
+    ///
+    /// # Errors
+    /// When the apiserver refuses, or can't be asked.
+    pub(super) async fn make_service(&self, tenant: &Tenant) -> Result<(), UpstreamError> {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "kubernetes", "labels": { "component": "apiserver", "provider": "kubernetes" } },
+            "spec": { "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": self.port }] },
+        });
+        let target = format!("/api/v1/namespaces/{}/services?fieldManager=kube-apiserver", tenant.names.inward("default"));
+        match self.upstream.own(Method::POST, &target, &service, OWN_ANSWER_BYTES_MAX).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.status() == Some(StatusCode::CONFLICT) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn make_namespace(&self, tenant: &Tenant, namespace: &str) -> Result<(), UpstreamError> {
         let name = tenant.names.inward(namespace);
         let object = json!({

@@ -1,0 +1,152 @@
+//! What tenants' pods may be, as admission policies of the apiserver behind.
+//!
+//! Pods are made by controllers of the host as well, from a tenant's deployments and jobs, past zoo. So the apiserver itself enforces what keeps
+//! them off the host: the baseline of the Pod Security Standards (Kubernetes' documentation, "Pod Security Standards"), and that nobody puts a
+//! pod on a node but the scheduler. It enforces too that a tenant does not tell, in a status, where traffic goes.
+//!
+//! Invariant: the policies hold in every namespace that carries a tenant's label, whoever writes.
+
+use serde_json::{Value, json};
+
+use super::TENANT_LABEL;
+
+/// The name of the policy for pods, and of its binding.
+pub(super) const PODS: &str = "pods.tenancy.kubewharf.io";
+/// The name of the policy for statuses, and of its binding.
+pub(super) const STATUSES: &str = "statuses.tenancy.kubewharf.io";
+
+/// Capabilities that the baseline lets a container add.
+const CAPABILITIES: &str = "['AUDIT_WRITE','CHOWN','DAC_OVERRIDE','FOWNER','FSETID','KILL','MKNOD','NET_BIND_SERVICE','SETFCAP','SETGID',\
+     'SETPCAP','SETUID','SYS_CHROOT']";
+/// Kernel parameters that the baseline lets a pod set.
+const SYSCTLS: &str = "['kernel.shm_rmid_forced','net.ipv4.ip_local_port_range','net.ipv4.ip_unprivileged_port_start',\
+     'net.ipv4.tcp_syncookies','net.ipv4.ping_group_range','net.ipv4.ip_local_reserved_ports','net.ipv4.tcp_keepalive_time',\
+     'net.ipv4.tcp_fin_timeout','net.ipv4.tcp_keepalive_intvl','net.ipv4.tcp_keepalive_probes','net.ipv4.tcp_rmem','net.ipv4.tcp_wmem']";
+
+/// The policies and their bindings, each with its path's last two parts.
+pub(super) fn objects() -> Vec<(String, Value)> {
+    let mut objects = Vec::new();
+    for (name, policy) in [(PODS, pods()), (STATUSES, statuses())] {
+        objects.push((format!("validatingadmissionpolicies/{name}"), policy));
+        objects.push((format!("validatingadmissionpolicybindings/{name}"), binding(name)));
+    }
+    objects
+}
+
+fn binding(name: &str) -> Value {
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": { "name": name },
+        "spec": {
+            "policyName": name, "validationActions": ["Deny"],
+            "matchResources": { "namespaceSelector": { "matchExpressions": [{ "key": TENANT_LABEL, "operator": "Exists" }] } },
+        },
+    })
+}
+
+fn policy(name: &str, rules: &Value, variables: &Value, validations: &Value) -> Value {
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": { "name": name },
+        "spec": {
+            "failurePolicy": "Fail", "matchConstraints": { "resourceRules": rules },
+            "variables": variables, "validations": validations,
+        },
+    })
+}
+
+fn pods() -> Value {
+    let rules = json!([{
+        "apiGroups": [""], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE"],
+        "resources": ["pods", "pods/ephemeralcontainers"],
+    }]);
+    let lists = ["containers", "initContainers", "ephemeralContainers"];
+    let every = |condition: &str| {
+        let each = lists.map(|list| format!("(!has(object.spec.{list}) || object.spec.{list}.all(c, {condition}))"));
+        each.join(" && ")
+    };
+    let context = |condition: &str| every(&format!("!has(c.securityContext) || ({condition})"));
+    let both = |field: &str, condition: &str| {
+        let of_pod = format!(
+            "(!has(object.spec.securityContext) || !has(object.spec.securityContext.{field}) || {})",
+            condition.replace('$', &format!("object.spec.securityContext.{field}"))
+        );
+        let of_container =
+            context(&format!("!has(c.securityContext.{field}) || {}", condition.replace('$', &format!("c.securityContext.{field}"))));
+        format!("{of_pod} && {of_container}")
+    };
+    let off = |field: &str| format!("(!has(object.spec.{field}) || !object.spec.{field})");
+    let deny = |expression: String, message: &str| json!({ "expression": expression, "message": message });
+    let validations = json!([
+        deny(["hostNetwork", "hostPID", "hostIPC"].map(off).join(" && "), "a tenant's pod can't share the host's network, processes or IPC"),
+        deny(
+            "!has(object.spec.volumes) || object.spec.volumes.all(v, !has(v.hostPath))".to_owned(),
+            "a tenant's pod can't mount the host's files",
+        ),
+        deny(
+            "request.operation != 'CREATE' || !has(object.spec.nodeName) || object.spec.nodeName == ''".to_owned(),
+            "a tenant's pod can't choose its node by name",
+        ),
+        deny(
+            context("!has(c.securityContext.privileged) || !c.securityContext.privileged"),
+            "a tenant's container can't be privileged",
+        ),
+        deny(
+            context(&format!(
+                "!has(c.securityContext.capabilities) || !has(c.securityContext.capabilities.add) || \
+                 c.securityContext.capabilities.add.all(a, a in {CAPABILITIES})"
+            )),
+            "a tenant's container can't add this capability",
+        ),
+        deny(
+            every("!has(c.ports) || c.ports.all(p, !has(p.hostPort) || p.hostPort == 0)"),
+            "a tenant's container can't take a port of the host",
+        ),
+        deny(
+            context("!has(c.securityContext.procMount) || c.securityContext.procMount == 'Default'"),
+            "a tenant's container can't unmask /proc",
+        ),
+        deny(both("seccompProfile", "$.type != 'Unconfined'"), "a tenant's pod can't be without seccomp"),
+        deny(both("appArmorProfile", "$.type != 'Unconfined'"), "a tenant's pod can't be without AppArmor"),
+        deny(
+            both("windowsOptions", "!has($.hostProcess) || !$.hostProcess"),
+            "a tenant's pod can't be a process of the host",
+        ),
+        deny(
+            format!(
+                "!has(object.spec.securityContext) || !has(object.spec.securityContext.sysctls) || \
+                 object.spec.securityContext.sysctls.all(s, s.name in {SYSCTLS})"
+            ),
+            "a tenant's pod can't set this kernel parameter",
+        ),
+    ]);
+    policy(PODS, &rules, &json!([]), &validations)
+}
+
+fn statuses() -> Value {
+    let rules = json!([{
+        "apiGroups": [""], "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["pods/status", "services/status"],
+    }]);
+    let variables = json!([{
+        "name": "byTenant",
+        "expression": "request.userInfo.groups.exists(g, g.startsWith('tenancy.kubewharf.io:tenant:'))",
+    }]);
+    let unchanged = |resource: &str, field: &str| {
+        format!(
+            "!variables.byTenant || request.resource.resource != '{resource}' || !has(object.status) || !has(object.status.{field}) || \
+             (has(oldObject.status) && has(oldObject.status.{field}) && object.status.{field} == oldObject.status.{field})"
+        )
+    };
+    let deny = |expression: String, message: &str| json!({ "expression": expression, "message": message });
+    let ingress = "!variables.byTenant || request.resource.resource != 'services' || !has(object.status) || \
+         !has(object.status.loadBalancer) || !has(object.status.loadBalancer.ingress) || \
+         (has(oldObject.status) && has(oldObject.status.loadBalancer) && has(oldObject.status.loadBalancer.ingress) && \
+         object.status.loadBalancer.ingress == oldObject.status.loadBalancer.ingress)";
+    let validations = json!([
+        deny(unchanged("pods", "podIP"), "a tenant can't say what a pod's address is"),
+        deny(unchanged("pods", "podIPs"), "a tenant can't say what a pod's addresses are"),
+        deny(unchanged("pods", "hostIP"), "a tenant can't say what a node's address is"),
+        deny(ingress.to_owned(), "a tenant can't say where a load balancer is"),
+    ]);
+    policy(STATUSES, &rules, &variables, &validations)
+}
