@@ -12,7 +12,7 @@ use kubewharf_upstream::Class;
 
 use crate::kinds::Outcome;
 use crate::limits::{ANSWER_BYTES_MAX, BINDING_PATIENCE};
-use crate::rewrite::{self, Direction, Encoding, Kind, RewriteError, Unchanged, Write};
+use crate::rewrite::{self, Direction, Encoding, Kind, PatchKind, RewriteError, Unchanged, Write};
 use crate::upstream::{Answer, Question, Whole};
 use crate::{proto, scan};
 
@@ -137,6 +137,7 @@ impl Asked {
         let object = |encoding, body: &[u8], output: &mut Vec<u8>| {
             rewrite::object(encoding, kind, Direction::Inward(write), names, body, output)
         };
+        let patch = |patch, output: &mut Vec<u8>| rewrite::patch(patch, kind, names, &body, output);
         let rewritten = match media {
             Media::Json => object(Encoding::Json, &body, &mut output),
             Media::Protobuf => object(Encoding::Protobuf, &body, &mut output),
@@ -147,9 +148,10 @@ impl Asked {
                     .map_err(|error| Box::new(Status::bad_request(format!("the body is no YAML: {error}"))))?;
                 object(Encoding::Json, value.to_string().as_bytes(), &mut output)
             }
-            Media::JsonPatch | Media::MergePatch | Media::StrategicMergePatch | Media::ApplyPatch => {
-                object(Encoding::Json, &body, &mut output)
-            }
+            Media::JsonPatch => patch(PatchKind::Json, &mut output),
+            Media::MergePatch => patch(PatchKind::Merge, &mut output),
+            Media::StrategicMergePatch => patch(PatchKind::Strategic, &mut output),
+            Media::ApplyPatch => patch(PatchKind::Apply, &mut output),
             Media::Other => return Err(unsupported()),
         };
         let unchanged = rewritten.map_err(|error| self.not_rewritten(wanted, error))?;

@@ -8,9 +8,12 @@ use super::plan::{Node, Rule, What};
 use super::scan::{Fallible, Raw, Scan, escape};
 use super::schema::Shape;
 use super::value::{Change, Op};
-use super::walk::{Decision, Held, Span, Verdict, Walk, refused};
+use super::walk::{Decision, Held, Mode, Span, Verdict, Walk, refused};
 use super::{RewriteError, TypeMeta};
 use crate::names::PREFIX_LENGTH;
+
+const DIRECTIVE: &str = "no directive can stand where KubeZoo's label is";
+const LIST_DIRECTIVES: [&str; 2] = ["$setElementOrder/", "$deleteFromPrimitiveList/"];
 
 /// The members of an object or elements of an array, of which some go, and their commas with them.
 struct Members {
@@ -86,7 +89,7 @@ impl Walk<'_> {
         self.inner_object(|walk| walk.json_object(scan, node))
     }
 
-    fn json_object(&mut self, scan: &mut Scan<'_>, node: &'static Node) -> Fallible<Verdict> {
+    pub(super) fn json_object(&mut self, scan: &mut Scan<'_>, node: &'static Node) -> Fallible<Verdict> {
         scan.expect(b'{', "an object")?;
         let base = self.held.len();
         let mut seen = 0u64;
@@ -99,6 +102,10 @@ impl Walk<'_> {
             let key = scan.key()?;
             let found = if key.escaped { node.by_key(key.text()?.as_bytes()) } else { node.by_key(key.bytes) };
             let verdict = match found {
+                None if self.mode == Mode::Strategic && key.bytes.starts_with(b"$") => {
+                    self.json_directive(scan, node, key)?;
+                    Verdict::Keep
+                }
                 None => {
                     scan.skip()?;
                     Verdict::Keep
@@ -124,11 +131,17 @@ impl Walk<'_> {
             }
         }
         members.close(&mut self.edits);
-        if !self.outward() {
+        if node.adds {
             for (index, rule) in node.json.iter().enumerate() {
                 if let Some(addition) = rule.addition
                     && seen & (1 << index) == 0
                 {
+                    if self.is_partial() {
+                        if addition == Addition::Requirement {
+                            return Err(refused(rule.name, "it must be given, as KubeZoo adds to it"));
+                        }
+                        continue;
+                    }
                     let mut member = format!("\"{}\":", rule.name).into_bytes();
                     member.extend_from_slice(&self.addition_value_json(addition));
                     members.add(scan.at - 1, &member, &mut self.edits);
@@ -169,7 +182,7 @@ impl Walk<'_> {
         self.json_value(scan, rule.shape, rule.what, rule.addition)
     }
 
-    fn json_value(
+    pub(super) fn json_value(
         &mut self,
         scan: &mut Scan<'_>,
         shape: Shape,
@@ -184,9 +197,15 @@ impl Walk<'_> {
             return Ok(Verdict::Keep);
         }
         if scan.take_null() {
-            if let Some(addition) = addition {
-                let value = self.addition_value_json(addition);
-                self.edits.replace(start, scan.at, &value);
+            match addition {
+                None => {}
+                Some(Addition::Label | Addition::Metadata) if self.is_partial() => {
+                    return Err(refused("", "not all of it can be taken away at once: KubeZoo's label is there"));
+                }
+                Some(addition) => {
+                    let value = self.addition_value_json(addition);
+                    self.edits.replace(start, scan.at, &value);
+                }
             }
             return Ok(Verdict::Keep);
         }
@@ -263,6 +282,7 @@ impl Walk<'_> {
         addition: Option<Addition>,
     ) -> Fallible<Verdict> {
         scan.expect(b'[', "an array")?;
+        self.arrays += 1;
         let mut members = Members::new();
         let mut more = !scan.take(b']');
         let mut index = 0;
@@ -286,6 +306,7 @@ impl Walk<'_> {
                 scan.expect(b']', "a comma or the end of the array")?;
             }
         }
+        self.arrays -= 1;
         members.close(&mut self.edits);
         if let Some(addition) = addition {
             let element = self.addition_json(addition);
@@ -319,6 +340,9 @@ impl Walk<'_> {
             let start = scan.at;
             members.begin(start, &mut self.edits);
             let key = scan.key()?.text()?;
+            if self.mode == Mode::Strategic && entries.labelled && key.starts_with('$') {
+                return Err(refused(&key, DIRECTIVE));
+            }
             let verdict = self.entry_verdict(entries, &key)?;
             match entries.values.iter().find(|(name, _)| *name == key) {
                 Some((name, entry)) if verdict == Verdict::Keep => {
@@ -333,14 +357,31 @@ impl Walk<'_> {
             }
         }
         members.close(&mut self.edits);
-        if entries.labelled && !self.outward() {
+        if entries.labelled && !self.outward() && !self.is_partial() {
             let entry = self.addition_json(Addition::Label);
             members.add(scan.at - 1, &entry, &mut self.edits);
         }
         Ok(members.verdict())
     }
 
-    fn json_entry(&mut self, scan: &mut Scan<'_>, entry: Entry) -> Fallible<()> {
+    /// A directive of a strategic merge patch: the order of a list, or what is to be taken from one. Others say nothing of a tenant's place.
+    fn json_directive(&mut self, scan: &mut Scan<'_>, node: &Node, key: Raw<'_>) -> Fallible<()> {
+        let key = key.text()?;
+        if node.adds {
+            return Err(refused(&key, DIRECTIVE));
+        }
+        let field = LIST_DIRECTIVES.iter().find_map(|directive| key.strip_prefix(directive));
+        match field.and_then(|field| node.by_key(field.as_bytes())) {
+            Some((_, rule))
+                if matches!(rule.what, What::Value(_) | What::Domains | What::Enter(_)) && !scan.take_null() =>
+            {
+                self.json_array(scan, rule.what, None).map(|_| ()).map_err(|error| error.within(&key))
+            }
+            _ => scan.skip(),
+        }
+    }
+
+    pub(super) fn json_entry(&mut self, scan: &mut Scan<'_>, entry: Entry) -> Fallible<()> {
         if scan.take_null() {
             return Ok(());
         }

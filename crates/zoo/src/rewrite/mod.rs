@@ -23,6 +23,7 @@ mod json;
 mod kept;
 mod kind;
 mod marks;
+mod patch;
 mod plan;
 mod scan;
 mod schema;
@@ -34,6 +35,7 @@ mod wire;
 
 pub use kind::Kind;
 pub use marks::TENANT_LABEL;
+pub use patch::{PatchKind, patch};
 
 /// How a body is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -30,6 +30,8 @@ pub(super) struct Node {
     pub(super) json: Vec<Rule>,
     /// By the number on the wire.
     pub(super) wire: Vec<Rule>,
+    /// Something is added to one of its fields.
+    pub(super) adds: bool,
 }
 
 /// What becomes of a field.
@@ -224,6 +226,7 @@ impl Compiler {
             let mut json = Vec::new();
             self.flatten_into(index, &mut json);
             assert!(json.len() <= 64, "what was seen of a message is a set of 64");
+            self.nodes[index].adds = json.iter().any(|rule| rule.addition.is_some());
             self.nodes[index].json = json;
         }
     }

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use super::edits::put_varint;
 use super::*;
 
+mod patches;
+
 static NAMES: LazyLock<Names> = LazyLock::new(|| Names::of_uid("6f0a0d8c-58ab-4f7b-9f20-1c2d3e4f5a6b"));
 const CREATE: Direction = Direction::Inward(Write::Create);
 const UPDATE: Direction = Direction::Inward(Write::Update);

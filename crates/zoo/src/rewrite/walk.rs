@@ -36,6 +36,20 @@ pub(super) struct Walk<'n> {
     embedded: u8,
     /// Objects around this one.
     objects: u8,
+    pub(super) mode: Mode,
+    /// Arrays around what is being walked.
+    pub(super) arrays: usize,
+}
+
+/// How much of an object a body says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mode {
+    /// All of it.
+    Whole,
+    /// What of it is to be changed. Arrays are whole.
+    Merge,
+    /// The same, with directives. Arrays may be merged as well, but the elements to which something is added are whole.
+    Strategic,
 }
 
 /// A field that is looked at when all of its message is known.
@@ -69,6 +83,9 @@ pub(super) enum Decision {
     Revisit(&'static [(Slot, Shape, What)]),
 }
 
+/// Why a part of a decision is refused without the other.
+pub(super) const TOGETHER: &str = "kind and name can be changed only together";
+
 const NAME: &[(Slot, Shape, What)] = &[(Slot::Name, Shape::One, What::Value(Op::Name))];
 const USER: &[(Slot, Shape, What)] = &[(Slot::Name, Shape::One, What::Value(Op::User))];
 const GROUP: &[(Slot, Shape, What)] = &[(Slot::Name, Shape::One, What::Value(Op::Group))];
@@ -94,11 +111,23 @@ impl<'n> Walk<'n> {
             kind: kind.item(),
             embedded: 0,
             objects: 0,
+            mode: Mode::Whole,
+            arrays: 0,
         }
     }
 
     pub(super) fn outward(&self) -> bool {
         self.plan.outward
+    }
+
+    /// What is being walked is surely merged into what there is.
+    pub(super) fn is_partial(&self) -> bool {
+        self.mode != Mode::Whole && self.arrays == 0
+    }
+
+    /// What is being walked may be merged into what there is.
+    fn is_merged(&self) -> bool {
+        self.is_partial() || self.mode == Mode::Strategic
     }
 
     /// What an object inside another is if it does not say it.
@@ -135,17 +164,27 @@ impl<'n> Walk<'n> {
                     }
                     _ => group,
                 };
-                if is_own_kind(group, &kind) { Decision::Revisit(NAME) } else { Decision::Keep }
+                if !is_own_kind(group, &kind) {
+                    return Ok(Decision::Keep);
+                }
+                // The name that is there was written with another kind.
+                if self.is_merged() && read(Slot::Name)?.is_none() {
+                    return Err(refused("kind", TOGETHER));
+                }
+                Decision::Revisit(NAME)
             }
-            Whole::Subject => match &*text(Slot::Kind)? {
-                "User" => Decision::Revisit(USER),
-                "Group" => Decision::Revisit(GROUP),
-                _ => Decision::Keep,
-            },
-            Whole::RoleRef => match &*text(Slot::Kind)? {
-                "ClusterRole" => Decision::Revisit(NAME),
-                _ => Decision::Keep,
-            },
+            Whole::Subject | Whole::RoleRef => {
+                let kind = text(Slot::Kind)?;
+                if self.is_merged() && kind.is_empty() == read(Slot::Name)?.is_some() {
+                    return Err(refused("kind", TOGETHER));
+                }
+                match &*kind {
+                    "User" => Decision::Revisit(USER),
+                    "Group" => Decision::Revisit(GROUP),
+                    "ClusterRole" => Decision::Revisit(NAME),
+                    _ => Decision::Keep,
+                }
+            }
             Whole::Requirement { of_namespaces } => {
                 let key = text(Slot::Key)?;
                 if key.starts_with(RESERVED) {
@@ -235,6 +274,8 @@ impl<'n> Walk<'n> {
             kind: self.kind,
             embedded: self.embedded + 1,
             objects: 0,
+            mode: Mode::Whole,
+            arrays: 0,
         };
         let mut scan = Scan::new(text.as_bytes());
         match walk_through(&mut walk, &mut scan).and_then(|_| scan.end()) {
