@@ -18,3 +18,4 @@ pub mod program;
 pub mod tls;
 pub mod usage;
 pub mod wire;
+pub mod zoo;
