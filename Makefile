@@ -42,6 +42,11 @@ bench-gateway: tools ## Measure KubeGateway and HAProxy (the package haproxy) si
 	cargo build --release -p kubewharf
 	cargo run --release -p kubewharf-benches --bin bench-gateway -- $(ARGS)
 
+.PHONY: bench-zoo
+bench-zoo: tools ## Measure KubeZoo beside its kube-apiserver, and what tenants cost
+	cargo build --release -p kubewharf
+	cargo run --release -p kubewharf-benches --bin bench-zoo -- $(ARGS)
+
 # All targets, so that the tests find this build done, features and all.
 .PHONY: build
 build: ## Compile the workspace, tests included

@@ -38,6 +38,16 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::new(u64::try_from(time.tv_sec).expect(negative), u32::try_from(time.tv_nsec).expect(negative)))
 }
 
+/// Memory of a process, in bytes, with its share of the pages that others have too.
+///
+/// # Errors
+/// When there is no such process, or it is somebody else's.
+pub fn proportional_bytes(pid: u32) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("the kernel does not tell the share of a process"))
+}
+
 /// Bytes that the disk gave to the files of a folder.
 ///
 /// # Errors
@@ -125,6 +135,14 @@ mod tests {
     fn a_process_that_is_not_there_is_an_error() {
         assert!(cpu_time(u32::MAX).is_err());
         assert!(cpu_time(i32::MAX as u32).is_err());
+    }
+
+    #[test]
+    fn a_share_is_part_of_what_is_resident() {
+        let pid = std::process::id();
+        let share = proportional_bytes(pid).unwrap();
+        assert!(share > 0 && share <= memory(pid).unwrap().resident + (8 << 20), "{share}");
+        assert!(proportional_bytes(u32::MAX).is_err());
     }
 
     #[test]

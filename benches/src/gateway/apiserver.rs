@@ -9,7 +9,8 @@ use kubewharf_testkit::store::Store;
 use serde_json::json;
 
 use super::requests;
-use super::tls::{Files, USER};
+use super::tls::USER;
+use crate::tls::Files;
 
 /// A name in its certificate.
 pub const HOST: &str = "localhost";

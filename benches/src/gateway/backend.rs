@@ -28,11 +28,12 @@ use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::client::{Connection, Target};
 use super::options::Side;
 use super::requests;
-use super::tls::{self, Certificates, Files};
+use super::tls::{self, Certificates};
 use crate::client::gather::Gather;
+use crate::https::{Connection, Target};
+use crate::tls::Files;
 
 /// The first argument of the program, if it is to be this server.
 pub const WORD: &str = "serve-backend";
@@ -104,7 +105,7 @@ impl Backend {
             .arg(settings)
             .start()?;
         process.wait_for_log(READY_WITHIN, READY)?;
-        let control = Connection::open(&Target::new(control, certificates.client()?)).await?;
+        let control = Connection::open(&Target::new(control, tls::HOST, certificates.client()?)).await?;
         Ok(Self { process, sides, control, files, _folder: folder })
     }
 

@@ -1,21 +1,16 @@
 //! Keeps requests in flight, or sends them at a steady rate, and counts what they cost.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
 use super::proxies::Proxy;
 use crate::histogram::Histogram;
+use crate::load::{self, PATIENCE, WARM_UP};
 use crate::usage::cpu_time;
-
-/// How much longer than planned a turn may take before something must be wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The turn's share before the part of it that counts.
-const WARM_UP: f64 = 0.15;
 
 /// What a workload cost in one turn.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -109,8 +104,7 @@ fn cpu(proxy: Option<&Proxy>, backend: u32) -> Result<[Duration; 3]> {
     Ok([proxy, cpu_time(backend)?, cpu_time(std::process::id())?])
 }
 
-/// Runs operations, so many at a time, for that time; the first part of it does not count. An operation is told which of the loop's
-/// workers does it, and its number.
+/// Runs operations, so many at a time, for that time ([`load::closed_loop`]).
 ///
 /// # Errors
 /// When an operation fails, or the loop hangs.
@@ -121,33 +115,8 @@ pub async fn closed_loop(
     time: Duration,
     operation: impl AsyncFn(usize, u64) -> Result<()>,
 ) -> Result<Measured> {
-    let next = Cell::new(0);
-    let latency = RefCell::new(Histogram::default());
-    let run = async |time: Duration| {
-        let begun = Instant::now();
-        let (next, latency, operation) = (&next, &latency, &operation);
-        let worker = |worker: usize| async move {
-            loop {
-                let start = Instant::now();
-                if start - begun >= time {
-                    return anyhow::Ok(());
-                }
-                let number = next.get();
-                next.set(number + 1);
-                operation(worker, number).await?;
-                latency.borrow_mut().record(start.elapsed());
-            }
-        };
-        let all = try_join_all((0..in_flight).map(worker));
-        tokio::time::timeout(time + PATIENCE, all).await.context("requests hang")??;
-        anyhow::Ok(())
-    };
-    run(time.mul_f64(WARM_UP)).await?;
-    let first = next.get();
-    latency.replace(Histogram::default());
-    let meter = Meter::start(proxy, backend)?;
-    run(time.mul_f64(1.0 - WARM_UP)).await?;
-    meter.stop(next.get() - first, &latency.borrow())
+    let done = load::closed_loop(in_flight, time, || Meter::start(proxy, backend), operation).await?;
+    done.meter.stop(done.operations, &done.latency)
 }
 
 /// Begins operations at a steady rate, however long those before take. Latencies count from when an operation was to begin.

@@ -6,7 +6,7 @@
 //! | [`backend`] | a small kube-apiserver, a process of its own |
 //! | [`apiserver`] | a real one |
 //! | [`proxies`] | starts the programs that are compared |
-//! | [`tls`], [`requests`], [`client`] | who asks for what, and how |
+//! | [`tls`], [`requests`] | who asks for what |
 //! | [`measure`] | keeps requests in flight, reads the clocks |
 //! | [`workloads`] | what is measured |
 //! | [`results`], [`goals`], [`report`] | what came of it |
@@ -16,7 +16,6 @@
 
 pub mod apiserver;
 pub mod backend;
-pub mod client;
 pub mod goals;
 pub mod measure;
 pub mod options;
@@ -35,15 +34,16 @@ use anyhow::{Context as _, Result};
 use kubewharf_testkit::folder::Folder;
 use kubewharf_testkit::process;
 
+use crate::https::Target;
 use crate::machine::{self, Machine};
+use crate::tls::{Files, client};
 use apiserver::RealApiserver;
 use backend::Backend;
-use client::Target;
 use measure::Measured;
 use options::{Options, Side};
 use proxies::{Proxy, Setting};
 use results::{ClientsTurn, MemoryTurn, Results, Turn};
-use tls::{Certificates, Files};
+use tls::Certificates;
 use workloads::{Running, Workload};
 
 /// Rounds of what hardly varies.
@@ -152,7 +152,7 @@ impl Bench<'_> {
             let proxy = proxies.get(&side);
             let target = match proxy {
                 Some(proxy) => proxy.target(&self.certificates)?,
-                None => Target::new(self.backend.address(side), self.certificates.client()?),
+                None => Target::new(self.backend.address(side), tls::HOST, self.certificates.client()?),
             };
             sides.insert(side, Running::connect(options, side, proxy, self.backend.id(), target).await?);
         }
@@ -211,7 +211,7 @@ impl Bench<'_> {
             let proxy = proxies.get(&side);
             let target = match proxy {
                 Some(proxy) => proxy.target(&self.certificates)?,
-                None => Target::new(apiserver.address()?, tls::client(&apiserver.files)?).called(apiserver::HOST),
+                None => Target::new(apiserver.address()?, apiserver::HOST, client(&apiserver.files)?),
             };
             let running = Running::connect(options, side, proxy, apiserver.id(), target).await?;
             running.wait_until_it_may_read(apiserver::OBJECT).await?;

@@ -15,9 +15,10 @@ use kubewharf_testkit::process::{self, Process, Spec};
 use kubewharf_testkit::store::product;
 use kubewharf_testkit::usage::memory;
 
-use super::client::{Connection, Target};
 use super::options::{Options, Side};
-use super::tls::{Certificates, Files, HOST};
+use super::tls::{Certificates, HOST};
+use crate::https::{Connection, Target};
+use crate::tls::Files;
 use crate::usage::cpu_time;
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -117,7 +118,7 @@ impl Proxy {
     /// # Errors
     /// Never: the files are our own.
     pub fn target(&self, certificates: &Certificates) -> Result<Target> {
-        Ok(Target::new(self.address, certificates.client()?))
+        Ok(Target::new(self.address, HOST, certificates.client()?))
     }
 
     /// Processor time that it has used so far.

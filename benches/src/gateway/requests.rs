@@ -1,8 +1,6 @@
-//! What is asked: kube-apiserver's paths, client-go's headers.
+//! What is asked: kube-apiserver's paths.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderValue, USER_AGENT};
-use http::{HeaderMap, Method, Request};
 
 /// Length of a small object, in bytes, and of the body of a POST.
 pub const SMALL_BYTES: usize = 1 << 10;
@@ -38,30 +36,4 @@ pub fn event() -> Bytes {
     *line.last_mut().expect("not empty") = b'}';
     line.push(b'\n');
     line.into()
-}
-
-/// The headers that client-go sends.
-pub fn headers() -> HeaderMap {
-    HeaderMap::from_iter([
-        (ACCEPT, HeaderValue::from_static("application/json")),
-        (ACCEPT_ENCODING, HeaderValue::from_static("gzip")),
-        (USER_AGENT, HeaderValue::from_static("controller/v1.36.3 (linux/amd64) kubernetes/0123456")),
-    ])
-}
-
-/// A request for that target, of a server that is called by that authority.
-///
-/// # Errors
-/// Never: the targets are this module's.
-pub fn request(method: Method, authority: &str, target: &str, headers: &HeaderMap) -> http::Result<Request<()>> {
-    let uri = http::Uri::builder().scheme("https").authority(authority).path_and_query(target).build()?;
-    let mut request = Request::new(());
-    if method == Method::POST {
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        request.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(SMALL_BYTES));
-    }
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    request.headers_mut().extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-    Ok(request)
 }

@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::backend::{Backend, Counts};
-use super::client::{Connection, Target};
 use super::measure::{Measured, Meter, closed_loop, open_loop};
 use super::options::{Options, Side};
 use super::proxies::Proxy;
 use super::requests;
 use super::results::{ClientsTurn, MemoryTurn};
 use crate::histogram::Histogram;
+use crate::https::{Connection, Target};
 
 /// Lists in flight: enough to keep a proxy busy.
 const LISTS_IN_FLIGHT: usize = 2;
