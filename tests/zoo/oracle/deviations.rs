@@ -2,36 +2,38 @@
 //! this table that the tests do not meet. COMPAT.md says the same to users: it holds each reason, word by word.
 
 /// An operation that is answered differently, with the reason.
-pub(crate) struct Deviation {
-    pub(crate) group: &'static str,
+pub(super) struct Deviation {
+    /// The test, such as `kubectl/nodes`.
+    pub(super) group: &'static str,
     /// A part of the operation.
-    operation: &'static str,
+    pub(super) operation: &'static str,
     /// A part of what the tenant is answered.
-    answer: &'static str,
-    pub(crate) reason: &'static str,
+    pub(super) answer: &'static str,
+    /// Why.
+    pub(super) reason: &'static str,
 }
 
 const DEVIATIONS: &[Deviation] = &[];
 
 /// Those of a group.
-pub(crate) fn of(group: &str) -> impl Iterator<Item = &'static Deviation> {
+pub(super) fn of(group: &str) -> impl Iterator<Item = &'static Deviation> {
     DEVIATIONS.iter().filter(move |deviation| deviation.group == group)
 }
 
 impl Deviation {
     /// Whether it is this one.
-    pub(crate) fn matches(&self, operation: &str, answer: &str) -> bool {
+    pub(super) fn matches(&self, operation: &str, answer: &str) -> bool {
         operation.contains(self.operation) && answer.contains(self.answer)
     }
 
     /// It, in words.
-    pub(crate) fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         format!("{}: {}: {} ({})", self.group, self.operation, self.answer, self.reason)
     }
 }
 
 /// Each reason is in COMPAT.md.
-pub(crate) fn self_test() {
+pub(super) fn self_test() {
     let path = kubewharf_testkit::tools::workspace().unwrap().join("COMPAT.md");
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let text = words(&std::fs::read_to_string(path).unwrap());

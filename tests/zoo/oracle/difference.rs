@@ -9,7 +9,7 @@ const COMPARED_LINES_MAX: usize = 3000;
 
 /// The difference, with `-` before what only the first has and `+` before what only the second has; empty if there is
 /// none.
-pub(crate) fn difference(first: &str, second: &str) -> String {
+pub(super) fn difference(first: &str, second: &str) -> String {
     let (first, second): (Vec<&str>, Vec<&str>) = (first.lines().collect(), second.lines().collect());
     let start = first.iter().zip(&second).take_while(|(one, other)| one == other).count();
     let (first_rest, second_rest) = (&first[start..], &second[start..]);
@@ -78,7 +78,7 @@ fn middle<'a>(first: &[&'a str], second: &[&'a str]) -> Vec<(char, &'a str)> {
 }
 
 /// Examples.
-pub(crate) fn self_test() {
+pub(super) fn self_test() {
     assert_eq!(difference("a\nb", "a\nb\n"), "");
     assert_eq!(difference("a\nb\nc\n", "a\nx\nc\n"), "      a\n    - b\n    + x\n      c\n");
     assert_eq!(difference("", "a"), "    + a\n");

@@ -37,12 +37,11 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
         rule(r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "<time>"),
         rule(r#"(?m)(^|\s|\()(\d+[dhms]){1,2}(\s|$|\)|;|")"#, "$1<age>$3"),
         // Revisions of the store.
-        rule(r#"(resource[vV]ersion\\?"?: ?\\?"?)\d{1,15}\b"#, "$1<rv>"),
+        rule(r#"(resource[vV]ersion\\*"?: ?\\*"?)\d{1,15}\b"#, "$1<rv>"),
         rule(r"(resource version:? )\d+( \(\d+\))?", "$1<rv>"),
         rule(r"(resourceVersion=)\d+", "$1<rv>"),
         rule(r"(resourceVersion:\s+)\d+", "$1<rv>"),
-        // As it is in a condition: metadata.resourceVersion of a precondition.
-        rule(r"(ResourceVersion in precondition: |ResourceVersion in object meta: )\d+", "$1<rv>"),
+        rule(r"(ResourceVersion in record )\(\d+\)", "$1(<rv>)"),
         rule(r#"("?continue"?: ?"?)[A-Za-z0-9_-]{20,}={0,2}"#, "$1<continue>"),
         // Addresses of services and ports of nodes.
         rule(r"\b10\.0\.0\.(1?\d?\d|2[0-4]\d|25[0-5])\b", "<ip>"),
@@ -61,7 +60,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
 });
 
 /// An answer of the server at `server` as any server could have given it.
-pub(crate) fn normalise(text: &str, server: &str) -> String {
+pub(super) fn normalise(text: &str, server: &str) -> String {
     let port = server.rsplit_once(':').map_or(server, |(_, port)| port);
     let mut text = json(text).unwrap_or_else(|| text.to_owned());
     text = text.replace(server, "https://<host>:<port>").replace(port, "<port>");
@@ -81,7 +80,7 @@ pub(crate) fn normalise(text: &str, server: &str) -> String {
 }
 
 /// The lines in order.
-pub(crate) fn sorted(text: &str) -> String {
+pub(super) fn sorted(text: &str) -> String {
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
     lines.join("\n")
@@ -120,7 +119,7 @@ fn order(value: &mut Value) {
 }
 
 /// What two clusters say alike, and what they don't.
-pub(crate) fn self_test() {
+pub(super) fn self_test() {
     let alike = |one: &str, other: &str| {
         assert_eq!(normalise(one, "https://127.0.0.1:6443"), normalise(other, "https://127.9.9.9:12345"));
     };

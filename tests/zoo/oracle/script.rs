@@ -23,7 +23,7 @@ const TEXT: &str = " <<";
 
 /// What is done next.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(super) enum Step {
     File { name: String, text: String },
     Run(Operation),
     Finish { line: usize, name: String, until: Regex },
@@ -31,33 +31,33 @@ pub(crate) enum Step {
 
 /// One call of kubectl.
 #[derive(Debug)]
-pub(crate) struct Operation {
+pub(super) struct Operation {
     /// Where it is in its file.
-    pub(crate) line: usize,
+    pub(super) line: usize,
     /// As it is written.
-    pub(crate) text: String,
-    pub(crate) arguments: Vec<String>,
-    pub(crate) input: Option<String>,
-    pub(crate) options: Options,
+    pub(super) text: String,
+    pub(super) arguments: Vec<String>,
+    pub(super) input: Option<String>,
+    pub(super) options: Options,
 }
 
 /// The lines with `@` before an operation.
 #[derive(Debug, Default)]
-pub(crate) struct Options {
-    pub(crate) until: Option<Regex>,
-    pub(crate) capture: Option<(String, Option<Regex>)>,
-    pub(crate) editor: Option<String>,
-    pub(crate) background: Option<(String, Regex)>,
-    pub(crate) sorted: bool,
-    pub(crate) untold: bool,
-    pub(crate) exits: bool,
+pub(super) struct Options {
+    pub(super) until: Option<Regex>,
+    pub(super) capture: Option<(String, Option<Regex>)>,
+    pub(super) editor: Option<String>,
+    pub(super) background: Option<(String, Regex)>,
+    pub(super) sorted: bool,
+    pub(super) untold: bool,
+    pub(super) exits: bool,
 }
 
 /// Reads a file of operations.
 ///
 /// # Panics
 /// When it is not written as above: it is part of this program.
-pub(crate) fn parse(text: &str) -> Vec<Step> {
+pub(super) fn parse(text: &str) -> Vec<Step> {
     let mut lines = text.lines().enumerate().map(|(place, line)| (place + 1, line));
     let mut steps = Vec::new();
     let mut options = Options::default();
@@ -126,7 +126,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// An example of the format, and of what may be wrong with it.
-pub(crate) fn self_test() {
+pub(super) fn self_test() {
     let steps = parse("# No.\n\n@until a b\n$ get 'x y' \"it's\" -o= <<END\none\n\ntwo\nEND\n@finish w done\n");
     let Step::Run(operation) = &steps[0] else { panic!("{steps:?}") };
     assert_eq!(operation.arguments, ["get", "x y", "it's", "-o="]);

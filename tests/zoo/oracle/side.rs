@@ -22,20 +22,20 @@ const REPEAT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What came of an operation.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Outcome {
+pub(super) struct Outcome {
     /// The exit code; -1 if it had to be ended.
-    pub(crate) code: i32,
+    pub(super) code: i32,
     /// What is compared, normalised: the standard output.
-    pub(crate) output: String,
+    pub(super) output: String,
     /// And the standard error.
-    pub(crate) error: String,
+    pub(super) error: String,
     /// What is wrong with it whatever the other side says: lines that hold what they must not hold, and what never came.
-    pub(crate) wrong: Vec<String>,
-    pub(crate) took: Duration,
+    pub(super) wrong: Vec<String>,
+    pub(super) took: Duration,
 }
 
 /// One side.
-pub(crate) struct Side {
+pub(super) struct Side {
     kubectl: Kubectl,
     server: String,
     secrets: Vec<String>,
@@ -55,7 +55,7 @@ struct Running {
 
 impl Side {
     /// The server that this kubeconfig names; none of the secrets may be seen in what it says.
-    pub(crate) fn new(kubeconfig: &Path, server: String, secrets: Vec<String>) -> Self {
+    pub(super) fn new(kubeconfig: &Path, server: String, secrets: Vec<String>) -> Self {
         let folder = Folder::new("side").unwrap();
         let kubectl = Kubectl::new(kubeconfig, &folder).unwrap();
         for name in ["work", "io", "tmp"] {
@@ -65,7 +65,7 @@ impl Side {
     }
 
     /// Does these steps; an outcome for each operation, and for each end of one in the background.
-    pub(crate) fn run(&mut self, steps: &[Step]) -> Vec<Outcome> {
+    pub(super) fn run(&mut self, steps: &[Step]) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for step in steps {
             match step {
