@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use kubewharf_testkit::address::free_port;
@@ -56,7 +56,8 @@ impl Cluster {
 /// KubeZoo in front of a cluster.
 pub(crate) struct Zoo {
     // In the order in which they must end.
-    _process: Process,
+    pub(crate) process: Mutex<Process>,
+    spec: Spec,
     pub(crate) cluster: Cluster,
     pub(crate) admin_address: SocketAddr,
     pub(crate) folder: Folder,
@@ -68,23 +69,32 @@ impl Zoo {
         let cluster = Cluster::start();
         let folder = Folder::new("zoo").unwrap();
         let (address, admin_address) = (free_port(), free_port());
-        let mut process = Spec::new("zoo", product().unwrap(), folder.path())
+        let spec = Spec::new("zoo", product().unwrap(), folder.path())
             .arg("zoo")
             .arg(format!("--upstream-kubeconfig={}", cluster.apiserver.kubeconfig().display()))
             .arg(format!("--listen={address}"))
             .arg(format!("--admin-listen={admin_address}"))
-            .arg(format!("--data-dir={}", folder.path().join("data").display()))
-            .start()
-            .unwrap();
-        let ca = folder.path().join("data/ca.crt");
-        process
-            .wait_until(WITHIN, |_| {
-                let Ok(root) = std::fs::read_to_string(&ca) else { return false };
-                let client = Client::with_root(&format!("https://{admin_address}"), &root, None);
-                client.get("/readyz").is_ok_and(|answer| answer.status == 200)
-            })
-            .unwrap();
-        Self { _process: process, cluster, admin_address, folder }
+            .arg(format!("--data-dir={}", folder.path().join("data").display()));
+        let process = Mutex::new(spec.start().unwrap());
+        let zoo = Self { process, spec, cluster, admin_address, folder };
+        zoo.wait_until_ready();
+        zoo
+    }
+
+    /// Starts it again after its end, and waits until it is ready.
+    pub(crate) fn start_again(&self) {
+        *self.process.lock().unwrap() = self.spec.start().unwrap();
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&self) {
+        let ca = self.folder.path().join("data/ca.crt");
+        let ready = |_: &Process| {
+            let Ok(root) = std::fs::read_to_string(&ca) else { return false };
+            let client = Client::with_root(&format!("https://{}", self.admin_address), &root, None);
+            client.get("/readyz").is_ok_and(|answer| answer.status == 200)
+        };
+        self.process.lock().unwrap().wait_until(WITHIN, ready).unwrap();
     }
 
     /// The certificate of the authority that signs for KubeZoo and its tenants.

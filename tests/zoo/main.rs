@@ -9,13 +9,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod crash;
 #[allow(dead_code, reason = "for the tests to come")]
 mod fixture;
 mod oracle;
 
 use std::sync::Arc;
 
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
 
 use fixture::World;
 
@@ -24,7 +25,11 @@ fn main() {
     // Groups list what is in the whole cluster, so they run one after the other. Each keeps two cores busy by itself.
     arguments.test_threads = Some(1);
     let world = Arc::new(World::new());
-    let trials = oracle::trials(&world);
+    let mut trials = oracle::trials(&world);
+    trials.push(Trial::test("crash/clients_go_on_and_no_tenant_stays_half_made", || {
+        crash::clients_go_on_and_no_tenant_stays_half_made();
+        Ok(())
+    }));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The folders of the clusters stay when their owner panics.
     assert!(!conclusion.has_failed(), "{} tests failed", conclusion.num_failed);

@@ -42,11 +42,13 @@ pub(super) async fn check(plan: &Plan<'_>, tenant: PathBuf) -> anyhow::Result<()
     tenant.run(&["delete", "configmap", "check", "--ignore-not-found"]).await?;
     tenant.run(&["create", "configmap", "check", "--from-literal=answer=43"]).await?;
     let namespaces = tenant.run(&["get", "namespaces", "-o", "name"]).await?;
-    let own = ["default", "kube-node-lease", "kube-public", "kube-system"].map(|name| format!("namespace/{name}\n")).concat();
+    let own =
+        ["default", "kube-node-lease", "kube-public", "kube-system"].map(|name| format!("namespace/{name}\n")).concat();
     if namespaces != own {
         bail!("the tenant sees other namespaces than its own: {namespaces}");
     }
-    let value = kubectl.run(&["get", "configmaps", "-A", "-o", "jsonpath={.items[?(@.data.answer)].data.answer}"]).await?;
+    let value =
+        kubectl.run(&["get", "configmaps", "-A", "-o", "jsonpath={.items[?(@.data.answer)].data.answer}"]).await?;
     if value != "43" {
         bail!("the tenant's config map reads {value:?} in the host and not \"43\"");
     }

@@ -71,14 +71,19 @@ fn pods() -> Value {
             "(!has(object.spec.securityContext) || !has(object.spec.securityContext.{field}) || {})",
             condition.replace('$', &format!("object.spec.securityContext.{field}"))
         );
-        let of_container =
-            context(&format!("!has(c.securityContext.{field}) || {}", condition.replace('$', &format!("c.securityContext.{field}"))));
+        let of_container = context(&format!(
+            "!has(c.securityContext.{field}) || {}",
+            condition.replace('$', &format!("c.securityContext.{field}"))
+        ));
         format!("{of_pod} && {of_container}")
     };
     let off = |field: &str| format!("(!has(object.spec.{field}) || !object.spec.{field})");
     let deny = |expression: String, message: &str| json!({ "expression": expression, "message": message });
     let validations = json!([
-        deny(["hostNetwork", "hostPID", "hostIPC"].map(off).join(" && "), "a tenant's pod can't share the host's network, processes or IPC"),
+        deny(
+            ["hostNetwork", "hostPID", "hostIPC"].map(off).join(" && "),
+            "a tenant's pod can't share the host's network, processes or IPC"
+        ),
         deny(
             "!has(object.spec.volumes) || object.spec.volumes.all(v, !has(v.hostPath))".to_owned(),
             "a tenant's pod can't mount the host's files",

@@ -58,7 +58,8 @@ impl Tenants {
             "metadata": { "name": "kubernetes", "labels": { "component": "apiserver", "provider": "kubernetes" } },
             "spec": { "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": self.port }] },
         });
-        let target = format!("/api/v1/namespaces/{}/services?fieldManager=kube-apiserver", tenant.names.inward("default"));
+        let target =
+            format!("/api/v1/namespaces/{}/services?fieldManager=kube-apiserver", tenant.names.inward("default"));
         match self.upstream.own(Method::POST, &target, &service, OWN_ANSWER_BYTES_MAX).await {
             Ok(_) => Ok(()),
             Err(error) if error.status() == Some(StatusCode::CONFLICT) => Ok(()),
