@@ -12,8 +12,10 @@ use kubewharf_upstream::Class;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::authz::roles::Kind;
 use crate::limits::{EVENT_BYTES_MAX, OWN_ANSWER_BYTES_MAX};
 use crate::names::{Names, TenantId};
+use crate::private;
 use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
 
 use super::{FINALIZER, FIRST_NAMESPACES, Metadata, TENANT_LABEL, TENANTS_PATH, TenantObject, Tenants};
@@ -289,6 +291,11 @@ impl Tenants {
                 told = message;
             }
             tokio::time::sleep(PAUSE).await;
+        }
+        for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_namespaced()) {
+            let path = format!("/apis/{}/{}", private::STORED_API_VERSION, private::resource(kind));
+            let target = format!("{path}?labelSelector={}%3D{uid}", TENANT_LABEL.replace('/', "%2F"));
+            self.upstream.own(Method::DELETE, &target, &Value::Null, usize::MAX).await?;
         }
         let finalizers: Vec<&String> =
             object.metadata.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
