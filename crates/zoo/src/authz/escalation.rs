@@ -11,7 +11,7 @@ use kubewharf_kube_api::quote::{push_quoted, push_quoted_list, quoted};
 use kubewharf_kube_api::{RequestInfo, Status};
 use serde_json::Value;
 
-use super::cover::{PARTS_MAX, to_texts, uncovered};
+use super::cover::{to_texts, uncovered};
 use super::decision::{aggregate, authorize};
 use super::policy::{Policy, RoleError, Rules};
 use super::roles::{Binding, ClusterRole, Kind, Object, RBAC_GROUP};
@@ -145,7 +145,10 @@ impl Check<'_> {
     fn covered(&self, wanted: &mut dyn Iterator<Item = &PolicyRule>, name: &str) -> Result<(), Status> {
         let (held, errors) = self.policy.rules_for(self.user, self.namespace);
         let Ok(missing) = uncovered(&held, wanted) else {
-            return Err(self.forbidden(name, &format!("the rules stand for more than {PARTS_MAX} single rights")));
+            return Err(self.forbidden(
+                name,
+                "the rules stand for too many single rights to compare them with those that the user has",
+            ));
         };
         if missing.is_empty() {
             return Ok(());

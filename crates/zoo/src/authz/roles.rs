@@ -160,9 +160,14 @@ impl Subject {
     /// Whether it is this user, in a binding of this namespace.
     #[must_use]
     pub fn is(&self, user: &UserInfo, binding_namespace: &str) -> bool {
+        self.is_any(user, |name| user.groups.iter().any(|group| group == name), binding_namespace)
+    }
+
+    /// As [`Subject::is`], for a user of whose groups one can be looked up.
+    fn is_any(&self, user: &UserInfo, is_in_group: impl Fn(&str) -> bool, binding_namespace: &str) -> bool {
         match &*self.kind {
             USER => *user.username == *self.name,
-            GROUP => user.groups.iter().any(|group| **group == *self.name),
+            GROUP => is_in_group(&self.name),
             SERVICE_ACCOUNT => {
                 let namespace = self.namespace_or(binding_namespace);
                 let rest = user.username.strip_prefix(SERVICE_ACCOUNT_PREFIX);
@@ -189,6 +194,11 @@ impl Binding {
     #[must_use]
     pub fn subject_of(&self, user: &UserInfo) -> Option<usize> {
         self.subjects.iter().position(|subject| subject.is(user, &self.namespace))
+    }
+
+    /// As [`Binding::subject_of`], for a user of whose groups one can be looked up.
+    pub(super) fn subject_of_any(&self, user: &UserInfo, is_in_group: impl Fn(&str) -> bool) -> Option<usize> {
+        self.subjects.iter().position(|subject| subject.is_any(user, &is_in_group, &self.namespace))
     }
 
     /// What gives the user rules, in Kubernetes' words: the binding, its role, and which of its subjects the user is.
