@@ -1,8 +1,8 @@
 //! Whether rules allow all that other rules allow: [`uncovered`].
 //!
-//! Invariant: the answer is Kubernetes' (`Covers` in `auth/rbac/validation` of component-helpers v0.36.3): the wanted rules
-//! are broken down into parts of one verb and one resource, object or path, and one held rule must cover each part as it
-//! is. So an asterisk is covered by an asterisk only.
+//! Invariant: the answer is Kubernetes' (`Covers` in `auth/rbac/validation` of component-helpers v0.36.3): the wanted
+//! rules are broken down into parts of one verb and one resource, object or path, and one held rule must cover each
+//! part as it is. So an asterisk is covered by an asterisk only.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,11 +1,12 @@
 //! The roles and bindings of one tenant, over the defaults that every cluster has: [`Policy`].
 //!
-//! A policy is a pointer to what the tenant has stored; a tenant that has stored nothing costs no more than the pointer. The
-//! defaults ([`super::defaults`]) are there once for all, and an object that the tenant has stored takes the place of the
-//! default of its name. A clone is a snapshot: changes are made in place if there is no other, and in a copy if there is.
+//! A policy is a pointer to what the tenant has stored; a tenant that has stored nothing costs no more than the
+//! pointer. The defaults ([`super::defaults`]) are there once for all, and an object that the tenant has stored takes
+//! the place of the default of its name. A clone is a snapshot: changes are made in place if there is no other, and in
+//! a copy if there is.
 //!
-//! Invariant: a policy depends on the objects that it holds, and not on the order in which they came. Nothing is granted by
-//! an object that was removed or replaced.
+//! Invariant: a policy depends on the objects that it holds, and not on the order in which they came. Nothing is
+//! granted by an object that was removed or replaced.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -23,8 +24,8 @@ use super::rules::PolicyRule;
 
 /// How many groups of a user are looked through for one, rather than looked up.
 const GROUPS_SCANNED_MAX: usize = 16;
-/// How much it may take to find out what collects from what: a tenant can have many roles that select many. In steps of a
-/// condition that is looked at; this many take some hundredths of a second.
+/// How much it may take to find out what collects from what: a tenant can have many roles that select many. In steps of
+/// a condition that is looked at; this many take some hundredths of a second.
 const AGGREGATION_STEPS_MAX: usize = 2_000_000;
 
 /// One tenant's roles and bindings.
@@ -174,8 +175,8 @@ impl Policy {
         rules.ok_or_else(|| RoleError::NotFound { kind, name: role.name.clone() })
     }
 
-    /// The bindings that are for this user in this namespace, or for an empty one in none: first cluster role bindings, then
-    /// role bindings, each in their names' order. Kubernetes asks its cache for them, which has no order.
+    /// The bindings that are for this user in this namespace, or for an empty one in none: first cluster role bindings,
+    /// then role bindings, each in their names' order. Kubernetes asks its cache for them, which has no order.
     #[must_use]
     pub fn grants<'a>(&'a self, user: &UserInfo, namespace: &str) -> Vec<Grant<'a>> {
         let scopes = ["", namespace];
@@ -251,9 +252,9 @@ struct Aggregate {
 
 /// What collects from what, among all cluster roles in their names' order.
 ///
-/// Kubernetes' controller goes on until nothing changes any more. What it arrives at are the rules of all that is selected,
-/// directly or by what is selected, in this order; but if two collect from each other, it keeps rules of roles that are gone.
-/// When [`AGGREGATION_STEPS_MAX`] are used up, what is left collects nothing.
+/// Kubernetes' controller goes on until nothing changes any more. What it arrives at are the rules of all that is
+/// selected, directly or by what is selected, in this order; but if two collect from each other, it keeps rules of
+/// roles that are gone. When [`AGGREGATION_STEPS_MAX`] are used up, what is left collects nothing.
 fn aggregate(roles: &[Arc<ClusterRole>]) -> Box<[Aggregate]> {
     let mut steps = AGGREGATION_STEPS_MAX;
     let mut selected: Vec<Option<Vec<usize>>> = Vec::with_capacity(roles.len());
@@ -442,8 +443,8 @@ impl Keyed for Binding {
     }
 }
 
-/// Objects in the order of their namespaces and names. A list of pointers is the least memory that a few objects can have,
-/// and the least work to copy.
+/// Objects in the order of their namespaces and names. A list of pointers is the least memory that a few objects can
+/// have, and the least work to copy.
 #[derive(Clone, Debug)]
 pub(super) struct Sorted<T>(pub(super) Vec<Arc<T>>);
 

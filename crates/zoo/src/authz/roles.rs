@@ -3,7 +3,8 @@
 //! Only what a decision needs is kept of an object. Reading is lenient, because what is stored was checked when it was
 //! written: unknown fields are ignored, and fields that miss are empty.
 //!
-//! Invariant: a subject is whom Kubernetes 1.36 takes it for (`appliesToUser` in `pkg/registry/rbac/validation/rule.go`).
+//! Invariant: a subject is whom Kubernetes 1.36 takes it for (`appliesToUser` in
+//! `pkg/registry/rbac/validation/rule.go`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -99,8 +100,8 @@ pub struct ClusterRole {
 }
 
 impl ClusterRole {
-    /// Whether Kubernetes' aggregation controller would replace its rules: it has an aggregation rule, and every selector
-    /// in it can be understood.
+    /// Whether Kubernetes' aggregation controller would replace its rules: it has an aggregation rule, and every
+    /// selector in it can be understood.
     #[must_use]
     pub fn is_aggregated(&self) -> bool {
         self.aggregation.as_ref().is_some_and(|selectors| selectors.iter().all(LabelSelector::is_valid))
@@ -269,6 +270,26 @@ impl Object {
             metadata.namespace = namespace.into();
         }
         Ok(read.into_object(kind))
+    }
+
+    /// The namespace; empty for what is in none.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        match self {
+            Self::Role(role) => &role.namespace,
+            Self::ClusterRole(_) => "",
+            Self::Binding(binding) => &binding.namespace,
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Role(role) => &role.name,
+            Self::ClusterRole(role) => &role.name,
+            Self::Binding(binding) => &binding.name,
+        }
     }
 
     /// The kind.

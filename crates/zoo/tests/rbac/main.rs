@@ -62,8 +62,8 @@ fn kind_of(object: &Value) -> Kind {
     Kind::ALL.into_iter().find(|kind| object["kind"] == kind.name()).unwrap()
 }
 
-/// Our policy for these objects, and what Kubernetes has to be told so that its own is the same: all objects, the defaults
-/// too, in their names' order, and with the rules that are collected.
+/// Our policy for these objects, and what Kubernetes has to be told so that its own is the same: all objects, the
+/// defaults too, in their names' order, and with the rules that are collected.
 fn policies(objects: &[Value]) -> (Policy, Value) {
     let read = |object: &Value| Object::from_json(kind_of(object), object.to_string().as_bytes(), "").unwrap();
     let policy = Policy::of(objects.iter().map(read));

@@ -186,11 +186,7 @@ fn any_object() -> impl Strategy<Value = Value> {
 }
 
 fn key(object: &Object) -> (Kind, &str, &str) {
-    match object {
-        Object::Role(role) => (Kind::Role, &role.namespace, &role.name),
-        Object::ClusterRole(role) => (Kind::ClusterRole, "", &role.name),
-        Object::Binding(binding) => (binding.kind(), &binding.namespace, &binding.name),
-    }
+    (object.kind(), object.namespace(), object.name())
 }
 
 /// All that a policy decides for a few users, with the reasons.
