@@ -98,8 +98,12 @@ impl LabelSelector {
 
     /// Whether it selects an object whose labels have these values by key.
     pub fn matches<'a>(&self, value_of: impl Fn(&str) -> Option<&'a str>) -> bool {
-        self.is_valid()
-            && self.match_labels.iter().all(|(key, value)| value_of(key) == Some(value))
+        self.is_valid() && self.matches_if_valid(value_of)
+    }
+
+    /// As [`LabelSelector::matches`], for one that was found to be valid before.
+    pub fn matches_if_valid<'a>(&self, value_of: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.match_labels.iter().all(|(key, value)| value_of(key) == Some(value))
             && self.match_expressions.iter().all(|requirement| requirement.matches(value_of(&requirement.key)))
     }
 }

@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let built = Tools::find_or_build(Tool::ALL, &mut progress)
         .and_then(|tools| StorageTests::build(&mut progress).map(|tests| (tools, tests)))
         .and_then(|built| go_program::build("requestinfo", &mut progress).map(|_| built))
+        .and_then(|built| go_program::build("rbac", &mut progress).map(|_| built))
         .and_then(|built| go_program::build("informers", &mut progress).map(|_| built))
         .and_then(|built| go_program::build("kubelet", &mut progress).map(|_| built));
     match built {

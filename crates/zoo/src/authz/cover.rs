@@ -1,8 +1,8 @@
 //! Whether rules allow all that other rules allow: [`uncovered`].
 //!
-//! Invariant: the answer is Kubernetes' (`Covers` in `auth/rbac/validation` of component-helpers v0.36.3): the wanted rules
-//! are broken down into parts of one verb and one resource, object or path, and one held rule must cover each part as it
-//! is. So an asterisk is covered by an asterisk only.
+//! Invariant: the answer is Kubernetes' (`Covers` in `auth/rbac/validation` of component-helpers v0.36.3): the wanted
+//! rules are broken down into parts of one verb and one resource, object or path, and one held rule must cover each
+//! part as it is. So an asterisk is covered by an asterisk only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +10,8 @@ use super::rules::{ALL, PolicyRule, has, has_or_all, url_matches};
 
 /// The most parts that rules are broken down into: a product of lists grows faster than the request that holds them.
 pub(super) const PARTS_MAX: usize = 50_000;
+/// The most comparisons of texts: what is held can be long, too. This many take some tenths of a second.
+const COMPARISONS_MAX: usize = 50_000_000;
 
 /// Part of a rule: the least that can be granted or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +28,7 @@ pub(super) enum Part<'a> {
     Url { url: &'a str, verb: &'a str },
 }
 
-/// More than [`PARTS_MAX`] parts.
+/// More than [`PARTS_MAX`] parts or [`COMPARISONS_MAX`] comparisons.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooMany;
 
@@ -35,16 +37,23 @@ pub(super) fn uncovered<'a>(
     held: &[&PolicyRule],
     wanted: impl IntoIterator<Item = &'a PolicyRule>,
 ) -> Result<Vec<Part<'a>>, TooMany> {
+    let texts_held: usize = held.iter().map(|rule| texts_of(rule)).sum::<usize>().max(1);
     let mut missing = Vec::new();
     let mut looked_at = 0;
+    let mut compared = 0;
     for rule in wanted {
+        compared += texts_of(rule) * texts_held;
+        if compared > COMPARISONS_MAX {
+            return Err(TooMany);
+        }
         // A rule that one rule covers as a whole, as of administrators, need not be broken down.
         if held.iter().any(|held| covers_whole(held, rule)) {
             continue;
         }
         for part in parts(rule) {
             looked_at += 1;
-            if looked_at > PARTS_MAX {
+            compared += texts_held;
+            if looked_at > PARTS_MAX || compared > COMPARISONS_MAX {
                 return Err(TooMany);
             }
             if !held.iter().any(|held| covers(held, part)) {
@@ -53,6 +62,11 @@ pub(super) fn uncovered<'a>(
         }
     }
     Ok(missing)
+}
+
+fn texts_of(rule: &PolicyRule) -> usize {
+    let PolicyRule { verbs, api_groups, resources, resource_names, non_resource_urls } = rule;
+    [verbs, api_groups, resources, resource_names, non_resource_urls].map(|texts| texts.len()).iter().sum()
 }
 
 fn parts(rule: &PolicyRule) -> impl Iterator<Item = Part<'_>> {

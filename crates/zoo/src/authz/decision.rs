@@ -1,7 +1,7 @@
 //! Whether a user may do something: [`authorize`].
 //!
-//! Invariant: the decision is that of Kubernetes 1.36 with `--authorization-mode=RBAC` for the same roles and bindings, and
-//! the reason is what it tells in an answer. The reason is put into words only if somebody reads it.
+//! Invariant: the decision is that of Kubernetes 1.36 with `--authorization-mode=RBAC` for the same roles and bindings,
+//! and the reason is what it tells in an answer. The reason is put into words only if somebody reads it.
 
 use std::fmt;
 use std::sync::Arc;

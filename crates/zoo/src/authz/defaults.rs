@@ -1,8 +1,8 @@
 //! The roles and bindings that every cluster has, and that a tenant has without storing them.
 //!
 //! They are those that a kube-apiserver 1.36 makes when it starts (`bootstrappolicy`), but those of controllers
-//! (`system:controller:*` cluster roles): a tenant's controllers run upstream, with rights of there. They are there once
-//! for all tenants.
+//! (`system:controller:*` cluster roles): a tenant's controllers run upstream, with rights of there. They are there
+//! once for all tenants.
 //!
 //! Invariant: what is shown as an object ([`to_json`]) is what is decided by.
 
@@ -136,8 +136,8 @@ pub struct Shown<'a> {
     pub creation_timestamp: &'a str,
 }
 
-/// The namespaces and names of the defaults of this kind that this tenant has not replaced, in their order. The namespaces
-/// are empty for kinds without.
+/// The namespaces and names of the defaults of this kind that this tenant has not replaced, in their order. The
+/// namespaces are empty for kinds without.
 #[must_use]
 pub fn names(policy: &Policy, kind: Kind) -> Vec<(&'static str, &'static str)> {
     let mut names: Vec<(&str, &str)> = match kind {

@@ -2,8 +2,8 @@
 //! ([`Wanted::decide`]).
 //!
 //! Invariant: the decision, the user that comes of it and the refusal are those of Kubernetes 1.36 with its feature
-//! `ConstrainedImpersonation`, which is on (`pkg/endpoints/filters/impersonation` of k8s.io/apiserver v0.36.3). First the
-//! constrained modes that apply are tried: each takes the verb `impersonate:MODE` on whom the user acts as and
+//! `ConstrainedImpersonation`, which is on (`pkg/endpoints/filters/impersonation` of k8s.io/apiserver v0.36.3). First
+//! the constrained modes that apply are tried: each takes the verb `impersonate:MODE` on whom the user acts as and
 //! `impersonate-on:MODE:VERB` on what the request is for. Then the verb `impersonate`. A refusal is that of the first.
 
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! Who may do what in a tenant. Zoo alone decides it: nothing of a tenant's RBAC is RBAC upstream.
 //!
-//! [`Policy`] holds a tenant's roles and bindings, over the defaults that every cluster has; [`authorize`] decides by it as
-//! Kubernetes' authorizer would. [`escalation`] keeps users from granting what they don't have, [`impersonation`] decides
-//! who may act as whom, and [`review`] answers those who ask beforehand.
+//! [`Policy`] holds a tenant's roles and bindings, over the defaults that every cluster has; [`authorize`] decides by
+//! it as Kubernetes' authorizer would. [`escalation`] keeps users from granting what they don't have, [`impersonation`]
+//! decides who may act as whom, and [`review`] answers those who ask beforehand.
 //!
 //! Invariant: pure, and in the tenant's own view: its own names of namespaces, users and groups, never those upstream.
 //! What is not allowed by a rule of the tenant's, or to its `system:masters`, is refused.

@@ -1,11 +1,12 @@
 //! The roles and bindings of one tenant, over the defaults that every cluster has: [`Policy`].
 //!
-//! A policy is a pointer to what the tenant has stored; a tenant that has stored nothing costs no more than the pointer. The
-//! defaults ([`super::defaults`]) are there once for all, and an object that the tenant has stored takes the place of the
-//! default of its name. A clone is a snapshot: changes are made in place if there is no other, and in a copy if there is.
+//! A policy is a pointer to what the tenant has stored; a tenant that has stored nothing costs no more than the
+//! pointer. The defaults ([`super::defaults`]) are there once for all, and an object that the tenant has stored takes
+//! the place of the default of its name. A clone is a snapshot: changes are made in place if there is no other, and in
+//! a copy if there is.
 //!
-//! Invariant: a policy depends on the objects that it holds, and not on the order in which they came. Nothing is granted by
-//! an object that was removed or replaced.
+//! Invariant: a policy depends on the objects that it holds, and not on the order in which they came. Nothing is
+//! granted by an object that was removed or replaced.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -20,6 +21,12 @@ use super::roles::{
     Binding, ClusterRole, GROUP, Kind, Object, RBAC_GROUP, Role, RoleRef, SERVICE_ACCOUNT, Subject, USER,
 };
 use super::rules::PolicyRule;
+
+/// How many groups of a user are looked through for one, rather than looked up.
+const GROUPS_SCANNED_MAX: usize = 16;
+/// How much it may take to find out what collects from what: a tenant can have many roles that select many. In steps of
+/// a condition that is looked at; this many take some hundredths of a second.
+const AGGREGATION_STEPS_MAX: usize = 2_000_000;
 
 /// One tenant's roles and bindings.
 #[derive(Clone, Debug, Default)]
@@ -161,12 +168,12 @@ impl Policy {
     #[must_use]
     pub fn cluster_role_rules(&self, name: &str) -> Option<Rules<'_>> {
         let role = self.cluster_role(name)?;
-        if !role.is_aggregated() {
-            return Some(Rules(Source::Own(&role.rules)));
-        }
-        let aggregates = self.aggregates();
-        let found = aggregates.binary_search_by(|aggregate| (*aggregate.role.name).cmp(name)).ok()?;
-        Some(Rules(Source::Collected(&aggregates[found].sources)))
+        let collected = role.aggregation.as_ref().and_then(|_| {
+            let aggregates = self.aggregates();
+            let found = aggregates.binary_search_by(|aggregate| (*aggregate.role.name).cmp(name)).ok()?;
+            Some(Source::Collected(&aggregates[found].sources))
+        });
+        Some(Rules(collected.unwrap_or(Source::Own(&role.rules))))
     }
 
     /// The rules of the role that a binding in this namespace names; the namespace is empty for a cluster role binding.
@@ -185,34 +192,38 @@ impl Policy {
         rules.ok_or_else(|| RoleError::NotFound { kind, name: role.name.clone() })
     }
 
-    /// The bindings that are for this user in this namespace, or for an empty one in none: first cluster role bindings, then
-    /// role bindings, each in their names' order. Kubernetes asks its cache for them, which has no order.
+    /// The bindings that are for this user in this namespace, or for an empty one in none: first cluster role bindings,
+    /// then role bindings, each in their names' order. Kubernetes asks its cache for them, which has no order.
     #[must_use]
-    pub fn grants(&self, user: &UserInfo, namespace: &str) -> Vec<Grant<'_>> {
+    pub fn grants<'a>(&'a self, user: &UserInfo, namespace: &str) -> Vec<Grant<'a>> {
         let scopes = ["", namespace];
         let scopes = if namespace.is_empty() { &scopes[..1] } else { &scopes[..] };
-        let mut grants = Vec::new();
+        let mut found: Vec<&Arc<Binding>> = Vec::new();
         for (store, is_default) in self.own.iter().map(|own| (&**own, false)).chain([(&*DEFAULTS, true)]) {
             for scope in scopes {
                 let keys = user.groups.iter().map(|group| subject_key(scope, GROUP, group));
                 for key in keys.chain([subject_key(scope, USER, &user.username)]) {
-                    for binding in store.bindings_by_subject(key) {
-                        // The key is but a hash; and a stored object takes a default's place.
-                        let Some(subject) = binding.subject_of(user).filter(|_| *binding.namespace == **scope) else {
-                            continue;
-                        };
-                        let is_replaced = is_default
-                            && self.own.as_ref().is_some_and(|own| own.bindings.get(scope, &binding.name).is_some());
-                        if !is_replaced {
-                            grants.push(Grant { binding, subject });
-                        }
-                    }
+                    // The key is but a hash. A stored object takes a default's place.
+                    found.extend(store.bindings_by_subject(key).filter(|binding| {
+                        let is_replaced = || self.own.as_ref().is_some_and(|own| own.bindings.has(&***binding));
+                        *binding.namespace == **scope && !(is_default && is_replaced())
+                    }));
                 }
             }
         }
-        grants.sort_unstable_by(|one, other| one.binding.key().cmp(&other.binding.key()));
-        grants.dedup_by(|one, other| Arc::ptr_eq(one.binding, other.binding));
-        grants
+        found.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
+        found.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        // Who asks about others can give them any number of groups.
+        let groups: Option<HashSet<&str>> =
+            (user.groups.len() > GROUPS_SCANNED_MAX).then(|| user.groups.iter().map(String::as_str).collect());
+        let is_in_group = |name: &str| match &groups {
+            Some(groups) => groups.contains(name),
+            None => user.groups.iter().any(|group| group == name),
+        };
+        let grant = |binding: &'a Arc<Binding>| {
+            binding.subject_of_any(user, is_in_group).map(|subject| Grant { binding, subject })
+        };
+        found.into_iter().filter_map(grant).collect()
     }
 
     /// All rules that hold for this user in this namespace, and why some may miss.
@@ -258,34 +269,69 @@ struct Aggregate {
 
 /// What collects from what, among all cluster roles in their names' order.
 ///
-/// Kubernetes' controller goes on until nothing changes any more. What it arrives at are the rules of all that is selected,
-/// directly or by what is selected, in this order; but if two collect from each other, it keeps rules of roles that are gone.
+/// Kubernetes' controller goes on until nothing changes any more. What it arrives at are the rules of all that is
+/// selected, directly or by what is selected, in this order; but if two collect from each other, it keeps rules of
+/// roles that are gone. When [`AGGREGATION_STEPS_MAX`] are used up, what is left collects nothing.
 fn aggregate(roles: &[Arc<ClusterRole>]) -> Box<[Aggregate]> {
-    fn collect(role: &ClusterRole, roles: &[Arc<ClusterRole>], seen: &mut [bool], sources: &mut Vec<Arc<ClusterRole>>) {
-        for selector in role.aggregation.iter().flatten() {
-            for (number, selected) in roles.iter().enumerate() {
-                if !seen[number] && selector.matches(|key| selected.label(key)) {
-                    seen[number] = true;
-                    if selected.is_aggregated() {
-                        collect(selected, roles, seen, sources);
-                    } else {
-                        sources.push(Arc::clone(selected));
-                    }
-                }
+    let mut steps = AGGREGATION_STEPS_MAX;
+    let mut selected: Vec<Option<Vec<usize>>> = Vec::with_capacity(roles.len());
+    for role in roles {
+        selected.push(role.is_aggregated().then(|| select(role, roles, &mut steps)));
+    }
+    let collects = selected.iter().enumerate().filter(|(_, selected)| selected.is_some());
+    collects
+        .map(|(number, _)| {
+            let sources = collect(number, &selected, &mut steps);
+            let sources = sources.into_iter().map(|source| Arc::clone(&roles[source])).collect();
+            Aggregate { role: Arc::clone(&roles[number]), sources }
+        })
+        .collect()
+}
+
+/// The places of the roles that this one selects, each once, in the selectors' order.
+fn select(role: &ClusterRole, roles: &[Arc<ClusterRole>], steps: &mut usize) -> Vec<usize> {
+    let mut seen = vec![false; roles.len()];
+    let mut selected = Vec::new();
+    for selector in role.aggregation.iter().flatten() {
+        let conditions = 1 + selector.match_labels.len() + selector.match_expressions.len();
+        let Some(left) = steps.checked_sub(roles.len() * conditions) else {
+            *steps = 0;
+            return Vec::new();
+        };
+        *steps = left;
+        for (place, other) in roles.iter().enumerate() {
+            if !seen[place] && selector.matches_if_valid(|key| other.label(key)) {
+                seen[place] = true;
+                selected.push(place);
             }
         }
     }
+    selected
+}
 
-    let collects = roles.iter().enumerate().filter(|(_, role)| role.is_aggregated());
-    collects
-        .map(|(number, role)| {
-            let mut seen = vec![false; roles.len()];
-            seen[number] = true;
-            let mut sources = Vec::new();
-            collect(role, roles, &mut seen, &mut sources);
-            Aggregate { role: Arc::clone(role), sources: sources.into() }
-        })
-        .collect()
+/// The places of the roles that this one has its rules from; those that collect rules themselves have none.
+fn collect(from: usize, selected: &[Option<Vec<usize>>], steps: &mut usize) -> Vec<usize> {
+    let mut seen = vec![false; selected.len()];
+    seen[from] = true;
+    let mut sources = Vec::new();
+    // As deep as roles collect from roles, which a tenant decides: so it is a list, and not the stack.
+    let mut path = vec![selected[from].iter().flatten()];
+    while let Some(next) = path.last_mut() {
+        let Some(&place) = next.next() else {
+            path.pop();
+            continue;
+        };
+        let Some(left) = steps.checked_sub(1) else { return Vec::new() };
+        *steps = left;
+        if std::mem::replace(&mut seen[place], true) {
+            continue;
+        }
+        match &selected[place] {
+            Some(_) => path.push(selected[place].iter().flatten()),
+            None => sources.push(place),
+        }
+    }
+    sources
 }
 
 /// Objects of the four kinds.
@@ -414,8 +460,8 @@ impl Keyed for Binding {
     }
 }
 
-/// Objects in the order of their namespaces and names. A list of pointers is the least memory that a few objects can have,
-/// and the least work to copy.
+/// Objects in the order of their namespaces and names. A list of pointers is the least memory that a few objects can
+/// have, and the least work to copy.
 #[derive(Clone, Debug)]
 pub(super) struct Sorted<T>(pub(super) Vec<Arc<T>>);
 
@@ -444,6 +490,12 @@ impl<T: Keyed> Sorted<T> {
 
     fn remove(&mut self, namespace: &str, name: &str) -> Option<Arc<T>> {
         self.find(namespace, name).ok().map(|found| self.0.remove(found))
+    }
+
+    /// Whether there is one of the same namespace and name.
+    fn has(&self, other: &T) -> bool {
+        let (namespace, name) = other.key();
+        self.find(namespace, name).is_ok()
     }
 
     fn find(&self, namespace: &str, name: &str) -> Result<usize, usize> {

@@ -3,7 +3,8 @@
 //! Only what a decision needs is kept of an object. Reading is lenient, because what is stored was checked when it was
 //! written: unknown fields are ignored, and fields that miss are empty.
 //!
-//! Invariant: a subject is whom Kubernetes 1.36 takes it for (`appliesToUser` in `pkg/registry/rbac/validation/rule.go`).
+//! Invariant: a subject is whom Kubernetes 1.36 takes it for (`appliesToUser` in
+//! `pkg/registry/rbac/validation/rule.go`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -99,8 +100,8 @@ pub struct ClusterRole {
 }
 
 impl ClusterRole {
-    /// Whether Kubernetes' aggregation controller would replace its rules: it has an aggregation rule, and every selector
-    /// in it can be understood.
+    /// Whether Kubernetes' aggregation controller would replace its rules: it has an aggregation rule, and every
+    /// selector in it can be understood.
     #[must_use]
     pub fn is_aggregated(&self) -> bool {
         self.aggregation.as_ref().is_some_and(|selectors| selectors.iter().all(LabelSelector::is_valid))
@@ -160,9 +161,14 @@ impl Subject {
     /// Whether it is this user, in a binding of this namespace.
     #[must_use]
     pub fn is(&self, user: &UserInfo, binding_namespace: &str) -> bool {
+        self.is_any(user, |name| user.groups.iter().any(|group| group == name), binding_namespace)
+    }
+
+    /// As [`Subject::is`], for a user of whose groups one can be looked up.
+    fn is_any(&self, user: &UserInfo, is_in_group: impl Fn(&str) -> bool, binding_namespace: &str) -> bool {
         match &*self.kind {
             USER => *user.username == *self.name,
-            GROUP => user.groups.iter().any(|group| **group == *self.name),
+            GROUP => is_in_group(&self.name),
             SERVICE_ACCOUNT => {
                 let namespace = self.namespace_or(binding_namespace);
                 let rest = user.username.strip_prefix(SERVICE_ACCOUNT_PREFIX);
@@ -189,6 +195,11 @@ impl Binding {
     #[must_use]
     pub fn subject_of(&self, user: &UserInfo) -> Option<usize> {
         self.subjects.iter().position(|subject| subject.is(user, &self.namespace))
+    }
+
+    /// As [`Binding::subject_of`], for a user of whose groups one can be looked up.
+    pub(super) fn subject_of_any(&self, user: &UserInfo, is_in_group: impl Fn(&str) -> bool) -> Option<usize> {
+        self.subjects.iter().position(|subject| subject.is_any(user, &is_in_group, &self.namespace))
     }
 
     /// What gives the user rules, in Kubernetes' words: the binding, its role, and which of its subjects the user is.
@@ -259,6 +270,26 @@ impl Object {
             metadata.namespace = namespace.into();
         }
         Ok(read.into_object(kind))
+    }
+
+    /// The namespace; empty for what is in none.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        match self {
+            Self::Role(role) => &role.namespace,
+            Self::ClusterRole(_) => "",
+            Self::Binding(binding) => &binding.namespace,
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Role(role) => &role.name,
+            Self::ClusterRole(role) => &role.name,
+            Self::Binding(binding) => &binding.name,
+        }
     }
 
     /// The kind.

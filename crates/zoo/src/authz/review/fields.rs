@@ -55,8 +55,8 @@ impl<'a> Managed<'a> {
     }
 }
 
-/// The paths of what is set in a value. Lists of reviews are set as a whole. A map or an object that might not be there is
-/// set itself, too.
+/// The paths of what is set in a value. Lists of reviews are set as a whole. A map or an object that might not be there
+/// is set itself, too.
 fn paths(value: &Value, is_always_there: bool) -> Value {
     let mut paths = Map::new();
     if let Value::Object(fields) = value {

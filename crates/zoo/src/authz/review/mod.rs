@@ -4,9 +4,9 @@
 //! A review is not stored: it is posted with a question, and the answer is the same object with its status. Whether the
 //! requester may ask at all is decided as for any request, before.
 //!
-//! Invariant: the answer is, byte by byte, what a kube-apiserver 1.36 with `--authorization-mode=RBAC` writes to a client that
-//! asks for JSON; refusals of questions with invalid fields are, too. Of a body that is no such object at all the refusal
-//! has Kubernetes' form, but words of our own on what is wrong with the JSON.
+//! Invariant: the answer is, byte by byte, what a kube-apiserver 1.36 with `--authorization-mode=RBAC` writes to a
+//! client that asks for JSON; refusals of questions with invalid fields are, too. Of a body that is no such object at
+//! all the refusal has Kubernetes' form, but words of our own on what is wrong with the JSON.
 
 mod fields;
 mod read;
@@ -243,8 +243,8 @@ struct Understood {
     requirement: fn(&Requirement) -> bool,
 }
 
-/// Which selectors could not be understood, as Kubernetes tells it. Rules say nothing of selectors, so that nothing more
-/// comes of them.
+/// Which selectors could not be understood, as Kubernetes tells it. Rules say nothing of selectors, so that nothing
+/// more comes of them.
 fn ignored_selectors(resource: &ResourceAttributes<'_>) -> String {
     let mut errors = Vec::new();
     let mut look = |name: &str, selector: Option<&SelectorAttributes<'_>>, understood: Understood| {

@@ -63,6 +63,8 @@ fn nobody_writes_a_role_with_more_than_they_have() {
         Ok(())
     );
     assert_eq!(write(&tenant, "root system:masters", "POST clusterroles", &role("/new", &["* * *"]), None), Ok(()));
+    let status = write(&tenant, "jane dev", create, &role("other/new", &["get core pods"]), None).unwrap_err();
+    assert_eq!(status.code, 400, "checked in one namespace, for another");
     // Without a namespace in the body it is the path's.
     let bare = json!({ "metadata": { "name": "n" }, "rules": [] });
     assert_eq!(write(&tenant, "nobody", create, &bare, None), Ok(()));

@@ -123,6 +123,36 @@ fn rules_are_collected_through_several_roles_and_around_a_circle() {
     assert_eq!(rules("leaf"), ["pods", "z"]);
 }
 
+#[test]
+fn a_long_chain_of_roles_that_collect_from_each_other_is_followed_to_its_end() {
+    let label = |number: usize| format!("l={number}");
+    let mut objects: Vec<Value> = (0..3_000)
+        .map(|number| cluster_role(&format!("c{number:04}"), &[&label(number)], &[&label(number + 1)], &[]))
+        .collect();
+    objects.push(cluster_role("leaf", &[&label(3_000)], &[], &["get core pods"]));
+    // Each selector is looked at for each role: this is beyond what a tenant may take.
+    let tenant = policy(&objects);
+    assert!(tenant.cluster_role_rules("c0000").unwrap().to_vec().is_empty());
+    // But within it, the chain may be as long as it likes.
+    let tenant = policy(&objects[2_500..]);
+    assert_eq!(tenant.cluster_role_rules("c2500").unwrap().to_vec().len(), 1);
+    assert_eq!(tenant.cluster_role_rules("view").unwrap().to_vec().len(), 12, "nor does it end what others collect");
+}
+
+#[test]
+fn a_user_can_have_any_number_of_groups() {
+    let subjects: Vec<String> = (0..2_000).map(|number| format!("Group:g{number}")).collect();
+    let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+    let tenant = policy(&[cluster_role("c", &[], &[], &["get core pods"]), binding("/b", "/c", &subjects)]);
+    let mut jane = user("jane");
+    jane.groups = (1_000..20_000).map(|number| format!("g{number}")).collect();
+    let decision = decide(&tenant, &jane, "GET /api/v1/namespaces/shop/pods/p");
+    assert_eq!(
+        decision.reason.to_string(),
+        r#"RBAC: allowed by ClusterRoleBinding "b" of ClusterRole "c" to Group "g1000""#
+    );
+}
+
 /// Names are few, so that objects meet.
 fn any_object() -> impl Strategy<Value = Value> {
     let scope = select(vec!["a", "b", ""]);
@@ -156,11 +186,7 @@ fn any_object() -> impl Strategy<Value = Value> {
 }
 
 fn key(object: &Object) -> (Kind, &str, &str) {
-    match object {
-        Object::Role(role) => (Kind::Role, &role.namespace, &role.name),
-        Object::ClusterRole(role) => (Kind::ClusterRole, "", &role.name),
-        Object::Binding(binding) => (binding.kind(), &binding.namespace, &binding.name),
-    }
+    (object.kind(), object.namespace(), object.name())
 }
 
 /// All that a policy decides for a few users, with the reasons.
