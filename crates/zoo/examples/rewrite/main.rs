@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use kubewharf_zoo::names::Names;
-use kubewharf_zoo::rewrite::{Direction, Encoding, Kind, Write, object};
+use kubewharf_zoo::rewrite::{Direction, Encoding, Kind, Write, object, to_protobuf};
 
 const POD: &str = include_str!("pod.json");
 const ROUNDS: usize = 20;
@@ -21,12 +21,16 @@ fn main() {
         // A tenant may not write a node.
         let tenant =
             String::from_utf8(tenant).expect("JSON is text").replace(r#""nodeName":"node-17","#, "").into_bytes();
-        measure(&format!("{count} pods, JSON, outward"), &cluster, |output| {
-            object(Encoding::Json, kind, Direction::Outward, &names, &cluster, output).is_ok()
-        });
-        measure(&format!("{count} pods, JSON, inward"), &tenant, |output| {
-            object(Encoding::Json, kind, Direction::Inward(Write::Create), &names, &tenant, output).is_ok()
-        });
+        let in_protobuf = |json: &[u8]| to_protobuf(kind, json).expect("the list is well formed");
+        for (encoding, cluster, tenant) in
+            [(Encoding::Json, &cluster, &tenant), (Encoding::Protobuf, &in_protobuf(&cluster), &in_protobuf(&tenant))]
+        {
+            for (direction, input) in [(Direction::Outward, cluster), (Direction::Inward(Write::Create), tenant)] {
+                measure(&format!("{count} pods, {encoding:?}, {direction:?}"), input, |output| {
+                    object(encoding, kind, direction, &names, input, output).is_ok()
+                });
+            }
+        }
     }
 }
 

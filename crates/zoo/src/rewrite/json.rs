@@ -8,7 +8,7 @@ use super::plan::{Node, Rule, What};
 use super::scan::{Fallible, Raw, Scan, escape};
 use super::schema::Shape;
 use super::value::{Change, Op};
-use super::walk::{Decision, Held, Mode, Span, Verdict, Walk, refused};
+use super::walk::{Decision, Held, Mode, Span, TOGETHER, Verdict, Walk, refused};
 use super::{RewriteError, TypeMeta};
 use crate::names::PREFIX_LENGTH;
 
@@ -155,11 +155,15 @@ impl Walk<'_> {
     fn json_whole(&mut self, scan: &Scan<'_>, node: &Node, base: usize) -> Fallible<Verdict> {
         let Some(whole) = node.whole else { return Ok(Verdict::Keep) };
         let held = &self.held[base..];
-        let decision = self.decide(whole, |slot| {
+        let read = |slot| {
             let Some(found) = held.iter().find(|held| held.slot == slot) else { return Ok(None) };
             let mut scan = Scan { input: scan.input, at: found.field.start };
             if scan.take_null() { Ok(None) } else { scan.string()?.text().map(Some) }
-        })?;
+        };
+        if self.is_half_merged(held, |slot| read(slot).map(|text| text.is_some()))? {
+            return Err(refused("", TOGETHER));
+        }
+        let decision = self.decide(whole, read)?;
         let verdict = match decision {
             Decision::Keep => Verdict::Keep,
             Decision::Remove => Verdict::Remove,

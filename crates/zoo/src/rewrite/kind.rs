@@ -127,6 +127,11 @@ impl Kind {
         if outward { self.0.outward } else { self.0.inward }
     }
 
+    /// The name of its message.
+    pub(super) fn message(self) -> &'static str {
+        self.0.message
+    }
+
     /// Whether bodies of this kind can be in protobuf.
     pub(super) fn has_protobuf(self) -> bool {
         !matches!(self.0.kind, "Custom" | "CustomList" | "OwnCustom" | "OwnCustomList" | "Table")

@@ -137,6 +137,8 @@ pub(super) enum Whole {
     },
     /// Data whose meaning depends on a type.
     Secret,
+    /// None, where the message has one elsewhere.
+    Nothing,
 }
 
 /// What is added inward to a message.
@@ -250,6 +252,18 @@ pub(super) static MARKS: &[(&str, &str, Mark)] = &[
     ("admissionregistration.v1.ServiceReference", "namespace", NAME),
     ("admissionregistration.v1.ParamRef", "namespace", NAME),
     ("apiextensions.v1.ServiceReference", "namespace", NAME),
+    // No own cluster-scoped kind can be scaled, and a service account's secrets are secrets.
+    (
+        "autoscaling.v1.HorizontalPodAutoscalerSpec",
+        "scaleTargetRef",
+        Mark::As("autoscaling.v1.CrossVersionObjectReference@scaled"),
+    ),
+    (
+        "autoscaling.v2.HorizontalPodAutoscalerSpec",
+        "scaleTargetRef",
+        Mark::As("autoscaling.v2.CrossVersionObjectReference@scaled"),
+    ),
+    ("core.v1.ServiceAccount", "secrets", Mark::As("core.v1.ObjectReference@secret")),
     // Who may do what.
     ("rbac.v1.Subject", "kind", KIND),
     ("rbac.v1.Subject", "name", OF_NAME),
@@ -319,6 +333,9 @@ pub(super) static WHOLES: &[(&str, Whole)] = &[
     ("networking.v1.IngressClassParametersReference", Whole::Reference { versioned: false }),
     ("networking.v1.ParentReference", Whole::Reference { versioned: false }),
     ("authorization.v1.ResourceAttributes", Whole::Reference { versioned: false }),
+    ("autoscaling.v1.CrossVersionObjectReference@scaled", Whole::Nothing),
+    ("autoscaling.v2.CrossVersionObjectReference@scaled", Whole::Nothing),
+    ("core.v1.ObjectReference@secret", Whole::Nothing),
     ("rbac.v1.Subject", Whole::Subject),
     ("rbac.v1.RoleRef", Whole::RoleRef),
     ("meta.v1.LabelSelectorRequirement", Whole::Requirement { of_namespaces: false }),

@@ -29,6 +29,7 @@ mod scan;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod transcode;
 mod value;
 mod walk;
 mod wire;
@@ -36,6 +37,7 @@ mod wire;
 pub use kind::Kind;
 pub use marks::TENANT_LABEL;
 pub use patch::{PatchKind, patch};
+pub use transcode::{to_json, to_protobuf};
 
 /// How a body is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

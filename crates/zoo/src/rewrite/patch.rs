@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use super::json::type_of;
-use super::marks::{Addition, Slot, Whole, is_own_kind};
+use super::marks::{Addition, Slot};
 use super::plan::{INWARD, NodeId, OUTWARD, Plan, Rule, What};
 use super::scan::{Fallible, Scan};
 use super::schema::Shape;
@@ -103,8 +103,6 @@ enum Target<'p> {
         shape: Shape,
         what: What,
         addition: Option<Addition>,
-        /// The rule of the message around it.
-        whole: Option<Whole>,
         /// How deep it is in a list to which something is added.
         sealed: u8,
     },
@@ -114,7 +112,7 @@ enum Target<'p> {
 
 impl<'p> Target<'p> {
     fn of(plan: &'static Plan, root: NodeId, path: &'p [Cow<'p, str>]) -> Self {
-        let root = Target::Value { shape: Shape::One, what: What::Enter(root), addition: None, whole: None, sealed: 0 };
+        let root = Target::Value { shape: Shape::One, what: What::Enter(root), addition: None, sealed: 0 };
         path.iter().fold(root, |target, token| target.child(plan, token))
     }
 
@@ -129,19 +127,15 @@ impl<'p> Target<'p> {
                 let node = plan.node(node);
                 match node.by_key(token.as_bytes()) {
                     None => beyond,
-                    Some((_, Rule { shape, what, addition, .. })) => Target::Value {
-                        shape: *shape,
-                        what: *what,
-                        addition: *addition,
-                        whole: node.whole,
-                        sealed: sealed + deeper,
-                    },
+                    Some((_, Rule { shape, what, addition, .. })) => {
+                        Target::Value { shape: *shape, what: *what, addition: *addition, sealed: sealed + deeper }
+                    }
                 }
             }
             (Shape::Map, What::Entries(entries)) => Target::Entry(entries, token),
             (_, What::Slot(_)) => beyond,
             (Shape::Many | Shape::Map, what) => {
-                Target::Value { shape: Shape::One, what, addition: None, whole: None, sealed: sealed + deeper }
+                Target::Value { shape: Shape::One, what, addition: None, sealed: sealed + deeper }
             }
             (Shape::One, _) => beyond,
         }
@@ -150,9 +144,7 @@ impl<'p> Target<'p> {
     /// The same, deeper in.
     fn sealed(self) -> Self {
         match self {
-            Target::Value { shape, what, addition, whole, .. } => {
-                Target::Value { shape, what, addition, whole, sealed: 2 }
-            }
+            Target::Value { shape, what, addition, .. } => Target::Value { shape, what, addition, sealed: 2 },
             other => other,
         }
     }
@@ -262,7 +254,7 @@ impl Walk<'_> {
                 }
             }
             Target::Value { sealed, .. } if sealed > 1 || (sealed == 1 && op != "add") => Err(refused("", SEALED)),
-            Target::Value { what: What::Slot(slot), whole, .. } => self.operation_slot(scan, op, slot, whole),
+            Target::Value { what: What::Slot(slot), .. } => self.operation_slot(scan, op, slot),
             Target::Value { what: What::Deny(_), .. } if op == "test" => Ok(()),
             Target::Value { shape, what: what @ What::Deny(_), .. } => {
                 // An element of a denied list, or the list.
@@ -273,23 +265,17 @@ impl Walk<'_> {
     }
 
     /// A value whose meaning depends on its neighbours, which a path does not show.
-    fn operation_slot(&mut self, scan: &mut Scan<'_>, op: &str, slot: Slot, whole: Option<Whole>) -> Fallible<()> {
-        match (slot, whole) {
-            (Slot::Type | Slot::Data | Slot::StringData, _) => Ok(()),
-            (Slot::Key, _) => {
+    fn operation_slot(&self, scan: &mut Scan<'_>, op: &str, slot: Slot) -> Fallible<()> {
+        match slot {
+            Slot::Type | Slot::Data | Slot::StringData => Ok(()),
+            Slot::Key => {
                 let key = scan.string()?.text()?;
                 match self.domain_verdict(&key)? {
                     Verdict::Keep => Ok(()),
                     Verdict::Remove => Err(refused("", TOGETHER)),
                 }
             }
-            (Slot::Kind, _) if op == "test" => Ok(()),
-            (Slot::Group, _) => Ok(()),
-            (Slot::Name, Some(Whole::Reference { .. })) => Ok(()),
-            (Slot::Kind, Some(Whole::Reference { .. })) => {
-                let kind = scan.string()?.text()?;
-                if is_own_kind(None, &kind) { Err(refused("", TOGETHER)) } else { Ok(()) }
-            }
+            Slot::Kind | Slot::Group if op == "test" => Ok(()),
             _ => Err(refused("", TOGETHER)),
         }
     }
@@ -303,11 +289,7 @@ impl Walk<'_> {
             Target::Value { addition: Some(_), .. } => {
                 Err(refused("", "it can't be taken away: KubeZoo's label is there"))
             }
-            Target::Value {
-                what: What::Slot(Slot::Kind | Slot::Name),
-                whole: Some(Whole::Subject | Whole::RoleRef),
-                ..
-            } => Err(refused("", TOGETHER)),
+            Target::Value { what: What::Slot(Slot::Kind | Slot::Group | Slot::Name), .. } => Err(refused("", TOGETHER)),
             Target::Value { .. } => Ok(()),
         }
     }

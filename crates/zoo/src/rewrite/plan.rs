@@ -138,6 +138,7 @@ impl Compiler {
         let whole = whole.filter(|whole| match whole {
             Whole::Details => self.outward,
             Whole::Requirement { of_namespaces } => *of_namespaces || !self.outward,
+            Whole::Nothing => false,
             Whole::Reference { .. } | Whole::Subject | Whole::RoleRef | Whole::Secret => true,
         });
         let mut wire = Vec::new();

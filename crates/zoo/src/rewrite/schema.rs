@@ -27,7 +27,6 @@ pub(super) struct Message {
     /// It has a kind and an API version of its own.
     pub(super) root: bool,
     /// It is its only field in JSON: a list.
-    #[expect(dead_code, reason = "for the transcoder")]
     pub(super) bare: bool,
     pub(super) fields: &'static [Field],
 }
@@ -41,7 +40,6 @@ pub(super) struct Field {
     pub(super) shape: Shape,
     pub(super) of: Type,
     /// Zero is not written in JSON.
-    #[expect(dead_code, reason = "for the transcoder")]
     pub(super) omit_zero: bool,
 }
 

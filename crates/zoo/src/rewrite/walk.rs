@@ -84,7 +84,7 @@ pub(super) enum Decision {
 }
 
 /// Why a part of a decision is refused without the other.
-pub(super) const TOGETHER: &str = "kind and name can be changed only together";
+pub(super) const TOGETHER: &str = "the kind of something, its group and its name can be changed only together";
 
 const NAME: &[(Slot, Shape, What)] = &[(Slot::Name, Shape::One, What::Value(Op::Name))];
 const USER: &[(Slot, Shape, What)] = &[(Slot::Name, Shape::One, What::Value(Op::User))];
@@ -146,6 +146,15 @@ impl<'n> Walk<'n> {
         result
     }
 
+    /// A name and what it is a name of, of which only one is merged into what there is.
+    pub(super) fn is_half_merged(&self, held: &[Held], read: impl Fn(Slot) -> Fallible<bool>) -> Fallible<bool> {
+        let together = |held: &Held| matches!(held.slot, Slot::Kind | Slot::Group | Slot::Name);
+        if !self.is_merged() || !held.iter().any(together) {
+            return Ok(false);
+        }
+        Ok(!(read(Slot::Kind)? && read(Slot::Name)?))
+    }
+
     /// What the fields of a message say together.
     pub(super) fn decide<'t>(
         &self,
@@ -167,24 +176,19 @@ impl<'n> Walk<'n> {
                 if !is_own_kind(group, &kind) {
                     return Ok(Decision::Keep);
                 }
-                // The name that is there was written with another kind.
-                if self.is_merged() && read(Slot::Name)?.is_none() {
+                // The group that is there may say that it is another kind.
+                if self.is_merged() && read(Slot::Group)?.is_none() {
                     return Err(refused("kind", TOGETHER));
                 }
                 Decision::Revisit(NAME)
             }
-            Whole::Subject | Whole::RoleRef => {
-                let kind = text(Slot::Kind)?;
-                if self.is_merged() && kind.is_empty() == read(Slot::Name)?.is_some() {
-                    return Err(refused("kind", TOGETHER));
-                }
-                match &*kind {
-                    "User" => Decision::Revisit(USER),
-                    "Group" => Decision::Revisit(GROUP),
-                    "ClusterRole" => Decision::Revisit(NAME),
-                    _ => Decision::Keep,
-                }
-            }
+            Whole::Subject | Whole::RoleRef => match &*text(Slot::Kind)? {
+                "User" => Decision::Revisit(USER),
+                "Group" => Decision::Revisit(GROUP),
+                "ClusterRole" => Decision::Revisit(NAME),
+                _ => Decision::Keep,
+            },
+            Whole::Nothing => Decision::Keep,
             Whole::Requirement { of_namespaces } => {
                 let key = text(Slot::Key)?;
                 if key.starts_with(RESERVED) {

@@ -20,7 +20,7 @@ pub(super) const MAGIC: &[u8] = b"k8s\0";
 
 /// A place in a message.
 #[derive(Clone)]
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     input: &'a [u8],
     at: usize,
     end: usize,
@@ -28,11 +28,11 @@ struct Fields<'a> {
 
 /// A field: its number and where it is.
 #[derive(Clone, Copy)]
-struct Found {
-    number: u32,
+pub(super) struct Found {
+    pub(super) number: u32,
     /// It has a length: a text, bytes, a message.
-    delimited: bool,
-    span: Span,
+    pub(super) delimited: bool,
+    pub(super) span: Span,
 }
 
 /// What walking through something gave: by how much longer it becomes.
@@ -40,16 +40,20 @@ type Walked = Fallible<(i64, Verdict)>;
 
 const KEPT: (i64, Verdict) = (0, Verdict::Keep);
 
-fn malformed<T>(what: &str, at: usize) -> Fallible<T> {
+pub(super) fn malformed<T>(what: &str, at: usize) -> Fallible<T> {
     Err(Box::new(RewriteError::Malformed(format!("{what} at byte {at} of the protobuf body"))))
 }
 
 impl<'a> Fields<'a> {
-    fn of(input: &'a [u8], span: Span) -> Self {
+    pub(super) fn of(input: &'a [u8], span: Span) -> Self {
         Self { input, at: span.start, end: span.end }
     }
 
-    fn varint(&mut self) -> Fallible<u64> {
+    pub(super) fn is_at_end(&self) -> bool {
+        self.at >= self.end
+    }
+
+    pub(super) fn varint(&mut self) -> Fallible<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             if self.at >= self.end {
@@ -69,7 +73,7 @@ impl<'a> Fields<'a> {
         malformed("a number of more than 64 bits", self.at)
     }
 
-    fn next(&mut self) -> Fallible<Option<Found>> {
+    pub(super) fn next(&mut self) -> Fallible<Option<Found>> {
         if self.at >= self.end {
             return Ok(None);
         }
@@ -99,7 +103,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn text(input: &[u8], span: Span) -> Fallible<&str> {
+pub(super) fn text(input: &[u8], span: Span) -> Fallible<&str> {
     match std::str::from_utf8(&input[span.start..span.end]) {
         Ok(text) => Ok(text),
         Err(_) => malformed("a text that is not UTF-8", span.start),
@@ -362,7 +366,7 @@ impl Walk<'_> {
 /// The number of `labels` in the metadata.
 const LABELS_NUMBER: u32 = 11;
 
-fn delimited(number: u32, content: &[u8]) -> Vec<u8> {
+pub(super) fn delimited(number: u32, content: &[u8]) -> Vec<u8> {
     let mut field = Vec::with_capacity(content.len() + 6);
     put_varint(u64::from(number << 3 | 2), &mut field);
     put_varint(content.len() as u64, &mut field);
@@ -371,13 +375,13 @@ fn delimited(number: u32, content: &[u8]) -> Vec<u8> {
 }
 
 /// An entry of a map: a message of a key and a value.
-struct MapEntry {
-    key: Option<Span>,
-    value: Option<Span>,
+pub(super) struct MapEntry {
+    pub(super) key: Option<Span>,
+    pub(super) value: Option<Span>,
 }
 
 impl MapEntry {
-    fn read(input: &[u8], field: Span) -> Fallible<Self> {
+    pub(super) fn read(input: &[u8], field: Span) -> Fallible<Self> {
         let mut entry = Self { key: None, value: None };
         let mut fields = Fields::of(input, field);
         while let Some(found) = fields.next()? {
@@ -397,7 +401,7 @@ impl MapEntry {
 /// What is around every object in protobuf.
 pub(super) struct Envelope {
     pub(super) type_meta: TypeMeta,
-    raw: Option<Span>,
+    pub(super) raw: Option<Span>,
 }
 
 impl Envelope {
@@ -409,7 +413,7 @@ impl Envelope {
         Self::read(input, Span { start: MAGIC.len(), end: input.len(), ..Span::default() })
     }
 
-    fn read(input: &[u8], span: Span) -> Fallible<Self> {
+    pub(super) fn read(input: &[u8], span: Span) -> Fallible<Self> {
         let (mut type_meta, mut raw) = (None, None);
         let mut fields = Fields::of(input, span);
         while let Some(found) = fields.next()? {

@@ -137,6 +137,24 @@ fn a_strategic_merge_patch_has_directives() {
         r#"{"metadata":{"ownerReferences":[{"uid":"u","kind":"Namespace"}]}}"#,
     );
     is_refused(PatchKind::Strategic, binding(), r#"{"roleRef":{"name":"view"}}"#);
+    for reference in [
+        r#"{"kind":"Namespace","name":"a"}"#,
+        r#"{"apiVersion":"x.io/v1"}"#,
+        r#"{"kind":null}"#,
+        r#"{"name":"a","apiVersion":"v1"}"#,
+    ] {
+        let patch = format!(r#"{{"involvedObject":{reference}}}"#);
+        is_refused(PatchKind::Merge, kind("v1", "Event"), &patch);
+        is_refused(PatchKind::Strategic, kind("v1", "Event"), &patch);
+    }
+    becomes(
+        PatchKind::Merge,
+        kind("v1", "Event"),
+        r#"{"involvedObject":{"kind":"Namespace","name":"a","apiVersion":"v1"}}"#,
+        r#"{"involvedObject":{"kind":"Namespace","name":"P-a","apiVersion":"v1"}}"#,
+    );
+    let account = r#"{"secrets":[{"name":"a"}]}"#;
+    becomes(PatchKind::Strategic, kind("v1", "ServiceAccount"), account, account);
     becomes(
         PatchKind::Strategic,
         binding(),
