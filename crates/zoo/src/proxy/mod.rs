@@ -254,8 +254,8 @@ impl Asked {
             |error: &dyn std::fmt::Display| Box::new(Status::bad_request(format!("the body can't be read: {error}")));
         match media_of(&self.headers) {
             Media::Protobuf => {
-                let _ = kind;
-                Err(Box::new(Status::unsupported_media_type("the body of the request was in an unknown format")))
+                let json = crate::rewrite::to_json(kind, body).map_err(|error| malformed(&error))?;
+                String::from_utf8(json).map_err(|error| malformed(&error))
             }
             Media::Yaml | Media::ApplyPatch => {
                 let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
