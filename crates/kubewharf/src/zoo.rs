@@ -107,6 +107,9 @@ struct Serve {
     /// The URL at which tenants reach this zoo, such as that of a load balancer; https:// and the address to listen at if not set.
     #[arg(long, value_name = "URL")]
     external_url: Option<String>,
+    /// A storage class of the host that tenants may use; may be given several times. Without any, tenants can't claim volumes.
+    #[arg(long, value_name = "NAME")]
+    storage_class: Vec<String>,
     /// The certificate to show (PEM), instead of one that zoo makes.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -155,6 +158,7 @@ fn serve(flags: Serve) -> anyhow::Result<()> {
         admin_listen: flags.admin_listen.expect(required),
         data_dir: flags.data_dir.expect(required),
         external_url: flags.external_url,
+        storage_classes: flags.storage_class,
         tls: flags.tls_cert.zip(flags.tls_key),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start threads")?;

@@ -134,7 +134,9 @@ impl Resource {
     #[must_use]
     pub fn field(&self, label: &str) -> Option<Field> {
         match label {
-            "metadata.name" if self.outcome == Outcome::OwnCluster => Some(Field::OwnName),
+            "metadata.name" if matches!(self.outcome, Outcome::OwnCluster | Outcome::Private) && !self.namespaced => {
+                Some(Field::OwnName)
+            }
             "metadata.name" => Some(Field::Keep),
             // Two cluster-scoped resources have a list of their own, without it.
             "metadata.namespace" if matches!(self.resource, "namespaces" | "nodes") => None,
@@ -349,7 +351,8 @@ static RESOURCES: &[Resource] = &[
     namespaced("", "limitranges", "LimitRange"),
     resource("", "namespaces", "Namespace", false, Outcome::OwnCluster)
         .subresources(&[
-            subresource("finalize", Outcome::OwnCluster, Body::Parent),
+            // It would let objects live on in a namespace that is gone.
+            subresource("finalize", Outcome::Refused(Refusal::Host), Body::Parent),
             subresource("status", Outcome::OwnCluster, Body::Parent),
         ])
         .fields(&[("status.phase", Field::Keep)]),
@@ -585,7 +588,7 @@ mod tests {
         assert_eq!(field("", "events", "involvedObject.namespace"), Some(Field::Namespace));
         assert_eq!(field("", "events", "regarding.name"), None);
         assert_eq!(field("events.k8s.io", "events", "regarding.name"), Some(Field::ObjectName));
-        assert_eq!(field("rbac.authorization.k8s.io", "clusterroles", "metadata.name"), Some(Field::Keep));
+        assert_eq!(field("rbac.authorization.k8s.io", "clusterroles", "metadata.name"), Some(Field::OwnName));
         let pods = find("", "pods").unwrap();
         assert_eq!(pods.subresource("eviction").unwrap().body, Body::Is("policy", "v1", "Eviction"));
     }

@@ -111,6 +111,11 @@ pub(crate) fn name_of(object: &[u8]) -> Option<&str> {
     std::str::from_utf8(find(find(unwrap(object)?, 1)?, 1)?).ok()
 }
 
+/// What the name of an object in its envelope is to begin with.
+pub(crate) fn generate_name_of(object: &[u8]) -> Option<&str> {
+    std::str::from_utf8(find(find(unwrap(object)?, 1)?, 2)?).ok()
+}
+
 /// Adds a number without a tag.
 pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {

@@ -46,6 +46,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// What tenants find their API under; the listening address if none.
     pub external_url: Option<String>,
+    /// Storage classes of the host that tenants may use.
+    pub storage_classes: Vec<String>,
     /// The certificate and key that zoo shows (PEM files), instead of one by its own authority.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
@@ -106,7 +108,7 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
             pair
         }
     };
-    crd::install(&upstream).await?;
+    crd::install(&upstream, &options.storage_classes).await?;
     let client_ca = options.data_dir.join("upstream-client-ca.crt");
     let administrators = find_administrators(&upstream).await?;
     let has_client_ca = administrators.is_some();

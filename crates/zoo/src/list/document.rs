@@ -249,6 +249,20 @@ impl List {
     }
 }
 
+/// Whether a list may say that there is more of it, without reading all of it: it says so at its beginning.
+pub(crate) fn has_next(document: &[u8]) -> bool {
+    match document.strip_prefix(proto::MAGIC) {
+        Some(envelope) => {
+            let meta = proto::find(envelope, 2).and_then(|raw| proto::find(raw, 1)).unwrap_or_default();
+            proto::find(meta, 3).is_some_and(|next| !next.is_empty())
+        }
+        None => {
+            let meta = scan::find(document, &["metadata"]).map(|range| &document[range]).unwrap_or_default();
+            scan::find(meta, &["continue"]).is_some()
+        }
+    }
+}
+
 impl Meta {
     fn to_json(&self) -> String {
         let mut json = format!("{{\"resourceVersion\":{}", serde_json::Value::from(self.resource_version.as_str()));

@@ -153,20 +153,17 @@ impl Asked {
     /// The list of one namespace: kube-apiserver's own, but for its token.
     async fn list_one(&self, wanted: &Wanted<'_>, kind: Kind, accept: &str) -> Result<Response<Body>, Box<Status>> {
         let page = self.page(wanted)?;
-        let is_paged = page.limit.is_some() || page.place.is_some();
         let within = page.place.map(|place| place.within);
         let replace = |name: &str, _: &str| (name == "continue").then(|| within.clone().unwrap_or_default());
         let namespace = self.names().inward(&wanted.info.namespace);
         let target = wanted.upstream_in(self.names(), Some(&namespace), false, replace)?;
         let mut whole = self.get(target, accept).await?;
-        if !is_paged {
-            return self.answer(kind, whole);
-        }
         if whole.status == StatusCode::GONE {
             whole.body = self.reseal_expired(wanted, whole.body);
             return self.answer(kind, whole);
         }
-        if !whole.status.is_success() {
+        // kube-apiserver looks at the limit in more cases than one would think.
+        if !whole.status.is_success() || !document::has_next(&whole.body) {
             return self.answer(kind, whole);
         }
         let list = self.read(kind, &whole)?;

@@ -100,7 +100,13 @@ async fn list(kind: Kind, path: &str, upstream: &Upstream, tenants: &Tenants) ->
 fn read(kind: Kind, mut object: Value) -> Option<(TenantId, Object)> {
     let label = object.get("metadata")?.get("labels")?.get(TENANT_LABEL)?.as_str()?;
     let names = Names::of_uid(label);
-    stored::outward(kind, &names, &mut object);
+    if !stored::outward(kind, &names, &mut object) {
+        tracing::warn!(
+            kind = kind.name(),
+            "an object is labelled as one tenant's and named as another's; it grants nothing"
+        );
+        return None;
+    }
     let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
     let read = Object::from_json(kind, object.to_string().as_bytes(), namespace);
     match read {
@@ -115,6 +121,10 @@ fn read(kind: Kind, mut object: Value) -> Option<(TenantId, Object)> {
 fn take(kind: Kind, object: Value, is_there: bool, tenants: &Tenants) {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let names = Names::of_uid(text(&format!("/metadata/labels/{}", TENANT_LABEL.replace('/', "~1"))));
+    let place = if kind.is_namespaced() { "/metadata/namespace" } else { "/metadata/name" };
+    if names.outward(text(place)).is_none() {
+        return;
+    }
     let own = |name: &str| names.outward(name).unwrap_or(name).to_owned();
     let (namespace, name) = (own(text("/metadata/namespace")), own(text("/metadata/name")));
     match read(kind, object).filter(|_| is_there) {

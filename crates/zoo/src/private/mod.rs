@@ -6,6 +6,7 @@
 //! Invariant: nothing that grants something is written unless whoever writes it has all of it, or may grant what it has not.
 
 mod follow;
+mod patch;
 mod read;
 mod shape;
 mod stored;
@@ -22,7 +23,7 @@ use crate::authz::defaults::{self, Shown};
 use crate::authz::escalation;
 use crate::authz::roles::{Kind, Object, RBAC_API_VERSION, RBAC_GROUP};
 use crate::limits::{ANSWER_BYTES_MAX, PRIVATE_TRIES_MAX};
-use crate::proxy::{Asked, Body, Media, Wanted, failed, json as json_response, media_of};
+use crate::proxy::{Asked, Body, Media, Wanted, failed, json as json_response, media_of, segment};
 use crate::upstream::{Question, Whole};
 
 pub(crate) use follow::follow;
@@ -38,7 +39,12 @@ struct Private<'a> {
     wanted: &'a Wanted<'a>,
     kind: Kind,
     form: Form,
+    /// The path of the kept object, or of all of them.
+    path: String,
 }
+
+/// Media type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
 
 impl Asked {
     /// Answers a request for roles or bindings.
@@ -53,7 +59,14 @@ impl Asked {
         let form = Form::of_accept(accept).ok_or_else(|| {
             Box::new(Status::not_acceptable("only the following media types are accepted: application/json"))
         })?;
-        let private = Private { asked: self, wanted, kind, form };
+        if wanted.info.api_version != "v1" {
+            return Err(Box::new(Status::not_found("the server could not find the requested resource")));
+        }
+        let mut path = stored::path(kind, self.names(), &wanted.info.namespace);
+        if wanted.is_for_one() {
+            path = format!("{path}/{}", segment(&stored::name(kind, self.names(), &wanted.info.name))?);
+        }
+        let private = Private { asked: self, wanted, kind, form, path };
         match &*wanted.info.verb {
             "get" => private.get().await,
             "list" => private.list().await,
@@ -87,12 +100,6 @@ impl Private<'_> {
         &self.wanted.info.name
     }
 
-    /// The path of the kept object.
-    fn object_path(&self) -> String {
-        let names = self.asked.names();
-        format!("{}/{}", stored::path(self.kind, names, self.namespace()), stored::name(self.kind, names, self.name()))
-    }
-
     async fn send(
         &self,
         method: Method,
@@ -120,7 +127,7 @@ impl Private<'_> {
 
     /// The kept object as the tenant sees it; none if it is not kept.
     async fn kept(&self) -> Result<Option<Value>, Refused> {
-        let whole = self.send(Method::GET, self.object_path(), "application/json", Bytes::new()).await?;
+        let whole = self.send(Method::GET, self.path.clone(), "application/json", Bytes::new()).await?;
         match whole.status {
             StatusCode::OK => self.read(&whole).map(Some).map_err(Refused::Status),
             StatusCode::NOT_FOUND => Ok(None),
@@ -133,7 +140,10 @@ impl Private<'_> {
             tracing::error!(%error, "a kept object can't be read");
             Box::new(Status::internal_error("the apiserver's answer can't be used"))
         })?;
-        stored::outward(self.kind, self.asked.names(), &mut object);
+        if !stored::outward(self.kind, self.asked.names(), &mut object) {
+            tracing::error!(path = self.path, "what is kept is not what was asked for");
+            return Err(Box::new(Status::internal_error("the apiserver's answer can't be used")));
+        }
         Ok(object)
     }
 
@@ -403,12 +413,17 @@ impl Private<'_> {
                 old.pointer("/metadata/resourceVersion").cloned().unwrap_or_default(),
             );
         }
+        self.replace(object, &old).await
+    }
+
+    /// Puts an object in the place of a kept one.
+    async fn replace(&self, object: Value, old: &Value) -> Result<Response<Body>, Refused> {
         let object = self.check(&object).await?;
-        self.check_role_ref(&object, &old)?;
-        self.check_grant(&object, Some(&old))?;
+        self.check_role_ref(&object, old)?;
+        self.check_grant(&object, Some(old))?;
         let mut kept = object;
         stored::inward(self.kind, self.asked.names(), &mut kept, true);
-        let target = format!("{}?{}", self.object_path(), self.query(false).trim_start_matches('&'));
+        let target = format!("{}?{}", self.path, self.query(false).trim_start_matches('&'));
         let whole = self.send(Method::PUT, target, "application/json", to_line(&kept)).await?;
         self.written(whole).await
     }
@@ -441,33 +456,88 @@ impl Private<'_> {
     async fn patch(&self, body: Bytes) -> Result<Response<Body>, Refused> {
         let media = media_of(&self.asked.headers);
         let patch = self.body_value(&body)?;
+        if media == Media::ApplyPatch {
+            return self.apply(patch).await;
+        }
         for _ in 0..PRIVATE_TRIES_MAX {
-            let old = match media {
-                // To apply makes what is not there.
-                Media::ApplyPatch => match self.default_object(self.namespace(), self.name()) {
-                    Some(_) => self.kept_or_default().await?,
-                    None => self.kept().await?,
-                },
-                _ => match self.kept_or_default().await? {
-                    Some(old) => Some(old),
-                    None => return Ok(self.not_found()),
-                },
+            let Some(old) = self.kept_or_default().await? else { return Ok(self.not_found()) };
+            let mut new = old.clone();
+            match media {
+                Media::JsonPatch => patch::apply(&mut new, &patch).map_err(|error| self.unfit(&error))?,
+                // No list of these kinds is merged by keys, so the two are one, but for directives, which nobody writes for them.
+                Media::MergePatch | Media::StrategicMergePatch => patch::merge(&mut new, &patch),
+                _ => {
+                    return Err(Box::new(Status::unsupported_media_type(
+                        "the body of the request was in an unknown format - accepted media types include: \
+                         application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, \
+                         application/strategic-merge-patch+json",
+                    ))
+                    .into());
+                }
+            }
+            let version = |object: &Value| object.pointer("/metadata/resourceVersion").cloned();
+            let is_of_this_version = version(&new) == version(&old);
+            match self.replace(new, &old).await {
+                // Somebody else was faster; the patch is for whatever is there.
+                Err(Refused::Answer(whole)) if whole.status == StatusCode::CONFLICT && is_of_this_version => {}
+                done => return done,
+            }
+        }
+        Err(Box::new(Status::service_unavailable("the object changes all the time; try again")).into())
+    }
+
+    /// As a plain apiserver tells that a patch does not fit its object.
+    fn unfit(&self, error: &patch::PatchError) -> Box<Status> {
+        let mut status = match error {
+            patch::PatchError::Malformed(text) => return Box::new(Status::bad_request(text.clone())),
+            patch::PatchError::Unfit(_) => {
+                Status::bad_request("the server rejected our request due to an error in our request")
+            }
+        };
+        status.code = 422;
+        status.reason = kubewharf_kube_api::status::Reason::Invalid;
+        status.details = Some(Box::new(kubewharf_kube_api::status::Details {
+            name: self.name().to_owned().into(),
+            group: RBAC_GROUP.into(),
+            kind: self.kind.resource().into(),
+            ..Default::default()
+        }));
+        Box::new(status)
+    }
+
+    /// Server-side apply, which the apiserver merges; what comes of it is checked in a dry run first, and is of the version that was checked.
+    async fn apply(&self, applied: Value) -> Result<Response<Body>, Refused> {
+        for _ in 0..PRIVATE_TRIES_MAX {
+            // To apply makes what is not there.
+            let old = match self.default_object(self.namespace(), self.name()) {
+                Some(_) => self.kept_or_default().await?,
+                None => self.kept().await?,
             };
-            let (content_type, inward) = self.inward_patch(media, patch.clone(), old.as_ref())?;
-            let target = |dry_run| format!("{}?{}", self.object_path(), self.query(dry_run).trim_start_matches('&'));
-            let tried = self.send(Method::PATCH, target(true), content_type, inward.clone()).await?;
+            let mut inward = applied.clone();
+            stored::inward(self.kind, self.asked.names(), &mut inward, true);
+            let asked_version = inward.pointer("/metadata/resourceVersion").is_some();
+            if let (Some(old), false) = (&old, asked_version) {
+                inward["metadata"]["resourceVersion"] =
+                    old.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
+            }
+            let target = |dry_run| format!("{}?{}", self.path, self.query(dry_run).trim_start_matches('&'));
+            let body = to_line(&inward);
+            let tried = self.send(Method::PATCH, target(true), APPLY, body.clone()).await?;
+            let is_stale =
+                |whole: &Whole| whole.status == StatusCode::CONFLICT && !asked_version && is_about_version(&whole.body);
+            if is_stale(&tried) {
+                continue;
+            }
             if !tried.status.is_success() {
                 return Err(Refused::Answer(Box::new(tried)));
             }
-            let new = self.read(&tried)?;
-            let checked = self.check(&new).await?;
+            let checked = self.check(&self.read(&tried)?).await?;
             if let Some(old) = &old {
                 self.check_role_ref(&checked, old)?;
             }
             self.check_grant(&checked, old.as_ref())?;
-            let whole = self.send(Method::PATCH, target(false), content_type, inward).await?;
-            // The version is part of the patch: what was checked is what is written.
-            if whole.status == StatusCode::CONFLICT && media != Media::ApplyPatch {
+            let whole = self.send(Method::PATCH, target(false), APPLY, body).await?;
+            if is_stale(&whole) {
                 continue;
             }
             return self.written(whole).await;
@@ -475,99 +545,12 @@ impl Private<'_> {
         Err(Box::new(Status::service_unavailable("the object changes all the time; try again")).into())
     }
 
-    /// A patch as it is for the kept object, which must still be of the version that was looked at.
-    fn inward_patch(
-        &self,
-        media: Media,
-        mut patch: Value,
-        old: Option<&Value>,
-    ) -> Result<(&'static str, Bytes), Box<Status>> {
-        let version = old.and_then(|old| old.pointer("/metadata/resourceVersion")).cloned();
-        let names = self.asked.names();
-        match media {
-            Media::JsonPatch => {
-                let Some(operations) = patch.as_array_mut() else {
-                    return Err(Box::new(Status::bad_request("a JSON patch is a list of operations")));
-                };
-                for operation in operations.iter_mut() {
-                    self.inward_operation(operation)?;
-                }
-                if let Some(version) = version {
-                    operations
-                        .insert(0, json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }));
-                }
-                Ok(("application/json-patch+json", to_line(&patch)))
-            }
-            Media::ApplyPatch => {
-                stored::inward(self.kind, names, &mut patch, true);
-                Ok(("application/apply-patch+yaml", to_line(&patch)))
-            }
-            // No list of these kinds is merged by keys, so the two are one, but for directives, which nobody writes for them.
-            Media::MergePatch | Media::StrategicMergePatch => {
-                if patch.pointer("/metadata/labels").is_some_and(Value::is_null) {
-                    return Err(Box::new(Status::bad_request("metadata.labels: name the labels to be removed")));
-                }
-                stored::inward(self.kind, names, &mut patch, false);
-                if let (Some(version), Some(fields)) = (version, patch.as_object_mut()) {
-                    let meta = fields.entry("metadata").or_insert_with(|| json!({}));
-                    if let Some(meta) = meta.as_object_mut() {
-                        meta.entry("resourceVersion").or_insert(version);
-                    }
-                }
-                Ok(("application/merge-patch+json", to_line(&patch)))
-            }
-            _ => Err(Box::new(Status::unsupported_media_type(
-                "the body of the request was in an unknown format - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, \
-                 application/strategic-merge-patch+json",
-            ))),
-        }
-    }
-
-    fn inward_operation(&self, operation: &mut Value) -> Result<(), Box<Status>> {
-        let path = operation.get("path").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let names = self.asked.names();
-        let Some(value) = operation.get_mut("value") else {
-            if matches!(path.as_str(), "" | "/metadata" | "/metadata/labels") {
-                return Err(Box::new(Status::bad_request(format!("{path}: name what is to be removed"))));
-            }
-            return Ok(());
-        };
-        match path.as_str() {
-            "" => stored::inward(self.kind, names, value, true),
-            "/metadata" => {
-                let mut object = json!({ "metadata": value.take() });
-                stored::inward(self.kind, names, &mut object, false);
-                *value = object["metadata"].take();
-            }
-            "/metadata/labels" => {
-                let mut object = json!({ "metadata": { "labels": value.take() } });
-                stored::inward(self.kind, names, &mut object, false);
-                *value = object["metadata"]["labels"].take();
-            }
-            "/kind" => *value = kind_name(self.kind).into(),
-            "/apiVersion" => *value = STORED_API_VERSION.into(),
-            "/metadata/name" if !self.kind.is_namespaced() => {
-                if let Value::String(text) = value {
-                    *text = names.inward(text);
-                }
-            }
-            "/metadata/namespace" => {
-                if let Value::String(text) = value {
-                    *text = names.inward(text);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     async fn delete(&self, method: &Method, body: Bytes) -> Result<Response<Body>, Refused> {
         if self.default_object(self.namespace(), self.name()).is_some() {
             let why = "what every cluster has from the beginning can be changed, but not deleted";
             return Err(Box::new(Status::forbidden_request(&self.asked.user.username, self.wanted.info, why)).into());
         }
-        let target = wanted_query(self.object_path(), self.wanted);
+        let target = wanted_query(self.path.clone(), self.wanted);
         let content_type = if media_of(&self.asked.headers) == Media::Protobuf {
             "application/vnd.kubernetes.protobuf"
         } else {
@@ -595,8 +578,8 @@ impl Private<'_> {
             .map_err(|_| Box::new(Status::internal_error("the apiserver's answer can't be used")))?;
         list["kind"] = format!("{}List", self.kind.name()).into();
         list["apiVersion"] = RBAC_API_VERSION.into();
-        for object in list.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
-            stored::outward(self.kind, names, object);
+        if let Some(items) = list.get_mut("items").and_then(Value::as_array_mut) {
+            items.retain_mut(|object| stored::outward(self.kind, names, object));
         }
         Ok(json_response(StatusCode::OK, to_line(&list)))
     }
@@ -613,6 +596,11 @@ impl Private<'_> {
         let query = target.split_once('?').map_or("", |(_, query)| query);
         Ok(format!("{path}?{query}"))
     }
+}
+
+/// Whether a conflict is about the object's version, and not about who manages its fields.
+fn is_about_version(status: &[u8]) -> bool {
+    memchr::memmem::find(status, b"the object has been modified").is_some()
 }
 
 /// The client's whole query behind a path.

@@ -99,9 +99,7 @@ impl Private<'_> {
             Some(Value::Array(items)) => items,
             _ => Vec::new(),
         };
-        for object in &mut objects {
-            stored::outward(self.kind, names, object);
-        }
+        objects.retain_mut(|object| stored::outward(self.kind, names, object));
         self.add_defaults(&mut objects)?;
         objects.sort_by_cached_key(|object| {
             let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -191,10 +189,14 @@ impl Private<'_> {
         let reshape = move |line: &[u8]| -> Option<Bytes> {
             let mut event: Value = serde_json::from_slice(line).ok()?;
             if event.get("type").is_some_and(|kind| kind == "ERROR") {
-                return Some(to_line(&event));
+                let text = stored::text_outward(kind, &names, std::str::from_utf8(line).ok()?);
+                return Some(text.into_bytes().into());
             }
             let object = event.get_mut("object")?;
-            stored::outward(kind, &names, object);
+            if !stored::outward(kind, &names, object) {
+                // Of nobody's business here.
+                return Some(Bytes::new());
+            }
             let object = object.take();
             event["object"] = reshaped(kind, form, include, object, columns.as_ref());
             Some(to_line(&event))

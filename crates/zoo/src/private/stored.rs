@@ -69,12 +69,25 @@ pub(crate) fn inward(kind: Kind, names: &Names, object: &mut Value, is_whole: bo
     }
 }
 
-/// An object as the tenant sees it.
-pub(crate) fn outward(kind: Kind, names: &Names, object: &mut Value) {
-    let Some(fields) = object.as_object_mut() else { return };
+/// An object as the tenant sees it. False, and the object is not to be shown, if it is not one of this tenant's.
+#[must_use]
+pub(crate) fn outward(kind: Kind, names: &Names, object: &mut Value) -> bool {
+    let Some(fields) = object.as_object_mut() else { return false };
+    // In a list, kinds are not told.
+    if fields.get("kind").is_some_and(|found| *found != kind_name(kind)) {
+        return false;
+    }
     fields.insert("kind".into(), kind.name().into());
     fields.insert("apiVersion".into(), RBAC_API_VERSION.into());
-    let Some(meta) = fields.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let Some(meta) = fields.get_mut("metadata").and_then(Value::as_object_mut) else { return false };
+    let label = meta.get("labels").and_then(|labels| labels.get(TENANT_LABEL));
+    let is_labelled = label.is_some_and(|uid| uid == names.uid());
+    let place = if kind.is_namespaced() { "namespace" } else { "name" };
+    let is_named = meta.get(place).and_then(Value::as_str).is_some_and(|name| names.outward(name).is_some());
+    // A bookmark has no name.
+    if meta.contains_key("name") && !(is_labelled && is_named) {
+        return false;
+    }
     // Objects of the real kinds have none.
     meta.remove("generation");
     for field in ["name", "generateName", "namespace"] {
@@ -91,8 +104,7 @@ pub(crate) fn outward(kind: Kind, names: &Names, object: &mut Value) {
         }
     }
     api_versions(meta, STORED_API_VERSION, RBAC_API_VERSION);
-    let Some(managed) = meta.get_mut("managedFields").and_then(Value::as_array_mut) else { return };
-    for entry in managed {
+    for entry in meta.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(of_meta) = entry.pointer_mut("/fieldsV1/f:metadata").and_then(Value::as_object_mut) else { continue };
         if let Some(labels) = of_meta.get_mut("f:labels").and_then(Value::as_object_mut) {
             labels.remove(&format!("f:{TENANT_LABEL}"));
@@ -106,6 +118,7 @@ pub(crate) fn outward(kind: Kind, names: &Names, object: &mut Value) {
             fields.remove("f:metadata");
         }
     }
+    true
 }
 
 /// The versions that managed fields are of.
@@ -154,8 +167,12 @@ mod tests {
             assert_eq!(object["metadata"]["labels"][TENANT_LABEL], "u");
             assert_eq!(object["kind"], kind_name(kind));
             assert_ne!(object["metadata"], written["metadata"]);
-            outward(kind, &names, &mut object);
+            let mut foreign = object.clone();
+            assert!(outward(kind, &names, &mut object));
             assert_eq!(object, written);
+            foreign["metadata"]["labels"][TENANT_LABEL] = "another".into();
+            assert!(!outward(kind, &names, &mut foreign.clone()), "it is labelled as another's");
+            assert!(!outward(kind, &Names::of_uid("another"), &mut foreign), "it is named as another's");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::rewrite::Kind;
 use crate::time::{now, rfc3339};
 use crate::tokens::{Account, TOKEN_AUDIENCE};
 
-use super::{Asked, Body, Wanted, failed, json as json_response};
+use super::{Asked, Body, Wanted, failed, json as json_response, segment};
 
 /// How long a token lasts if its request does not say.
 const TOKEN_SECONDS: u64 = 3600;
@@ -65,7 +65,8 @@ impl Asked {
     /// Makes a token of a service account.
     async fn token(&self, wanted: &Wanted<'_>, mut request: Value) -> Result<Response<Body>, Box<Status>> {
         let info = wanted.info;
-        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}", self.names().inward(&info.namespace), info.name);
+        let name = segment(&info.name)?;
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{name}", self.names().inward(&info.namespace));
         let found = self.object(&path).await?;
         let Some(found) = found else {
             let mut status = Status::not_found(format!("serviceaccounts {:?} not found", info.name));
@@ -136,7 +137,8 @@ impl Asked {
             }
         };
         let name = text("name");
-        let path = format!("/api/v1/namespaces/{}/{resource}/{name}", self.names().inward(&info.namespace));
+        let segment = segment(name)?;
+        let path = format!("/api/v1/namespaces/{}/{resource}/{segment}", self.names().inward(&info.namespace));
         let found = self.object(&path).await?.unwrap_or_default();
         let uid = found.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
         if uid.is_empty() || (!text("uid").is_empty() && text("uid") != uid) {

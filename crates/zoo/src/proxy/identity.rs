@@ -19,6 +19,12 @@ pub(crate) fn of_certificate(subject: &Subject) -> UserInfo {
     UserInfo { username: subject.user.clone(), groups, ..UserInfo::default() }
 }
 
+/// Makes a request upstream zoo's own again.
+pub(crate) fn forget(headers: &mut HeaderMap) {
+    headers.remove(IMPERSONATE_USER);
+    headers.remove(IMPERSONATE_GROUP);
+}
+
 /// Makes a request upstream one of this user's.
 pub(crate) fn impersonate(user: &UserInfo, names: &Names, headers: &mut HeaderMap) {
     // The prefix comes first whoever it is: a service account's name upstream would bring that account's rights along.

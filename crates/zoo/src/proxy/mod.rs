@@ -42,7 +42,7 @@ use crate::watch::Hubs;
 
 pub(crate) use body::{Body, Broken, json, respond};
 pub(crate) use negotiate::{Media, of_body as media_of};
-pub(crate) use target::Wanted;
+pub(crate) use target::{Wanted, segment};
 
 /// What all requests share.
 pub(crate) struct Proxy {
@@ -120,7 +120,7 @@ impl Client {
             return asked.other(&method, &target, &info).await;
         }
         let query = target.split_once('?').map_or("", |(_, query)| query);
-        let wanted = Wanted::of(&info, query)?;
+        let wanted = Wanted::of(&method, &info, query)?;
         if !wanted.outcome.allows(&info.verb) {
             let message = format!("tenants can only read {}", info.resource);
             return Err(Box::new(Status::forbidden_request(&asked.user.username, &info, &message)));
@@ -142,6 +142,7 @@ impl Proxy {
             _ => ("secrets", name, uid),
         });
         for (resource, name, uid) in of_account.into_iter().chain(of_bound) {
+            let Ok(name) = segment(name) else { return Ok(false) };
             let path = format!("/api/v1/namespaces/{namespace}/{resource}/{name}");
             let found =
                 self.upstream.own(http::Method::GET, &path, &serde_json::Value::Null, OWN_ANSWER_BYTES_MAX).await;

@@ -11,12 +11,12 @@ use kubewharf_kube_api::Status;
 use kubewharf_upstream::Class;
 
 use crate::kinds::Outcome;
-use crate::limits::{ANSWER_BYTES_MAX, BINDING_PATIENCE};
+use crate::limits::{ANSWER_BYTES_MAX, BINDING_PATIENCE, OWN_ANSWER_BYTES_MAX};
 use crate::rewrite::{self, Direction, Encoding, Kind, PatchKind, RewriteError, Unchanged, Write};
 use crate::upstream::{Answer, Question, Whole};
 use crate::{proto, scan};
 
-use super::{Asked, Body, Broken, Media, Wanted, failed, negotiate};
+use super::{Asked, Body, Broken, Media, Wanted, failed, identity, negotiate};
 
 /// Namespaces that no cluster lets go.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -92,6 +92,13 @@ impl Asked {
                 status.message = message.into();
                 return Err(Box::new(status));
             }
+            if *method == Method::POST && self.tenant.is_ending {
+                return Err(Box::new(Status::forbidden_request(
+                    &self.user.username,
+                    info,
+                    "the tenant is being deleted",
+                )));
+            }
             return self.proxy.tenants.ensure(&self.tenant, &info.name).await.map_err(|error| failed(&error));
         }
         if *method == Method::GET {
@@ -155,7 +162,30 @@ impl Asked {
             Media::Other => return Err(unsupported()),
         };
         let unchanged = rewritten.map_err(|error| self.not_rewritten(wanted, error))?;
+        if wanted.outcome == Outcome::OwnCluster && *method == Method::POST {
+            self.check_new_name(wanted, media, &output)?;
+        }
         Ok((output.into(), unchanged))
+    }
+
+    /// Refuses a name of a new namespace that only its prefix would make a good one.
+    fn check_new_name(&self, wanted: &Wanted<'_>, media: Media, object: &[u8]) -> Result<(), Box<Status>> {
+        let is_protobuf = media == Media::Protobuf;
+        for field in ["name", "generateName"] {
+            let name = match (is_protobuf, field) {
+                (true, "name") => proto::name_of(object),
+                (true, _) => proto::generate_name_of(object),
+                (false, _) => scan::text(object, &["metadata", field]),
+            };
+            let own = name.and_then(|name| self.names().outward(name));
+            if own.is_some_and(|own| {
+                !own.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            }) {
+                let why = format!("metadata.{field}: it must begin with a lower-case letter or a digit");
+                return Err(Box::new(Status::forbidden_request(&self.user.username, wanted.info, &why)));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses an update of what can only stay as it is.
@@ -170,7 +200,7 @@ impl Asked {
         let present = match present {
             Ok(present) => present,
             // The update itself will say it.
-            Err(error) if error.status().is_some() => return Ok(()),
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => return Ok(()),
             Err(error) => return Err(failed(&error)),
         };
         for Unchanged { field, value } in unchanged {
@@ -201,7 +231,7 @@ impl Asked {
         if is_read || is_own {
             return upstream.send(&question).await.map_err(|error| failed(&error));
         }
-        super::identity::impersonate(&self.user, self.names(), &mut question.headers);
+        identity::impersonate(&self.user, self.names(), &mut question.headers);
         let mut pause = Duration::from_millis(1);
         let mut is_bound = false;
         loop {
@@ -215,13 +245,19 @@ impl Asked {
             }
             if !is_bound {
                 is_bound = true;
-                if self.proxy.tenants.bind(&self.tenant, &wanted.info.namespace).await.is_err() {
-                    // The namespace is not there, or is on its way out and takes no new binding. What is left to be done in it, such as to
-                    // remove the last finalizers, is bounded by its name.
-                    let own = &mut question.headers;
-                    own.remove("impersonate-user");
-                    own.remove("impersonate-group");
-                    return upstream.send(&question).await.map_err(|error| failed(&error));
+                match self.place(wanted).await? {
+                    Place::There => {
+                        let bound = self.proxy.tenants.bind(&self.tenant, &wanted.info.namespace).await;
+                        bound.map_err(|error| failed(&error))?;
+                    }
+                    // It takes no new binding, and the old one may be gone. What is left to be done in it, such as to remove the last
+                    // finalizers, is bounded by its name; nothing new can be made in it.
+                    Place::Ending if wanted.info.subresource.is_empty() => {
+                        identity::forget(&mut question.headers);
+                        return upstream.send(&question).await.map_err(|error| failed(&error));
+                    }
+                    Place::Ending => return Ok(Answer::of(whole)),
+                    Place::Nowhere => return Err(not_there(wanted)),
                 }
             } else if pause > BINDING_PATIENCE {
                 return Ok(Answer::of(whole));
@@ -229,6 +265,18 @@ impl Asked {
             // The binding is there, and the apiserver's authorizer hears of it soon.
             tokio::time::sleep(pause).await;
             pause *= 2;
+        }
+    }
+
+    /// What became of the request's namespace, as the apiserver has it now.
+    async fn place(&self, wanted: &Wanted<'_>) -> Result<Place, Box<Status>> {
+        let path = format!("/api/v1/namespaces/{}", self.names().inward(&wanted.info.namespace));
+        let upstream = &self.proxy.upstream;
+        match upstream.own(Method::GET, &path, &serde_json::Value::Null, OWN_ANSWER_BYTES_MAX).await {
+            Ok(found) if scan::find(&found, &["metadata", "deletionTimestamp"]).is_some() => Ok(Place::Ending),
+            Ok(_) => Ok(Place::There),
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(Place::Nowhere),
+            Err(error) => Err(failed(&error)),
         }
     }
 
@@ -311,6 +359,32 @@ impl Asked {
         *response.headers_mut() = headers;
         Ok(response)
     }
+}
+
+/// What a namespace is.
+enum Place {
+    There,
+    Ending,
+    Nowhere,
+}
+
+/// What a plain apiserver says of a write in a namespace that is not there.
+fn not_there(wanted: &Wanted<'_>) -> Box<Status> {
+    let info = wanted.info;
+    let (name, group, kind) = if info.verb == "create" && info.subresource.is_empty() {
+        (info.namespace.to_string(), "", "namespaces")
+    } else {
+        (info.name.to_string(), &*info.api_group, &*info.resource)
+    };
+    let dot = if group.is_empty() { "" } else { "." };
+    let mut status = Status::not_found(format!("{kind}{dot}{group} {name:?} not found"));
+    status.details = Some(Box::new(kubewharf_kube_api::status::Details {
+        name: name.into(),
+        group: group.to_owned().into(),
+        kind: kind.to_owned().into(),
+        ..Default::default()
+    }));
+    Box::new(status)
 }
 
 fn no_such_kind() -> Box<Status> {

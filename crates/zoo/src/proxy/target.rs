@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use http::Method;
 use kubewharf_kube_api::{RequestInfo, Status};
 
 use crate::kinds::{self, Body, Outcome};
@@ -25,14 +26,38 @@ pub(crate) struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    /// Understands a request for a resource; refuses what tenants do not have.
-    pub(crate) fn of(info: &'a RequestInfo<'a>, query: &'a str) -> Result<Self, Box<Status>> {
+    /// Understands a request for a resource; refuses what tenants do not have, and what is not said in one of the ways that are understood.
+    pub(crate) fn of(method: &Method, info: &'a RequestInfo<'a>, query: &'a str) -> Result<Self, Box<Status>> {
         let (group, resource, subresource) = (&*info.api_group, &*info.resource, &*info.subresource);
+        let no_such = || Box::new(Status::not_found("the server could not find the requested resource"));
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
+        let is_method_of_verb = match &*info.verb {
+            "get" | "list" | "watch" => is_read,
+            "create" => *method == Method::POST,
+            "update" => *method == Method::PUT,
+            "patch" => *method == Method::PATCH,
+            "delete" | "deletecollection" => *method == Method::DELETE,
+            // `/api/v1/proxy/…`, which kube-apiserver has long ceased to serve, and methods that nobody knows.
+            _ => false,
+        };
+        let mut parts = info.parts.iter();
+        let (_, name, third) = (parts.next(), parts.next(), parts.next());
+        let is_understood = is_method_of_verb
+            && third.unwrap_or_default() == subresource
+            && (parts.next().is_none() || subresource == "proxy")
+            && name.is_none_or(|name| name == info.name);
+        if !is_understood || (!info.namespace.is_empty() && !is_namespace(&info.namespace)) {
+            return Err(no_such());
+        }
         let outcome = kinds::outcome(group, resource, subresource);
         if let Outcome::Refused(refusal) = outcome {
             return Err(Box::new(refusal.status(group, resource, subresource)));
         }
         let known = kinds::find(group, resource).expect("it is served");
+        // One object of a namespaced kind is in a namespace.
+        if known.namespaced && info.namespace.is_empty() && name.is_some() {
+            return Err(no_such());
+        }
         let body = known.subresource(subresource).map_or(Body::Parent, |subresource| subresource.body);
         let kind = match body {
             Body::Parent => Some((group, &*info.api_version, known.kind)),
@@ -226,6 +251,24 @@ fn unescape(text: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(String::from_utf8_lossy(&unescaped).into_owned()))
 }
 
+/// Whether a tenant can have a namespace of this name: a label of DNS.
+fn is_namespace(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.bytes().all(|byte| fits(byte) || byte == b'-')
+        && name.bytes().next().is_some_and(fits)
+        && name.bytes().last().is_some_and(fits)
+}
+
+/// A name as a segment of a path.
+pub(crate) fn segment(name: &str) -> Result<String, Box<Status>> {
+    let mut segment = String::with_capacity(name.len());
+    push_segment(&mut segment, name)?;
+    if segment.is_empty() {
+        return Err(Box::new(Status::bad_request("a name is missing in the path")));
+    }
+    Ok(segment)
+}
+
 /// Adds a segment of a path, escaped.
 fn push_segment(target: &mut String, segment: &str) -> Result<(), Box<Status>> {
     // Whoever is on the way might take these for steps.
@@ -258,7 +301,8 @@ mod tests {
         let names = Names::of_uid("u");
         let info = RequestInfo::parse(method, target).expect("well-formed");
         let query = target.split_once('?').map_or("", |(_, query)| query);
-        let mapped = Wanted::of(&info, query)?.upstream(&names)?;
+        let method = method.parse().expect("a method");
+        let mapped = Wanted::of(&method, &info, query)?.upstream(&names)?;
         Ok(mapped.replace(names.prefix(), "P-"))
     }
 
@@ -305,5 +349,27 @@ mod tests {
             assert!(refused.is_err() || !refused.as_ref().is_ok_and(|path| path.contains("..")), "{refused:?}");
         }
         assert_eq!(upstream("GET", "/api/v1/persistentvolumes").map_err(|status| status.code), Err(404));
+    }
+
+    #[test]
+    fn what_is_said_in_another_way_is_refused() {
+        for (method, target) in [
+            ("GET", "/api/v1/proxy/namespaces"),
+            ("GET", "/api/v1/proxy/secrets?includeObject=None"),
+            ("POST", "/api/v1/proxy/namespaces/a/pods/b/binding"),
+            ("POST", "/api/v1/watch/namespaces/a/pods"),
+            ("DELETE", "/api/v1/watch/namespaces/a/pods/b"),
+            ("GET", "/api/v1/namespaces/a/pods/b/log/c"),
+            ("GET", "/api/v1/pods/b"),
+            ("GET", "/apis/rbac.authorization.k8s.io/v1/roles/%3Flimit=50"),
+            ("GET", "/api/v1/namespaces/-a/pods"),
+            ("GET", "/api/v1/namespaces/a%3Fb/pods"),
+            ("GET", "/api/v1/namespaces/A/pods"),
+            ("TRACE", "/api/v1/namespaces/a/pods"),
+        ] {
+            assert_eq!(upstream(method, target).map_err(|status| status.code), Err(404), "{method} {target}");
+        }
+        assert_eq!(segment("a?b").as_deref().map_err(|status| status.code), Ok("a%3Fb"));
+        assert!(segment("..").is_err() && segment("a/b").is_err() && segment("").is_err());
     }
 }

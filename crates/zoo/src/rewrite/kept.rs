@@ -168,8 +168,6 @@ const KEPT: &[(&str, &str, &[&str])] = &[
             "PersistentVolumeSpec.storageClassName",
             "PersistentVolumeSpec.volumeAttributesClassName",
             "PodCertificateProjection.signerName",
-            "PodSpec.priorityClassName",
-            "PodSpec.runtimeClassName",
             "PodSpec.schedulerName",
             "ServiceSpec.loadBalancerClass",
         ],

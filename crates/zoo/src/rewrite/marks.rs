@@ -168,6 +168,8 @@ static SELECTOR: Entries = Entries { hidden: "", ..PLAIN };
 static NAMESPACE_SELECTOR: Entries =
     Entries { hidden: "", values: &[(NAMESPACE_LABEL, Entry::Value(Op::Name))], ..PLAIN };
 static FIELDS: Entries = Entries { refused: "", hidden: "f:tenancy.kubewharf.io/", labelled: false, values: &[] };
+/// What a quota bounds. The binding in each of a tenant's namespaces is not the tenant's to be counted.
+static QUOTA: Entries = Entries { refused: "count/rolebindings", hidden: "", labelled: false, values: &[] };
 /// `data` of a Secret with a service account's token.
 pub(super) static TOKEN_DATA: Entries =
     Entries { refused: "", hidden: "", labelled: false, values: &[("namespace", Entry::Base64(Op::Name))] };
@@ -187,6 +189,7 @@ const fn deny(reason: &'static str, when: When) -> Mark {
     Mark::Deny(Deny { reason, when })
 }
 
+const CLASS: &str = "tenants have no classes of priority or runtime yet";
 const NODE_NAME: &str = "the scheduler chooses a pod's node";
 const VOLUME_NAME: &str = "the volume of a claim is chosen by its storage class";
 
@@ -302,6 +305,11 @@ pub(super) static MARKS: &[(&str, &str, Mark)] = &[
     ("core.v1.Pod", "spec", Mark::As("core.v1.PodSpec@pod")),
     ("core.v1.PodSpec", "nodeName", deny(NODE_NAME, When::Always)),
     ("core.v1.PodSpec@pod", "nodeName", deny(NODE_NAME, When::Creating)),
+    ("core.v1.PodSpec", "priorityClassName", deny(CLASS, When::Always)),
+    ("core.v1.PodSpec@pod", "priorityClassName", deny(CLASS, When::Creating)),
+    ("core.v1.PodSpec", "runtimeClassName", deny(CLASS, When::Always)),
+    ("core.v1.PodSpec@pod", "runtimeClassName", deny(CLASS, When::Creating)),
+    ("core.v1.ResourceQuotaSpec", "hard", Mark::Entries(&QUOTA)),
     ("core.v1.PodStatus", "hostIP", Mark::Withhold),
     ("core.v1.PodStatus", "hostIPs", Mark::Withhold),
     ("core.v1.Binding", "target", deny(NODE_NAME, When::Always)),

@@ -205,6 +205,10 @@ impl<'n> Walk<'n> {
             }
             Whole::Secret => {
                 if text(Slot::Type)? == TOKEN_SECRET {
+                    // The host's controllers would fill it with a token that is good in the host, for ever.
+                    if !self.outward() && self.write == Write::Create && self.embedded == 0 {
+                        return Err(refused("type", "tokens are got by TokenRequest, as `kubectl create token` does"));
+                    }
                     Decision::Revisit(TOKEN)
                 } else {
                     Decision::Keep

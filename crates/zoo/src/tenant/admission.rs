@@ -15,18 +15,23 @@ pub(super) const PODS: &str = "pods.tenancy.kubewharf.io";
 /// The name of the policy for statuses, and of its binding.
 pub(super) const STATUSES: &str = "statuses.tenancy.kubewharf.io";
 
+/// The name of the policy for claims of volumes, and of its binding.
+pub(super) const CLAIMS: &str = "claims.tenancy.kubewharf.io";
+
 /// Capabilities that the baseline lets a container add.
 const CAPABILITIES: &str = "['AUDIT_WRITE','CHOWN','DAC_OVERRIDE','FOWNER','FSETID','KILL','MKNOD','NET_BIND_SERVICE','SETFCAP','SETGID',\
      'SETPCAP','SETUID','SYS_CHROOT']";
+/// Types of SELinux that the baseline lets a container have.
+const SELINUX_TYPES: &str = "['','container_t','container_init_t','container_kvm_t','container_engine_t']";
 /// Kernel parameters that the baseline lets a pod set.
 const SYSCTLS: &str = "['kernel.shm_rmid_forced','net.ipv4.ip_local_port_range','net.ipv4.ip_unprivileged_port_start',\
      'net.ipv4.tcp_syncookies','net.ipv4.ping_group_range','net.ipv4.ip_local_reserved_ports','net.ipv4.tcp_keepalive_time',\
      'net.ipv4.tcp_fin_timeout','net.ipv4.tcp_keepalive_intvl','net.ipv4.tcp_keepalive_probes','net.ipv4.tcp_rmem','net.ipv4.tcp_wmem']";
 
 /// The policies and their bindings, each with its path's last two parts.
-pub(super) fn objects() -> Vec<(String, Value)> {
+pub(super) fn objects(storage_classes: &[String]) -> Vec<(String, Value)> {
     let mut objects = Vec::new();
-    for (name, policy) in [(PODS, pods()), (STATUSES, statuses())] {
+    for (name, policy) in [(PODS, pods()), (STATUSES, statuses()), (CLAIMS, claims(storage_classes))] {
         objects.push((format!("validatingadmissionpolicies/{name}"), policy));
         objects.push((format!("validatingadmissionpolicybindings/{name}"), binding(name)));
     }
@@ -77,6 +82,18 @@ fn pods() -> Value {
         ));
         format!("{of_pod} && {of_container}")
     };
+    let hosts = ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle.postStart", "lifecycle.preStop"]
+        .map(|place| {
+            let there = match place.split_once('.') {
+                Some((outer, _)) => format!("(!has(c.{outer}) || !has(c.{place}) || "),
+                None => format!("(!has(c.{place}) || "),
+            };
+            let none = |kind: &str| {
+                format!("(!has(c.{place}.{kind}) || !has(c.{place}.{kind}.host) || c.{place}.{kind}.host == '')")
+            };
+            format!("{there}({} && {}))", none("httpGet"), none("tcpSocket"))
+        })
+        .join(" && ");
     let off = |field: &str| format!("(!has(object.spec.{field}) || !object.spec.{field})");
     let deny = |expression: String, message: &str| json!({ "expression": expression, "message": message });
     let validations = json!([
@@ -111,6 +128,21 @@ fn pods() -> Value {
             context("!has(c.securityContext.procMount) || c.securityContext.procMount == 'Default'"),
             "a tenant's container can't unmask /proc",
         ),
+        deny(
+            both("seLinuxOptions", &format!("((!has($.type) || $.type in {SELINUX_TYPES}) && (!has($.user) || $.user == '') && (!has($.role) || $.role == ''))")),
+            "a tenant's pod can't choose such SELinux options",
+        ),
+        deny(every(&hosts), "a tenant's probes and hooks can't name a host"),
+        deny(
+            "!has(object.spec.priorityClassName) || !object.spec.priorityClassName.startsWith('system-')".to_owned(),
+            "a tenant's pod can't come before the host's own",
+        ),
+        deny(
+            "!has(object.metadata.annotations) || object.metadata.annotations.all(k, \
+             !k.startsWith('container.apparmor.security.beta.kubernetes.io/') || object.metadata.annotations[k] != 'unconfined')"
+                .to_owned(),
+            "a tenant's pod can't be without AppArmor",
+        ),
         deny(both("seccompProfile", "$.type != 'Unconfined'"), "a tenant's pod can't be without seccomp"),
         deny(both("appArmorProfile", "$.type != 'Unconfined'"), "a tenant's pod can't be without AppArmor"),
         deny(
@@ -126,6 +158,30 @@ fn pods() -> Value {
         ),
     ]);
     policy(PODS, &rules, &json!([]), &validations)
+}
+
+/// A claim without a class, or with a selector, could be bound to any volume of the host.
+fn claims(storage_classes: &[String]) -> Value {
+    let rules = json!([{
+        "apiGroups": [""], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["persistentvolumeclaims"],
+    }]);
+    let classes = Value::from(storage_classes).to_string().replace('"', "'");
+    let deny = |expression: String, message: String| json!({ "expression": expression, "message": message });
+    let validations = json!([
+        deny(
+            format!("has(object.spec.storageClassName) && object.spec.storageClassName in {classes}"),
+            format!(
+                "a tenant's claim must be of a storage class that the host has for tenants: {}",
+                storage_classes.join(", ")
+            ),
+        ),
+        deny("!has(object.spec.selector)".to_owned(), "a tenant's claim can't select volumes".to_owned()),
+        deny(
+            "!has(object.spec.volumeName) || object.spec.volumeName == ''".to_owned(),
+            "a tenant's claim can't name a volume".to_owned(),
+        ),
+    ]);
+    policy(CLAIMS, &rules, &json!([]), &validations)
 }
 
 fn statuses() -> Value {

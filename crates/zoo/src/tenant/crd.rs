@@ -22,7 +22,7 @@ const SERVED_WITHIN: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the apiserver refuses, or can't be asked.
-pub(crate) async fn install(upstream: &Upstream) -> Result<(), UpstreamError> {
+pub(crate) async fn install(upstream: &Upstream, storage_classes: &[String]) -> Result<(), UpstreamError> {
     let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     apply(upstream, &format!("{crds}/tenants.{GROUP}"), &tenants()).await?;
     for kind in Kind::ALL {
@@ -32,7 +32,7 @@ pub(crate) async fn install(upstream: &Upstream) -> Result<(), UpstreamError> {
     }
     let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
     apply(upstream, &format!("{roles}/{CLUSTER_ROLE}"), &cluster_role()).await?;
-    for (path, object) in admission::objects() {
+    for (path, object) in admission::objects(storage_classes) {
         apply(upstream, &format!("/apis/admissionregistration.k8s.io/v1/{path}"), &object).await?;
     }
     let deadline = tokio::time::Instant::now() + SERVED_WITHIN;

@@ -83,13 +83,19 @@ impl Tenants {
     }
 
     async fn follow_once(self: &Arc<Self>) -> Result<(), UpstreamError> {
+        // What there is of tenants first, then whose it is: whoever is not among the tenants then is gone.
+        let label = TENANT_LABEL.replace('/', "%2F");
+        let namespaces = format!("/api/v1/namespaces?labelSelector={label}");
+        let bindings = format!("/apis/rbac.authorization.k8s.io/v1/rolebindings?labelSelector={label}");
+        let (namespaces, _): (Vec<Partial>, _) = list(&self.upstream, &namespaces).await?;
+        let (bindings, _): (Vec<Partial>, _) = list(&self.upstream, &bindings).await?;
         let (objects, version): (Vec<TenantObject>, _) = list(&self.upstream, TENANTS_PATH).await?;
         let there: HashSet<TenantId> = objects.iter().map(|object| TenantId::of_uid(&object.metadata.uid)).collect();
         self.by_id.write().retain(|id, _| there.contains(id));
         for object in &objects {
             self.insert(object);
         }
-        self.find_namespaces().await?;
+        self.find_namespaces(&namespaces, &bindings).await?;
         for object in objects {
             self.bring_about(object);
         }
@@ -147,15 +153,19 @@ impl Tenants {
     }
 
     /// Learns which namespaces there are already, so that they are not made again; finishes those that were left half made.
-    async fn find_namespaces(self: &Arc<Self>) -> Result<(), UpstreamError> {
-        let label = TENANT_LABEL.replace('/', "%2F");
-        let namespaces = format!("/api/v1/namespaces?labelSelector={label}");
-        let bindings = format!("/apis/rbac.authorization.k8s.io/v1/rolebindings?labelSelector={label}");
-        let (namespaces, _): (Vec<Partial>, _) = list(&self.upstream, &namespaces).await?;
-        let (bindings, _): (Vec<Partial>, _) = list(&self.upstream, &bindings).await?;
+    async fn find_namespaces(&self, namespaces: &[Partial], bindings: &[Partial]) -> Result<(), UpstreamError> {
         let bound: HashSet<&str> = bindings.iter().map(|binding| binding.metadata.namespace.as_str()).collect();
-        for Partial { metadata } in &namespaces {
-            let Some(tenant) = TenantId::split(&metadata.name).and_then(|(id, _)| self.by_id(id)) else { continue };
+        for Partial { metadata } in namespaces {
+            let Some((id, _)) = TenantId::split(&metadata.name) else { continue };
+            let Some(tenant) = self.by_id(id) else {
+                // By its label and its name, it was a tenant's that is gone.
+                let uid = metadata.labels.get(TENANT_LABEL).map(String::as_str).unwrap_or_default();
+                if TenantId::of_uid(uid) == id && metadata.deletion_timestamp.is_none() {
+                    tracing::info!(namespace = metadata.name, "a namespace has outlived its tenant, and is deleted");
+                    self.delete_namespace(&metadata.name).await?;
+                }
+                continue;
+            };
             let Some(own) = tenant.names.outward(&metadata.name) else { continue };
             if metadata.labels.get(TENANT_LABEL).is_none_or(|uid| uid != tenant.names.uid()) {
                 continue;
@@ -217,6 +227,15 @@ impl Tenants {
         Ok(())
     }
 
+    async fn delete_namespace(&self, name: &str) -> Result<(), UpstreamError> {
+        let target = format!("/api/v1/namespaces/{name}");
+        match self.upstream.own(Method::DELETE, &target, &Value::Null, OWN_ANSWER_BYTES_MAX).await {
+            // It is gone, or on its way.
+            Err(error) if matches!(error.status(), Some(StatusCode::NOT_FOUND | StatusCode::CONFLICT)) => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
     async fn set_phase(
         &self,
         object: &TenantObject,
@@ -265,27 +284,29 @@ impl Tenants {
         let uid = &object.metadata.uid;
         let names = Names::of_uid(uid);
         let path = format!("/api/v1/namespaces?labelSelector={}%3D{uid}", TENANT_LABEL.replace('/', "%2F"));
-        let mut told = String::new();
+        let (mut told, mut was_empty) = (String::new(), false);
         loop {
             let (namespaces, _): (Vec<Partial>, _) = list(&self.upstream, &path).await?;
             if namespaces.is_empty() {
-                break;
+                // Another zoo may not have known yet that the tenant ends, and have made one more.
+                if std::mem::replace(&mut was_empty, true) {
+                    break;
+                }
+                tokio::time::sleep(PAUSE).await;
+                continue;
             }
+            was_empty = false;
             for Partial { metadata } in &namespaces {
                 // By ownership, and by name as well: never anything else.
                 if metadata.deletion_timestamp.is_some() || names.outward(&metadata.name).is_none() {
                     continue;
                 }
-                let target = format!("/api/v1/namespaces/{}", metadata.name);
-                match self.upstream.own(Method::DELETE, &target, &Value::Null, OWN_ANSWER_BYTES_MAX).await {
-                    Err(error) if !matches!(error.status(), Some(StatusCode::NOT_FOUND | StatusCode::CONFLICT)) => {
-                        return Err(error);
-                    }
-                    _ => {}
-                }
+                self.delete_namespace(&metadata.name).await?;
             }
-            let held: Vec<&str> = namespaces.iter().map(|partial| partial.metadata.name.as_str()).collect();
-            let message = format!("waiting for the end of the namespaces {}", held.join(", "));
+            // Few of them, so that the status does not grow with the tenant.
+            let held: Vec<&str> = namespaces.iter().take(3).map(|partial| partial.metadata.name.as_str()).collect();
+            let more = if namespaces.len() > held.len() { ", …" } else { "" };
+            let message = format!("waiting for the end of {} namespaces: {}{more}", namespaces.len(), held.join(", "));
             if message != told {
                 self.set_phase(object, &names, "Deleting", ("False", "Deleting", &message)).await?;
                 told = message;

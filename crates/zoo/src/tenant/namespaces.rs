@@ -110,6 +110,12 @@ impl Tenants {
         match self.upstream.own(Method::POST, &path, &binding, OWN_ANSWER_BYTES_MAX).await {
             Ok(_) => Ok(()),
             Err(error) if error.status() == Some(StatusCode::CONFLICT) => Ok(()),
+            // A quota may refuse another one although it is there.
+            Err(error) if error.status() == Some(StatusCode::FORBIDDEN) => {
+                let there = format!("{path}/{BINDING}");
+                let found = self.upstream.own(Method::GET, &there, &Value::Null, OWN_ANSWER_BYTES_MAX).await;
+                found.map(drop).map_err(|_| error)
+            }
             Err(error) => Err(error),
         }
     }
