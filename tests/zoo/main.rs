@@ -9,10 +9,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod attacks;
 mod crash;
-#[allow(dead_code, reason = "for the tests to come")]
 mod fixture;
 mod oracle;
+mod taint;
 
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ fn main() {
     arguments.test_threads = Some(1);
     let world = Arc::new(World::new());
     let mut trials = oracle::trials(&world);
+    trials.extend(attacks::trials(&world));
+    trials.extend(taint::trials(&world));
     trials.push(Trial::test("crash/clients_go_on_and_no_tenant_stays_half_made", || {
         crash::clients_go_on_and_no_tenant_stays_half_made();
         Ok(())
