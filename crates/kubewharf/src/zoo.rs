@@ -107,7 +107,8 @@ struct Serve {
     /// The URL at which tenants reach this zoo, such as that of a load balancer; https:// and the address to listen at if not set.
     #[arg(long, value_name = "URL")]
     external_url: Option<String>,
-    /// A storage class of the host that tenants may use; may be given several times. Without any, tenants can't claim volumes.
+    /// A storage class of the host that tenants may use; may be given several times. Without any, they may use each; volumes without a
+    /// class are out of their reach in any case.
     #[arg(long, value_name = "NAME")]
     storage_class: Vec<String>,
     /// The certificate to show (PEM), instead of one that zoo makes.

@@ -46,7 +46,7 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// What tenants find their API under; the listening address if none.
     pub external_url: Option<String>,
-    /// Storage classes of the host that tenants may use.
+    /// Storage classes of the host that tenants may use; all if none is named.
     pub storage_classes: Vec<String>,
     /// The certificate and key that zoo shows (PEM files), instead of one by its own authority.
     pub tls: Option<(PathBuf, PathBuf)>,

@@ -107,6 +107,13 @@ impl Asked {
         let limit = wanted.query.get("limit").filter(|_| !is_any_version);
         let limit = limit.and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
         let token = wanted.query.get("continue").filter(|token| !token.is_empty());
+        let has_version =
+            wanted.query.get("resourceVersion").is_some_and(|version| !version.is_empty() && version != "0");
+        if token.is_some() && has_version {
+            return Err(Box::new(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            )));
+        }
         let place = match token {
             Some(token) => {
                 let opened = self.proxy.sealer.open(self.names().uid(), &Self::list_id(wanted), &token);

@@ -551,11 +551,7 @@ impl Private<'_> {
             return Err(Box::new(Status::forbidden_request(&self.asked.user.username, self.wanted.info, why)).into());
         }
         let target = wanted_query(self.path.clone(), self.wanted);
-        let content_type = if media_of(&self.asked.headers) == Media::Protobuf {
-            "application/vnd.kubernetes.protobuf"
-        } else {
-            "application/json"
-        };
+        let content_type = self.options_type();
         let whole = self.send(method.clone(), target, content_type, body).await?;
         if !whole.status.is_success() {
             return Err(Refused::Answer(Box::new(whole)));
@@ -567,10 +563,18 @@ impl Private<'_> {
         Ok(self.refuse(&whole))
     }
 
+    /// How the client has written the options of a deletion, which hold no names.
+    fn options_type(&self) -> &'static str {
+        match media_of(&self.asked.headers) {
+            Media::Protobuf => "application/vnd.kubernetes.protobuf",
+            _ => "application/json",
+        }
+    }
+
     async fn delete_all(&self, body: Bytes) -> Result<Response<Body>, Refused> {
         let names = self.asked.names();
         let target = self.collection_target(&stored::path(self.kind, names, self.namespace()))?;
-        let whole = self.send(Method::DELETE, target, "application/json", body).await?;
+        let whole = self.send(Method::DELETE, target, self.options_type(), body).await?;
         if !whole.status.is_success() {
             return Err(Refused::Answer(Box::new(whole)));
         }

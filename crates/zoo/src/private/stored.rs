@@ -118,6 +118,14 @@ pub(crate) fn outward(kind: Kind, names: &Names, object: &mut Value) -> bool {
             fields.remove("f:metadata");
         }
     }
+    // Who has written nothing but what is hidden, has written nothing.
+    if let Some(managed) = meta.get_mut("managedFields").and_then(Value::as_array_mut) {
+        managed
+            .retain(|entry| entry.get("fieldsV1").and_then(Value::as_object).is_none_or(|fields| !fields.is_empty()));
+        if managed.is_empty() {
+            meta.remove("managedFields");
+        }
+    }
     true
 }
 

@@ -126,6 +126,8 @@ pub(super) enum Whole {
     Reference {
         versioned: bool,
     },
+    /// The same, of the owner of an object, whom the host's collector of garbage must find.
+    Owner,
     /// The same in the answer to a request, so outward only.
     Details,
     /// A user, a group, or a service account.
@@ -331,7 +333,7 @@ pub(super) static MARKS: &[(&str, &str, Mark)] = &[
 
 /// Messages of which several fields are looked at together.
 pub(super) static WHOLES: &[(&str, Whole)] = &[
-    ("meta.v1.OwnerReference", Whole::Reference { versioned: true }),
+    ("meta.v1.OwnerReference", Whole::Owner),
     ("meta.v1.StatusDetails", Whole::Details),
     ("core.v1.ObjectReference", Whole::Reference { versioned: true }),
     ("core.v1.TypedLocalObjectReference", Whole::Reference { versioned: false }),

@@ -139,7 +139,7 @@ impl Compiler {
             Whole::Details => self.outward,
             Whole::Requirement { of_namespaces } => *of_namespaces || !self.outward,
             Whole::Nothing => false,
-            Whole::Reference { .. } | Whole::Subject | Whole::RoleRef | Whole::Secret => true,
+            Whole::Reference { .. } | Whole::Owner | Whole::Subject | Whole::RoleRef | Whole::Secret => true,
         });
         let mut wire = Vec::new();
         for field in message.fields {

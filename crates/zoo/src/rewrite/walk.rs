@@ -163,16 +163,20 @@ impl<'n> Walk<'n> {
     ) -> Fallible<Decision> {
         let text = |slot| read(slot).map(Option::unwrap_or_default);
         Ok(match whole {
-            Whole::Reference { .. } | Whole::Details => {
+            Whole::Reference { .. } | Whole::Owner | Whole::Details => {
                 let kind = text(Slot::Kind)?;
                 let group = read(Slot::Group)?;
                 let group = group.as_deref().filter(|group| !group.is_empty());
                 let group = match whole {
-                    Whole::Reference { versioned: true } => {
+                    Whole::Reference { versioned: true } | Whole::Owner => {
                         group.map(|version| version.split_once('/').map_or("", |(group, _)| group))
                     }
                     _ => group,
                 };
+                let is_role = group == Some("rbac.authorization.k8s.io");
+                if whole == Whole::Owner && is_role && !self.outward() {
+                    return Err(refused("kind", "roles and bindings can't own other objects yet"));
+                }
                 if !is_own_kind(group, &kind) {
                     return Ok(Decision::Keep);
                 }

@@ -166,14 +166,16 @@ fn claims(storage_classes: &[String]) -> Value {
         "apiGroups": [""], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["persistentvolumeclaims"],
     }]);
     let classes = Value::from(storage_classes).to_string().replace('"', "'");
+    let (allowed, which) = if storage_classes.is_empty() {
+        (String::new(), String::new())
+    } else {
+        (format!(" && object.spec.storageClassName in {classes}"), format!(" of these: {}", storage_classes.join(", ")))
+    };
     let deny = |expression: String, message: String| json!({ "expression": expression, "message": message });
     let validations = json!([
         deny(
-            format!("has(object.spec.storageClassName) && object.spec.storageClassName in {classes}"),
-            format!(
-                "a tenant's claim must be of a storage class that the host has for tenants: {}",
-                storage_classes.join(", ")
-            ),
+            format!("has(object.spec.storageClassName) && object.spec.storageClassName != ''{allowed}"),
+            format!("a tenant's claim must name a storage class{which}"),
         ),
         deny("!has(object.spec.selector)".to_owned(), "a tenant's claim can't select volumes".to_owned()),
         deny(
