@@ -262,11 +262,15 @@ impl Walk<'_> {
         let text = raw.text()?;
         match op.change(self.outward(), self.names, &text) {
             Change::Keep => {}
-            Change::Prefix => self.edits.prefix(raw.start),
-            Change::Strip if raw.bytes.starts_with(self.names.prefix().as_bytes()) => {
-                self.edits.remove(raw.start, raw.start + PREFIX_LENGTH);
+            // What is before the place may be written with escapes.
+            Change::Prefix(at) if raw.bytes.starts_with(&text.as_bytes()[..at]) => self.edits.prefix(raw.start + at),
+            Change::Prefix(at) => {
+                self.json_replace(&raw, &[&text[..at], self.names.prefix(), &text[at..]].concat());
             }
-            Change::Strip => self.json_replace(&raw, &text[PREFIX_LENGTH..]),
+            Change::Strip(at) if raw.bytes.starts_with(&text.as_bytes()[..at + PREFIX_LENGTH]) => {
+                self.edits.remove(raw.start + at, raw.start + at + PREFIX_LENGTH);
+            }
+            Change::Strip(at) => self.json_replace(&raw, &[&text[..at], &text[at + PREFIX_LENGTH..]].concat()),
             Change::Replace(text) => self.json_replace(&raw, &text),
             Change::Foreign => return Err(Box::new(RewriteError::Foreign(String::new()))),
         }
@@ -275,7 +279,9 @@ impl Walk<'_> {
 
     fn json_replace(&mut self, raw: &Raw<'_>, text: &str) {
         let mut written = Vec::with_capacity(text.len() + 16);
-        escape(text, &mut written);
+        // Go's encoder writes these as escapes, others do not.
+        let is_gos = !raw.bytes.iter().any(|byte| matches!(byte, b'<' | b'>' | b'&'));
+        escape(text, is_gos, &mut written);
         self.edits.replace(raw.start, raw.end, &written);
     }
 

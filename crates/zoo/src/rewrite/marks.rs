@@ -45,6 +45,8 @@ pub(super) fn is_own_message(message: &str) -> bool {
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Mark {
+    /// It stays, though there is a rule for fields of its name.
+    Keep,
     /// A string, or each of several.
     Value(Op),
     /// It is looked at when all of the message is known; see [`Whole`].
@@ -198,6 +200,8 @@ const VOLUME_NAME: &str = "the volume of a claim is chosen by its storage class"
 /// Message, field, and what becomes of it. The message `*` is any that has no rule of its own for a field of this name.
 pub(super) static MARKS: &[(&str, &str, Mark)] = &[
     ("*", "message", TEXT),
+    // The author's own, deep in schemas.
+    ("apiextensions.v1.ValidationRule", "message", Mark::Keep),
     // Metadata. `@root` is that of an object, `@own` that of a tenant's own cluster-scoped object.
     ("meta.v1.ObjectMeta", "namespace", NAME),
     ("meta.v1.ObjectMeta", "labels", Mark::Entries(&LABELS)),

@@ -133,6 +133,8 @@ impl<'p> Target<'p> {
                 }
             }
             (Shape::Map, What::Entries(entries)) => Target::Entry(entries, token),
+            // It may hold a namespace's name, as its neighbour says.
+            (_, What::Slot(Slot::Data | Slot::StringData)) if token == "namespace" => self,
             (_, What::Slot(_)) => beyond,
             (Shape::Many | Shape::Map, what) => {
                 Target::Value { shape: Shape::One, what, addition: None, sealed: sealed + deeper }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::marks::{ADDITIONS, Addition, Deny, Entries, MARKS, Mark, Slot, WHOLES, Whole, is_own_message};
-use super::schema::{self, Message, Shape, Type};
+use super::schema::{self, Field, Message, Shape, Type};
 use super::value::Op;
 
 /// A message in a [`Plan`].
@@ -143,11 +143,9 @@ impl Compiler {
         });
         let mut wire = Vec::new();
         for field in message.fields {
-            let child = match field.of {
-                Type::Of(child) => Some(child),
-                _ => None,
-            };
+            let child = child(message, field);
             let what = match mark(name, field.name) {
+                Some(Mark::Keep) => continue,
                 Some(Mark::As(variant)) => What::Enter(self.node(variant)),
                 Some(Mark::Json(inner)) => What::Json(self.node(inner)),
                 Some(Mark::Value(op)) => What::Value(op),
@@ -159,22 +157,14 @@ impl Compiler {
                 Some(Mark::Object) => What::Object,
                 Some(Mark::Cell) => What::Cell,
                 None => match child {
-                    Some("meta.v1.ObjectMeta") if message.root && is_own_message(message.name) => {
-                        What::Enter(self.node("meta.v1.ObjectMeta@own"))
-                    }
-                    Some("meta.v1.ObjectMeta") if message.root => What::Enter(self.node("meta.v1.ObjectMeta@root")),
-                    Some("meta.v1.LabelSelector") if field.name == "namespaceSelector" => {
-                        What::Enter(self.node("meta.v1.LabelSelector@namespaces"))
-                    }
                     Some(child) => What::Enter(self.node(child)),
                     None => continue,
                 },
             };
-            let own_metadata = field.name == "metadata" && message.root && is_own_message(message.name);
-            let addition = match (self.outward, own_metadata) {
+            let addition = match (self.outward, child) {
                 (true, _) => None,
-                (false, true) => Some(Addition::Metadata).filter(|_| child == Some("meta.v1.ObjectMeta")),
-                (false, false) => ADDITIONS.iter().find(|row| (row.0, row.1) == (name, field.name)).map(|row| row.2),
+                (false, Some(OWN_METADATA)) => Some(Addition::Metadata),
+                (false, _) => ADDITIONS.iter().find(|row| (row.0, row.1) == (name, field.name)).map(|row| row.2),
             };
             if self.concerns(what, whole) {
                 wire.push(Rule { name: field.name, number: field.number, shape: field.shape, what, addition });
@@ -255,6 +245,21 @@ fn is_useful(what: What, useful: &[bool]) -> bool {
     }
 }
 
+const OWN_METADATA: &str = "meta.v1.ObjectMeta@own";
+
+/// The message of a field, in the variant that it is in this place if no rule names another.
+pub(super) fn child(message: &Message, field: &Field) -> Option<&'static str> {
+    match field.of {
+        Type::Of("meta.v1.ObjectMeta") if message.root && is_own_message(message.name) => Some(OWN_METADATA),
+        Type::Of("meta.v1.ObjectMeta") if message.root => Some("meta.v1.ObjectMeta@root"),
+        Type::Of("meta.v1.LabelSelector") if field.name == "namespaceSelector" => {
+            Some("meta.v1.LabelSelector@namespaces")
+        }
+        Type::Of(child) => Some(child),
+        _ => None,
+    }
+}
+
 /// The rule for a field: of the variant, of the message, of any message.
 pub(super) fn mark(message: &str, field: &str) -> Option<Mark> {
     let found = lookup(MARKS.iter().filter(|row| row.1 == field).map(|row| (row.0, row.2)), message);
@@ -262,7 +267,7 @@ pub(super) fn mark(message: &str, field: &str) -> Option<Mark> {
 }
 
 /// What stands for a message, or else for the one that it is a variant of.
-fn lookup<T: Copy>(rows: impl Iterator<Item = (&'static str, T)> + Clone, message: &str) -> Option<T> {
+pub(super) fn lookup<T: Copy>(rows: impl Iterator<Item = (&'static str, T)> + Clone, message: &str) -> Option<T> {
     let base = message.split_once('@').map_or(message, |(base, _)| base);
     let exact = rows.clone().find(|(name, _)| *name == message);
     exact.or_else(|| rows.clone().find(|(name, _)| *name == base)).map(|(_, value)| value)
@@ -284,7 +289,7 @@ mod tests {
                 Mark::Entries(_) => field.shape == Shape::Map,
                 Mark::As(_) | Mark::Json(_) | Mark::Object => matches!(field.of, Type::Of(_)),
                 Mark::Cell => field.shape == Shape::Many,
-                Mark::Slot(_) | Mark::Deny(_) | Mark::Withhold => true,
+                Mark::Keep | Mark::Slot(_) | Mark::Deny(_) | Mark::Withhold => true,
             };
             assert!(fits, "{message}.{name} is no {mark:?}");
         }
@@ -307,6 +312,10 @@ mod tests {
                 assert!(plan.find(message.name).is_some(), "{}", message.name);
             }
             assert!(plan.find("meta.v1.WatchEvent").is_some());
+            for (name, node) in &plan.by_name {
+                let special = crate::rewrite::transcode::Special::of(name).is_some();
+                assert!(!special || plan.node(*node).wire.is_empty(), "{name} is no object in JSON");
+            }
             for (_, _, mark) in MARKS {
                 if let Mark::Entries(entries) = mark {
                     for (_, entry) in entries.values {

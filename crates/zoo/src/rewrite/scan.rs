@@ -223,8 +223,8 @@ fn hex(text: &str) -> Option<u16> {
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// Appends a text as it is written between the quotes of a JSON string, as Go's encoder writes it.
-pub(super) fn escape(text: &str, output: &mut Vec<u8>) {
+/// Appends a text as it is written between the quotes of a JSON string. Go's encoder writes escapes for what HTML would take for its own.
+pub(super) fn escape(text: &str, for_html: bool, output: &mut Vec<u8>) {
     for character in text.chars() {
         match character {
             '"' => output.extend_from_slice(b"\\\""),
@@ -232,12 +232,15 @@ pub(super) fn escape(text: &str, output: &mut Vec<u8>) {
             '\n' => output.extend_from_slice(b"\\n"),
             '\r' => output.extend_from_slice(b"\\r"),
             '\t' => output.extend_from_slice(b"\\t"),
-            '\0'..='\u{1f}' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                output.extend_from_slice(format!("\\u{:04x}", character as u32).as_bytes());
-            }
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' if for_html => escape_by_number(character, output),
+            '\0'..='\u{1f}' => escape_by_number(character, output),
             _ => output.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
+}
+
+fn escape_by_number(character: char, output: &mut Vec<u8>) {
+    output.extend_from_slice(format!("\\u{:04x}", character as u32).as_bytes());
 }
 
 #[cfg(test)]
@@ -274,7 +277,7 @@ mod tests {
             assert_eq!(unescape(wrong), None, "{wrong}");
         }
         let mut written = Vec::new();
-        escape("a\"\\\n<\u{1}\u{e9}", &mut written);
+        escape("a\"\\\n<\u{1}\u{e9}", true, &mut written);
         assert_eq!(String::from_utf8(written).unwrap(), "a\\\"\\\\\\n\\u003c\\u0001\u{e9}");
     }
 }

@@ -26,10 +26,10 @@ pub(super) enum Op {
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Change {
     Keep,
-    /// The prefix is put before it.
-    Prefix,
-    /// The prefix is taken away from it.
-    Strip,
+    /// The prefix is put at this place.
+    Prefix(usize),
+    /// The prefix is taken away from this place.
+    Strip(usize),
     /// Another text comes in its place.
     Replace(String),
     /// It names an object that isn't the tenant's.
@@ -47,19 +47,14 @@ impl Op {
                 Cow::Borrowed(_) => Change::Keep,
                 Cow::Owned(text) => Change::Replace(text),
             },
-            (Self::Name | Self::Own, false) => Change::Prefix,
-            (Self::Name | Self::Own, true) => match names.outward(text) {
-                Some(rest) => {
-                    debug_assert_eq!(rest.len() + PREFIX_LENGTH, text.len());
-                    Change::Strip
-                }
-                None if self == Self::Own => Change::Foreign,
-                None => Change::Replace(String::new()),
-            },
-            (Self::User, false) => Change::Replace(names.user_inward(text)),
-            (Self::User, true) => Change::Replace(names.user_outward(text).unwrap_or_default().into_owned()),
-            (Self::Group, false) => Change::Replace(names.group_inward(text)),
-            (Self::Group, true) => Change::Replace(names.group_outward(text).unwrap_or_default().into_owned()),
+            (Self::Name | Self::Own, false) => Change::Prefix(0),
+            (Self::User, false) => prefixed(names, &names.user_inward(text)),
+            (Self::Group, false) => prefixed(names, &names.group_inward(text)),
+            (Self::Name, true) => stripped(names, text, names.outward(text).is_some()),
+            (Self::User, true) => stripped(names, text, names.user_outward(text).is_some()),
+            (Self::Group, true) => stripped(names, text, names.group_outward(text).is_some()),
+            (Self::Own, true) if names.outward(text).is_some() => Change::Strip(0),
+            (Self::Own, true) => Change::Foreign,
         }
     }
 
@@ -67,8 +62,8 @@ impl Op {
     pub(super) fn changed(self, outward: bool, names: &Names, text: &str) -> Option<String> {
         match self.change(outward, names, text) {
             Change::Keep => None,
-            Change::Prefix => Some(names.inward(text)),
-            Change::Strip => Some(text[PREFIX_LENGTH..].to_owned()),
+            Change::Prefix(at) => Some(format!("{}{}{}", &text[..at], names.prefix(), &text[at..])),
+            Change::Strip(at) => Some(format!("{}{}", &text[..at], &text[at + PREFIX_LENGTH..])),
             Change::Replace(text) => Some(text),
             Change::Foreign => Some(String::new()),
         }
@@ -78,6 +73,18 @@ impl Op {
     pub(super) fn changed_base64(self, outward: bool, names: &Names, text: &str) -> Option<String> {
         let decoded = String::from_utf8(STANDARD.decode(text).ok()?).ok()?;
         Some(STANDARD.encode(self.changed(outward, names, &decoded)?))
+    }
+}
+
+/// A subject's name is what it was, but for the prefix: at the beginning, or behind that of service accounts.
+fn prefixed(names: &Names, inward: &str) -> Change {
+    Change::Prefix(inward.find(names.prefix()).expect("a subject's name has the prefix upstream"))
+}
+
+fn stripped(names: &Names, text: &str, is_own: bool) -> Change {
+    match text.find(names.prefix()) {
+        Some(at) if is_own => Change::Strip(at),
+        _ => Change::Replace(String::new()),
     }
 }
 

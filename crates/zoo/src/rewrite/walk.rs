@@ -323,7 +323,7 @@ impl<'n> Walk<'n> {
                 put("\",\"operator\":\"In\",\"values\":[\"");
             }
         }
-        escape(self.names.uid(), &mut json);
+        escape(self.names.uid(), true, &mut json);
         json.extend_from_slice(match addition {
             Addition::Label | Addition::Metadata => b"\"",
             Addition::Requirement => b"\"]}",

@@ -307,12 +307,12 @@ impl Walk<'_> {
             let prefix = PREFIX_LENGTH as i64;
             let growth = match change {
                 Change::Keep => 0,
-                Change::Prefix => {
-                    walk.edits.prefix(field.start);
+                Change::Prefix(at) => {
+                    walk.edits.prefix(field.start + at);
                     prefix
                 }
-                Change::Strip => {
-                    walk.edits.remove(field.start, field.start + PREFIX_LENGTH);
+                Change::Strip(at) => {
+                    walk.edits.remove(field.start + at, field.start + at + PREFIX_LENGTH);
                     -prefix
                 }
                 Change::Replace(text) => {

@@ -285,7 +285,7 @@ fn key(name: &str, output: &mut Vec<u8>) {
 
 fn string(text: &str, output: &mut Vec<u8>) {
     output.push(b'"');
-    escape(text, output);
+    escape(text, true, output);
     output.push(b'"');
 }
 

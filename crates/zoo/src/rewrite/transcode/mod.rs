@@ -38,7 +38,7 @@ pub fn to_protobuf(kind: Kind, json: &[u8]) -> Result<Vec<u8>, RewriteError> {
 
 /// Messages that are something else in JSON than an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Special {
+pub(super) enum Special {
     Time,
     MicroTime,
     Duration,
@@ -52,7 +52,7 @@ enum Special {
 }
 
 impl Special {
-    fn of(message: &str) -> Option<Self> {
+    pub(super) fn of(message: &str) -> Option<Self> {
         Some(match message {
             "meta.v1.Time" => Self::Time,
             "meta.v1.MicroTime" => Self::MicroTime,
@@ -69,7 +69,7 @@ impl Special {
 }
 
 /// The message of schemas.
-const SCHEMA: &str = "apiextensions.v1.JSONSchemaProps";
+pub(super) const SCHEMA: &str = "apiextensions.v1.JSONSchemaProps";
 
 #[cfg(test)]
 mod tests {
