@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::super::marks::{Mark, NAMESPACE_LABEL, TOKEN_SECRET};
+use super::super::marks::{Mark, NAMESPACE_LABEL};
 use super::super::plan::{INWARD, child, mark};
 use super::super::schema::{self, Field, Message, Shape, Type};
 use super::super::transcode::{SCHEMA, Special};
@@ -149,7 +149,7 @@ fn value(
             "apiGroup" | "group" => choices.pick(&["", "apps", "x.io"]),
             "resource" => choices.pick(&["namespaces", "pods"]),
             "key" => choices.pick(&[NAMESPACE_LABEL, "app"]),
-            "type" => choices.pick(&[TOKEN_SECRET, "Opaque"]),
+            "type" => choices.pick(&["kubernetes.io/tls", "Opaque"]),
             _ => choices.pick(TEXTS),
         }),
         Type::Bytes => json!(STANDARD.encode(choices.text())),
