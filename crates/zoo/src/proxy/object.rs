@@ -178,9 +178,8 @@ impl Asked {
                 (false, _) => scan::text(object, &["metadata", field]),
             };
             let own = name.and_then(|name| self.names().outward(name));
-            if own.is_some_and(|own| {
-                !own.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-            }) {
+            // What else is wrong with it is wrong with the prefix, too, and is told by the apiserver.
+            if own.is_some_and(|own| own.starts_with(['-', '.'])) {
                 let why = format!("metadata.{field}: it must begin with a lower-case letter or a digit");
                 return Err(Box::new(Status::forbidden_request(&self.user.username, wanted.info, &why)));
             }
