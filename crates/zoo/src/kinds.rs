@@ -382,7 +382,8 @@ static RESOURCES: &[Resource] = &[
     not_yet("admissionregistration.k8s.io", "validatingadmissionpolicies", "ValidatingAdmissionPolicy"),
     not_yet("admissionregistration.k8s.io", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding"),
     not_yet("admissionregistration.k8s.io", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration"),
-    not_yet("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition"),
+    // Programs list them to learn what a kind is; there are none yet.
+    resource("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition", false, Outcome::OwnView),
     not_yet("apiregistration.k8s.io", "apiservices", "APIService"),
 
     namespaced("apps", "controllerrevisions", "ControllerRevision"),

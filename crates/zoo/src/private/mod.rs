@@ -144,12 +144,33 @@ impl Private<'_> {
             tracing::error!(path = self.path, "what is kept is not what was asked for");
             return Err(Box::new(Status::internal_error("the apiserver's answer can't be used")));
         }
+        self.complete(&mut object);
         Ok(object)
+    }
+
+    /// Gives a role that collects its rules those that it has now.
+    fn complete(&self, object: &mut Value) {
+        if self.kind != Kind::ClusterRole || object.get("aggregationRule").is_none_or(Value::is_null) {
+            return;
+        }
+        let policy = self.asked.policy();
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        if let Some(rules) = policy.cluster_role_rules(name) {
+            object["rules"] = serde_json::to_value(rules.to_vec()).unwrap_or_default();
+        }
     }
 
     /// Hands on what the apiserver said no with.
     fn refuse(&self, whole: &Whole) -> Response<Body> {
         let text = String::from_utf8_lossy(&whole.body);
+        // The name as it is kept may be written otherwise.
+        let kept = stored::name(self.kind, self.asked.names(), self.name());
+        let text = if self.name().is_empty() {
+            text
+        } else {
+            text.replace(&format!("\"{kept}\""), &format!("\"{}\"", self.name())).into()
+        };
+        let text = text.replace(&format!("\\\"{kept}\\\""), &format!("\\\"{}\\\"", self.name()));
         let text = stored::text_outward(self.kind, self.asked.names(), &text);
         let mut response = json_response(whole.status, text.into_bytes().into());
         *response.headers_mut() = self.asked.client_headers(&whole.headers);
@@ -344,7 +365,8 @@ impl Private<'_> {
     }
 
     async fn create(&self, body: Bytes) -> Result<Response<Body>, Refused> {
-        let object = self.body_value(&body)?;
+        let mut object = self.body_value(&body)?;
+        make_name(&mut object);
         let object = self.check(&object).await?;
         self.check_grant(&object, None)?;
         let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
@@ -573,6 +595,7 @@ impl Private<'_> {
 
     async fn delete_all(&self, body: Bytes) -> Result<Response<Body>, Refused> {
         let names = self.asked.names();
+        self.check_fields()?;
         let target = self.collection_target(&stored::path(self.kind, names, self.namespace()))?;
         let whole = self.send(Method::DELETE, target, self.options_type(), body).await?;
         if !whole.status.is_success() {
@@ -588,6 +611,25 @@ impl Private<'_> {
         Ok(json_response(StatusCode::OK, to_line(&list)))
     }
 
+    /// A field selector as it is for kept objects. Only two fields are known; see [`Private::check_fields`].
+    fn kept_fields(&self, selector: &str) -> String {
+        let names = self.asked.names();
+        let terms = selector.split(',').map(|term| {
+            for operator in ["!=", "==", "="] {
+                if let Some((field, value)) = term.split_once(operator) {
+                    let value = match field {
+                        "metadata.name" => stored::name(self.kind, names, value),
+                        _ if value.is_empty() => String::new(),
+                        _ => names.inward(value),
+                    };
+                    return format!("{field}{operator}{value}");
+                }
+            }
+            term.to_owned()
+        });
+        terms.collect::<Vec<_>>().join(",")
+    }
+
     /// Path and query for several kept objects.
     fn collection_target(&self, path: &str) -> Result<String, Box<Status>> {
         let target = self.wanted.upstream_in(self.asked.names(), None, false, |name, _| {
@@ -598,13 +640,37 @@ impl Private<'_> {
             .then(String::new)
         })?;
         let query = target.split_once('?').map_or("", |(_, query)| query);
-        Ok(format!("{path}?{query}"))
+        let query: Vec<&str> = query.split('&').filter(|part| !part.starts_with("fieldSelector=")).collect();
+        let mut target = format!("{path}?{}", query.join("&"));
+        if let Some(fields) = self.wanted.query.get("fieldSelector").filter(|fields| !fields.is_empty()) {
+            target += &format!("&fieldSelector={}", crate::list::escape(&self.kept_fields(&fields)));
+        }
+        Ok(target)
     }
 }
 
 /// Whether a conflict is about the object's version, and not about who manages its fields.
 fn is_about_version(status: &[u8]) -> bool {
     memchr::memmem::find(status, b"the object has been modified").is_some()
+}
+
+/// Gives an object the name that it is to have, if it only says what that begins with.
+fn make_name(object: &mut Value) {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwz2456789";
+    let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    if meta.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty()) {
+        return;
+    }
+    let Some(start) = meta.get("generateName").and_then(Value::as_str).filter(|start| !start.is_empty()) else {
+        return;
+    };
+    let mut random = [0; 5];
+    if ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).is_ok() {
+        let suffix: String =
+            random.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect();
+        let name = format!("{start}{suffix}");
+        meta.insert("name".into(), name.into());
+    }
 }
 
 /// The client's whole query behind a path.

@@ -26,7 +26,7 @@ pub(super) struct Found {
 
 impl Private<'_> {
     /// Refuses a field selector as any cluster does that has these kinds.
-    fn check_fields(&self) -> Result<(), Box<Status>> {
+    pub(super) fn check_fields(&self) -> Result<(), Box<Status>> {
         let fields = self.wanted.query.get("fieldSelector").unwrap_or_default();
         let unknown = fields
             .split(',')
@@ -100,6 +100,7 @@ impl Private<'_> {
             _ => Vec::new(),
         };
         objects.retain_mut(|object| stored::outward(self.kind, names, object));
+        objects.iter_mut().for_each(|object| self.complete(object));
         self.add_defaults(&mut objects)?;
         objects.sort_by_cached_key(|object| {
             let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();

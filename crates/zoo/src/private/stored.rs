@@ -33,9 +33,40 @@ pub(crate) fn path(kind: Kind, names: &Names, namespace: &str) -> String {
     }
 }
 
-/// The name that an object has upstream.
+/// The name that an object has upstream. Roles and bindings may be named as nothing else may, such as `team:Reader`; so what is not allowed in
+/// other names is written as an `x` and two hexadecimal digits, and so is an `x`.
 pub(crate) fn name(kind: Kind, names: &Names, name: &str) -> String {
-    if kind.is_namespaced() { name.to_owned() } else { names.inward(name) }
+    let mut kept = if kind.is_namespaced() { String::new() } else { names.prefix().to_owned() };
+    for (place, byte) in name.bytes().enumerate() {
+        let is_inside = place > 0 && place + 1 < name.len();
+        match byte {
+            b'a'..=b'w' | b'y' | b'z' | b'0'..=b'9' => kept.push(char::from(byte)),
+            b'-' if is_inside => kept.push('-'),
+            _ => {
+                use std::fmt::Write as _;
+                // Writing to a string can't fail.
+                let _ = write!(kept, "x{byte:02x}");
+            }
+        }
+    }
+    kept
+}
+
+/// The tenant's name for what has this name upstream; none if it is no such name.
+fn name_outward(kind: Kind, names: &Names, kept: &str) -> Option<String> {
+    let kept = if kind.is_namespaced() { kept } else { names.outward(kept)? };
+    let mut name = Vec::with_capacity(kept.len());
+    let mut bytes = kept.bytes();
+    while let Some(byte) = bytes.next() {
+        name.push(match byte {
+            b'x' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                (digit()? * 16 + digit()?) as u8
+            }
+            _ => byte,
+        });
+    }
+    String::from_utf8(name).ok()
 }
 
 /// An object, or part of one as in a patch, as it is kept.
@@ -51,14 +82,18 @@ pub(crate) fn inward(kind: Kind, names: &Names, object: &mut Value, is_whole: bo
         fields.insert("metadata".into(), Value::Object(Map::new()));
     }
     let Some(meta) = fields.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-    let mapped: &[&str] = if kind.is_namespaced() { &["namespace"] } else { &["name", "generateName"] };
-    for field in mapped {
-        if let Some(Value::String(text)) = meta.get_mut(*field)
-            && !text.is_empty()
-        {
-            *text = names.inward(text);
-        }
+    if let Some(Value::String(text)) = meta.get_mut("name")
+        && !text.is_empty()
+    {
+        *text = name(kind, names, text);
     }
+    if let Some(Value::String(text)) = meta.get_mut("namespace")
+        && !text.is_empty()
+    {
+        *text = names.inward(text);
+    }
+    // Names are made before they are kept.
+    meta.remove("generateName");
     api_versions(meta, RBAC_API_VERSION, STORED_API_VERSION);
     // A null takes all labels away, and so the tenant's; a map in its place does the same but for that.
     if is_whole || meta.contains_key("labels") {
@@ -90,12 +125,16 @@ pub(crate) fn outward(kind: Kind, names: &Names, object: &mut Value) -> bool {
     }
     // Objects of the real kinds have none.
     meta.remove("generation");
-    for field in ["name", "generateName", "namespace"] {
-        if let Some(Value::String(text)) = meta.get_mut(field)
-            && let Some(own) = names.outward(text)
-        {
-            *text = own.to_owned();
+    if let Some(Value::String(text)) = meta.get_mut("name") {
+        match name_outward(kind, names, text) {
+            Some(own) => *text = own,
+            None => return false,
         }
+    }
+    if let Some(Value::String(text)) = meta.get_mut("namespace")
+        && let Some(own) = names.outward(text)
+    {
+        *text = own.to_owned();
     }
     if let Some(labels) = meta.get_mut("labels").and_then(Value::as_object_mut) {
         labels.remove(TENANT_LABEL);
@@ -181,6 +220,20 @@ mod tests {
             foreign["metadata"]["labels"][TENANT_LABEL] = "another".into();
             assert!(!outward(kind, &names, &mut foreign.clone()), "it is labelled as another's");
             assert!(!outward(kind, &Names::of_uid("another"), &mut foreign), "it is named as another's");
+        }
+    }
+
+    #[test]
+    fn every_name_that_a_role_can_have_can_be_kept() {
+        let names = Names::of_uid("u");
+        for text in ["a", "x", "team:Reader", "-a-", "system:auth-delegator", "a.b", "xx41", "Ä%"] {
+            for kind in Kind::ALL {
+                let kept = name(kind, &names, text);
+                let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+                assert!(kept.bytes().all(|byte| fits(byte) || byte == b'-'), "{kept}");
+                assert!(kept.bytes().next().is_some_and(fits) && kept.bytes().last().is_some_and(fits), "{kept}");
+                assert_eq!(name_outward(kind, &names, &kept).as_deref(), Some(text));
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use super::{Asked, Body, Wanted, failed, json as json_response, segment};
 /// How long a token lasts if its request does not say.
 const TOKEN_SECONDS: u64 = 3600;
 /// The shortest and the longest that it can ask for.
-const TOKEN_SECONDS_RANGE: std::ops::RangeInclusive<u64> = 600..=86_400;
+const TOKEN_SECONDS_RANGE: std::ops::RangeInclusive<u64> = 600..=31_536_000;
 
 impl Asked {
     /// Answers a request that is decided here.
@@ -82,7 +82,7 @@ impl Asked {
         let seconds = spec.get("expirationSeconds").and_then(Value::as_u64).unwrap_or(TOKEN_SECONDS);
         if !TOKEN_SECONDS_RANGE.contains(&seconds) {
             return Err(Box::new(Status::bad_request(format!(
-                "spec.expirationSeconds: {seconds}: a token of a tenant lasts from 10 minutes to a day"
+                "spec.expirationSeconds: {seconds}: a token of a tenant lasts from 10 minutes to a year"
             ))));
         }
         let mut audiences: Vec<String> = spec

@@ -7,7 +7,7 @@ mod body;
 mod decided;
 mod identity;
 mod negotiate;
-mod nodes;
+mod nothing;
 mod object;
 mod selector;
 mod target;

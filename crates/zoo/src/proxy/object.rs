@@ -36,7 +36,7 @@ impl Asked {
                 let accept = negotiate::accept(&self.headers, false).ok_or_else(not_acceptable)?;
                 return self.private(method, wanted, &accept, incoming).await;
             }
-            Outcome::OwnView => return self.nodes(wanted),
+            Outcome::OwnView => return self.none_of(wanted),
             Outcome::Decided => {
                 let (group, version, kind) = wanted.kind.expect("what is decided has a kind");
                 let kind = Kind::of(group, version, kind).ok_or_else(no_such_kind)?;

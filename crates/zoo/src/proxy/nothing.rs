@@ -1,6 +1,7 @@
-//! Nodes, as a tenant sees them: none. Where its pods run is the host's business, and no address of the host is told.
+//! What a tenant can look for and does not have: nodes, because where its pods run is the host's business, and no address of the host is told;
+//! and kinds of its own, which are to come.
 //!
-//! Invariant: what is here can be read by programs that list and watch nodes, and tells nothing.
+//! Invariant: what is here can be read by programs that list and watch it, and tells nothing.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -11,14 +12,19 @@ use serde_json::json;
 use super::{Asked, Body, Wanted, json as json_response};
 
 impl Asked {
-    /// Answers a request for nodes.
-    pub(super) fn nodes(&self, wanted: &Wanted<'_>) -> Result<Response<Body>, Box<Status>> {
+    /// Answers a request for what there is none of.
+    pub(super) fn none_of(&self, wanted: &Wanted<'_>) -> Result<Response<Body>, Box<Status>> {
         let info = wanted.info;
+        let (resource, group) = (wanted.resource.resource, wanted.resource.group);
+        let dot = if group.is_empty() { "" } else { "." };
+        let api_version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
+        let kind = wanted.resource.kind;
         if wanted.is_for_one() {
-            let mut status = Status::not_found(format!("nodes {:?} not found", info.name));
+            let mut status = Status::not_found(format!("{resource}{dot}{group} {:?} not found", info.name));
             status.details = Some(Box::new(kubewharf_kube_api::status::Details {
                 name: info.name.to_string().into(),
-                kind: "nodes".into(),
+                group: group.into(),
+                kind: resource.into(),
                 ..Default::default()
             }));
             return Err(Box::new(status));
@@ -34,7 +40,7 @@ impl Asked {
                     "columnDefinitions": [], "rows": [],
                 })
             } else {
-                json!({ "kind": "NodeList", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": [] })
+                json!({ "kind": format!("{kind}List"), "apiVersion": api_version, "metadata": { "resourceVersion": version }, "items": [] })
             };
             let mut body = list.to_string().into_bytes();
             body.push(b'\n');
@@ -43,7 +49,7 @@ impl Asked {
         let mut first = Vec::new();
         if wanted.query.is_true("sendInitialEvents") {
             let bookmark = json!({ "type": "BOOKMARK", "object": {
-                "kind": "Node", "apiVersion": "v1",
+                "kind": kind, "apiVersion": api_version,
                 "metadata": { "resourceVersion": version, "annotations": { "k8s.io/initial-events-end": "true" } },
             }});
             first.push(Bytes::from(format!("{bookmark}\n")));
