@@ -111,12 +111,14 @@ fn no_answer_tells(zoo: &Zoo) -> Result<(), Failed> {
     let reading = AtomicBool::new(true);
     let findings = std::thread::scope(|scope| {
         scope.spawn(|| go_on(&tenants[1..TENANTS - 1], &reading));
-        let all: Vec<_> = READERS
-            .map(|reader| {
-                let needles = Needles::of(&tenants, reader);
-                reads::read_all(&tenants[reader], &tenants[1], &resources, &needles)
+        let readers = READERS.map(|reader| {
+            let (tenants, resources) = (&tenants, &resources);
+            scope.spawn(move || {
+                let needles = Needles::of(tenants, reader);
+                reads::read_all(&tenants[reader], &tenants[1], resources, &needles)
             })
-            .into();
+        });
+        let all = readers.map(|reader| reader.join().unwrap());
         reading.store(false, Ordering::Relaxed);
         all
     });
