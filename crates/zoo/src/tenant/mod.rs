@@ -63,7 +63,7 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    fn new(object: &TenantObject) -> Self {
+    pub(crate) fn new(object: &TenantObject) -> Self {
         Self {
             name: object.metadata.name.as_str().into(),
             names: Names::of_uid(&object.metadata.uid),
