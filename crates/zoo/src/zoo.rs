@@ -13,6 +13,7 @@ use kubewharf_upstream::SettingsError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::admin::{Admin, AdminClient};
 use crate::authz::roles::Kind;
@@ -20,7 +21,7 @@ use crate::certificates::{Authority, CertificateError, Subject};
 use crate::discovery::{self, Discovery};
 use crate::front::Front;
 use crate::kubeconfig::{Kubeconfig, KubeconfigError};
-use crate::limits::OWN_ANSWER_BYTES_MAX;
+use crate::limits::{GATHERS_AT_ONCE, OWN_ANSWER_BYTES_MAX};
 use crate::list::Sealer;
 use crate::metrics::Metrics;
 use crate::private;
@@ -139,6 +140,7 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
         discovery,
         columns,
         tokens,
+        gathers: Semaphore::new(GATHERS_AT_ONCE),
     });
     let followers = Kind::ALL.map(|kind| tokio::spawn(private::follow(kind, upstream.clone(), tenants.clone())));
     let admin = Arc::new(Admin { tenants: tenants.clone(), upstream, authority, metrics, server: server.clone() });

@@ -116,6 +116,7 @@ impl Asked {
                 Encoding::Json => "application/json",
                 Encoding::Protobuf => "application/vnd.kubernetes.protobuf",
             };
+            let _turn = self.turn(wanted).await?;
             match self.gather(wanted, kind, media).await? {
                 Listed::Failure(whole) => return self.answer(kind, whole),
                 Listed::List { first, more, version, .. } => {
