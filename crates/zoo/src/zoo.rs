@@ -19,7 +19,7 @@ use crate::admin::{Admin, AdminClient};
 use crate::authz::roles::Kind;
 use crate::certificates::{Authority, CertificateError, Subject};
 use crate::discovery::{self, Discovery};
-use crate::front::Front;
+use crate::front::{Addresses, Front, Timeouts};
 use crate::kubeconfig::{Kubeconfig, KubeconfigError};
 use crate::limits::{GATHERS_AT_ONCE, OWN_ANSWER_BYTES_MAX};
 use crate::list::Sealer;
@@ -49,6 +49,8 @@ pub struct Options {
     pub external_url: Option<String>,
     /// The certificate and key that zoo shows (PEM files), instead of one by its own authority.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Client connections at once from one address, or from one /64 of IPv6; 0: as many as all may be.
+    pub connections_per_address_max: usize,
 }
 
 /// Why zoo does not start.
@@ -144,16 +146,21 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     });
     let followers = Kind::ALL.map(|kind| tokio::spawn(private::follow(kind, upstream.clone(), tenants.clone())));
     let admin = Arc::new(Admin { tenants: tenants.clone(), upstream, authority, metrics, server: server.clone() });
+    let addresses = Addresses::new(options.connections_per_address_max);
     let front = Arc::new(Front {
         connect: Box::new(move |identity, address| {
             Arc::new(Client::new(proxy.clone(), identity.and_then(Subject::of), address))
         }),
         tls: tenants_tls.clone(),
+        addresses: addresses.clone(),
+        timeouts: Timeouts::default(),
         shutdown: shutdown.clone(),
     });
     let admin_front = Arc::new(Front {
         connect: Box::new(move |identity, address| Arc::new(AdminClient { admin: admin.clone(), identity, address })),
         tls: admin_tls.clone(),
+        addresses,
+        timeouts: Timeouts::default(),
         shutdown: shutdown.clone(),
     });
     let background = [

@@ -127,7 +127,7 @@ impl Client {
             let message = format!("tenants can only read {}", info.resource);
             return Err(Box::new(Status::forbidden_request(&asked.user.username, &info, &message)));
         }
-        if upgrade::is_upgrade(&head) {
+        if upgrade::is_wanted(&head, &info) {
             return asked.upgrade(&wanted, Request::from_parts(head, incoming)).await;
         }
         asked.serve(&method, &wanted, incoming).await
