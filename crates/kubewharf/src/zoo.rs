@@ -117,6 +117,10 @@ struct Serve {
     /// The key of that certificate (PEM).
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Client connections at once from one address, or from one /64 of IPv6; further ones are closed at once. 0: as many as all may be. All
+    /// clients behind a NAT, or behind a load balancer that replaces addresses, are one.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    connections_per_address_max: usize,
     /// How the log looks.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     log_format: Format,
@@ -161,6 +165,7 @@ fn serve(flags: Serve) -> anyhow::Result<()> {
         external_url: flags.external_url,
         storage_classes: flags.storage_class,
         tls: flags.tls_cert.zip(flags.tls_key),
+        connections_per_address_max: flags.connections_per_address_max,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start threads")?;
     runtime.block_on(async {

@@ -25,7 +25,7 @@ use crate::front::Client;
 use crate::limits::OWN_ANSWER_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::proxy::{Body, json as json_response, respond};
-use crate::tenant::{GROUP, Tenants};
+use crate::tenant::{GROUP, Tenant, Tenants};
 use crate::upstream::Upstream;
 
 /// Longest body of a request, in bytes.
@@ -117,10 +117,13 @@ impl AdminClient {
                 let attributes = json!({ "resourceAttributes": {
                     "group": GROUP, "resource": "tenants", "subresource": "certificate", "verb": "create", "name": name,
                 }});
-                self.admin.check(&caller, &attributes).await?;
+                // Both at once; what is found is told only if it may be.
+                let (may, found) = tokio::join!(self.admin.check(&caller, &attributes), self.admin.tenants.fetch(name));
+                may?;
+                let found = found.map_err(|error| Box::new(error.to_client()))?;
                 let body = Limited::new(incoming, REQUEST_BYTES_MAX).collect().await;
                 let body = body.map_err(|error| Box::new(Status::bad_request(error.to_string())))?.to_bytes();
-                self.admin.sign(name, &body).await
+                self.admin.sign(name, found.as_deref(), &body)
             }
             _ => Err(Box::new(Status::not_found("there is no such page; there are /livez, /readyz and /metrics"))),
         }
@@ -176,10 +179,9 @@ impl Admin {
         Ok(answer.get("status").cloned().unwrap_or_default())
     }
 
-    async fn sign(&self, tenant: &str, body: &[u8]) -> Result<Response<Body>, Box<Status>> {
+    fn sign(&self, tenant: &str, found: Option<&Tenant>, body: &[u8]) -> Result<Response<Body>, Box<Status>> {
         let wanted: CertificateRequest =
             serde_json::from_slice(body).map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
-        let found = self.tenants.fetch(tenant).await.map_err(|error| Box::new(error.to_client()))?;
         let found =
             found.ok_or_else(|| Box::new(Status::not_found(format!("tenants.{GROUP} \"{tenant}\" not found"))))?;
         if found.is_ending {

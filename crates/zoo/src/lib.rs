@@ -18,6 +18,7 @@ mod limits;
 mod list;
 mod metrics;
 pub mod names;
+mod places;
 mod private;
 mod proto;
 mod proxy;

@@ -20,24 +20,54 @@ pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 250;
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most that the head of a request over HTTP/1.1 may take.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an HTTP/2 connection may be without its first request.
+pub(crate) const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may then be without any; up to twice that.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause between two words about addresses with too many connections.
+pub(crate) const REFUSALS_TOLD_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause after a connection could not be accepted.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long connections may take to end when zoo stops.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lists of namespaces that one request for all of them has going at once.
 pub(crate) const LISTS_AT_ONCE: usize = 8;
+/// Lists without a limit that are read at once, for all tenants.
+pub(crate) const GATHERS_AT_ONCE: usize = 64;
+/// How long such a list waits for its turn.
+pub(crate) const GATHER_PATIENCE: Duration = Duration::from_secs(30);
 /// Namespaces of new tenants that are made at once in the background.
-pub(crate) const PROVISIONS_AT_ONCE: usize = 4;
+pub(crate) const PROVISIONS_AT_ONCE: usize = 2;
+/// How long after a tenant was made that begins.
+pub(crate) const PROVISION_DELAY: Duration = Duration::from_millis(250);
+/// How long it waits each time that a request waits for a namespace.
+pub(crate) const PROVISION_YIELD: Duration = Duration::from_millis(50);
+/// How often it waits for that.
+pub(crate) const PROVISION_YIELDS_MAX: u32 = 100;
+/// Tenants on their way out that are looked at and deleted from at once.
+pub(crate) const ENDINGS_AT_ONCE: usize = 4;
 /// The longest pause after which a write is tried again that the apiserver's authorizer refuses although the binding is there.
 pub(crate) const BINDING_PATIENCE: Duration = Duration::from_millis(500);
-/// How long an apiserver may take to agree to a stream.
+/// How long an apiserver may take to agree to a stream, or to say why it does not.
 pub(crate) const UPGRADE_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest answer that is no agreement to a stream, in bytes.
+pub(crate) const UPGRADE_ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How often a patch of a role or binding is tried that others change at the same time.
 pub(crate) const PRIVATE_TRIES_MAX: u32 = 5;
 /// Bytes of events that are kept of one kind for those who come back.
 pub(crate) const RING_BYTES_MAX: usize = 16 << 20;
-/// Events that wait for one watcher; one that falls further behind is ended, and comes back.
-pub(crate) const WATCHER_EVENTS_MAX: usize = 4096;
+/// Bytes that wait for one watcher; one that falls further behind is ended, and comes back.
+pub(crate) const WATCHER_BYTES_MAX: usize = 4 << 20;
+/// Events that wait go to a watcher's connection together, up to so many bytes.
+pub(crate) const WATCH_PIECE_BYTES: usize = 64 << 10;
+/// How far behind the newest version a shared watch begins: clients that come back after a restart are not far behind either.
+pub(crate) const HUB_LOOKS_BACK: u64 = 10_000;
+/// Watches of a tenant at once.
+pub(crate) const WATCHES_PER_TENANT_MAX: usize = 20_000;
+/// Watches of a tenant that each have one upstream.
+pub(crate) const OWN_WATCHES_PER_TENANT_MAX: usize = 200;
+/// When a client that has too many is to try again, in seconds.
+pub(crate) const WATCH_RETRY_SECONDS: u32 = 5;
 /// How long a shared watch goes on without a watcher.
 pub(crate) const HUB_IDLE: Duration = Duration::from_secs(60);
 /// How long a watch lasts at least if its client does not say; up to twice that, as at a kube-apiserver.

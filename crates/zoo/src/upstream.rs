@@ -3,6 +3,7 @@
 //! Invariant: a request is sent again only if it was certainly not processed. Who it is on behalf of, the caller has put into its headers.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -121,16 +122,22 @@ impl Answer {
     /// # Errors
     /// When the body breaks off.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        match &mut self.rest {
-            Rest::Whole(whole) => Ok(whole.take()),
-            Rest::Stream(stream) => {
-                let stream = &mut stream.0;
-                let Some(piece) = stream.data().await.transpose()? else { return Ok(None) };
-                // Fails only when the stream is over, which the next look tells.
-                let _ = stream.flow_control().release_capacity(piece.len());
-                Ok(Some(piece))
-            }
-        }
+        std::future::poll_fn(|context| self.poll_piece(context)).await
+    }
+
+    /// The same, for who polls.
+    ///
+    /// # Errors
+    /// As [`Answer::piece`].
+    pub fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, UpstreamError>> {
+        let stream = match &mut self.rest {
+            Rest::Whole(whole) => return Poll::Ready(Ok(whole.take())),
+            Rest::Stream(stream) => &mut stream.0,
+        };
+        let Some(piece) = ready!(stream.poll_data(context)).transpose()? else { return Poll::Ready(Ok(None)) };
+        // Fails only when the stream is over, which the next look tells.
+        let _ = stream.flow_control().release_capacity(piece.len());
+        Poll::Ready(Ok(Some(piece)))
     }
 
     /// All of the body.

@@ -13,14 +13,15 @@ use kubewharf_upstream::SettingsError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::admin::{Admin, AdminClient};
 use crate::authz::roles::Kind;
 use crate::certificates::{Authority, CertificateError, Subject};
 use crate::discovery::{self, Discovery};
-use crate::front::Front;
+use crate::front::{Addresses, Front, Timeouts};
 use crate::kubeconfig::{Kubeconfig, KubeconfigError};
-use crate::limits::OWN_ANSWER_BYTES_MAX;
+use crate::limits::{GATHERS_AT_ONCE, OWN_ANSWER_BYTES_MAX};
 use crate::list::Sealer;
 use crate::metrics::Metrics;
 use crate::private;
@@ -50,6 +51,8 @@ pub struct Options {
     pub storage_classes: Vec<String>,
     /// The certificate and key that zoo shows (PEM files), instead of one by its own authority.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Client connections at once from one address, or from one /64 of IPv6; 0: as many as all may be.
+    pub connections_per_address_max: usize,
 }
 
 /// Why zoo does not start.
@@ -141,19 +144,25 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
         discovery,
         columns,
         tokens,
+        gathers: Semaphore::new(GATHERS_AT_ONCE),
     });
     let followers = Kind::ALL.map(|kind| tokio::spawn(private::follow(kind, upstream.clone(), tenants.clone())));
     let admin = Arc::new(Admin { tenants: tenants.clone(), upstream, authority, metrics, server: server.clone() });
+    let addresses = Addresses::new(options.connections_per_address_max);
     let front = Arc::new(Front {
         connect: Box::new(move |identity, address| {
             Arc::new(Client::new(proxy.clone(), identity.and_then(Subject::of), address))
         }),
         tls: tenants_tls.clone(),
+        addresses: addresses.clone(),
+        timeouts: Timeouts::default(),
         shutdown: shutdown.clone(),
     });
     let admin_front = Arc::new(Front {
         connect: Box::new(move |identity, address| Arc::new(AdminClient { admin: admin.clone(), identity, address })),
         tls: admin_tls.clone(),
+        addresses,
+        timeouts: Timeouts::default(),
         shutdown: shutdown.clone(),
     });
     let background = [

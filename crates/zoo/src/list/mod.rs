@@ -73,6 +73,7 @@ impl Asked {
         kind: Kind,
         accept: &str,
     ) -> Result<Response<Body>, Box<Status>> {
+        let _turn = self.turn(wanted).await?;
         if !wanted.is_for_all_namespaces() && wanted.outcome == Outcome::Namespaced {
             return self.list_one(wanted, kind, accept).await;
         }

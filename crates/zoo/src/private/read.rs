@@ -143,6 +143,8 @@ impl Private<'_> {
 
     pub(super) async fn watch(&self) -> Result<Response<Body>, Box<Status>> {
         self.check_fields()?;
+        let (hubs, tenant) = (&self.asked.proxy.hubs, &self.asked.tenant);
+        let places = [hubs.enter(tenant)?, hubs.enter_own(tenant)?];
         let query = self.wanted.query;
         let version = query.get("resourceVersion").unwrap_or_default();
         let begins = query.get("sendInitialEvents").map(|_| query.is_true("sendInitialEvents"));
@@ -202,7 +204,7 @@ impl Private<'_> {
             event["object"] = reshaped(kind, form, include, object, columns.as_ref());
             Some(to_line(&event))
         };
-        Ok(crate::watch::reshaped(answer, first, reshape))
+        Ok(crate::watch::reshaped(answer, first, places, reshape))
     }
 
     async fn event(&self, mut event: Value) -> Result<Bytes, Box<Status>> {

@@ -24,13 +24,13 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use kubewharf_kube_api::users::PRIVILEGED_GROUP;
 use kubewharf_kube_api::{RequestInfo, Status};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use crate::authz::{self, Policy, UserInfo, impersonation};
 use crate::certificates::Subject;
 use crate::discovery::Discovery;
 use crate::front;
-use crate::limits::{OWN_ANSWER_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::limits::{GATHER_PATIENCE, OWN_ANSWER_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::list::Sealer;
 use crate::names::Names;
 use crate::rewrite::Kind;
@@ -54,6 +54,8 @@ pub(crate) struct Proxy {
     pub(crate) discovery: Arc<Discovery<Arc<Upstream>>>,
     /// The columns of tables of roles and bindings, once the apiserver has told them.
     pub(crate) columns: [OnceCell<serde_json::Value>; 4],
+    /// Lists without a limit that may be read now.
+    pub(crate) gathers: Semaphore,
 }
 
 /// A client's connection.
@@ -125,7 +127,7 @@ impl Client {
             let message = format!("tenants can only read {}", info.resource);
             return Err(Box::new(Status::forbidden_request(&asked.user.username, &info, &message)));
         }
-        if upgrade::is_upgrade(&head) {
+        if upgrade::is_wanted(&head, &info) {
             return asked.upgrade(&wanted, Request::from_parts(head, incoming)).await;
         }
         asked.serve(&method, &wanted, incoming).await
@@ -194,6 +196,18 @@ impl Asked {
             self.user = wanted.decide(&self.policy(), &self.user, info).map_err(Box::new)?;
         }
         Ok(())
+    }
+
+    /// A turn to read a list, which is in memory as a whole unless it has a limit.
+    pub(crate) async fn turn(&self, wanted: &Wanted<'_>) -> Result<Option<SemaphorePermit<'_>>, Box<Status>> {
+        let limit = wanted.query.get("limit").and_then(|limit| limit.parse::<u64>().ok());
+        if limit.is_some_and(|limit| limit > 0) {
+            return Ok(None);
+        }
+        match tokio::time::timeout(GATHER_PATIENCE, self.proxy.gathers.acquire()).await {
+            Ok(turn) => Ok(Some(turn.expect("it is never closed"))),
+            Err(_) => Err(Box::new(Status::too_many_requests("there are too many lists at once; try again", 1))),
+        }
     }
 
     /// Whether the user may do this.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::authz::roles::Kind;
-use crate::limits::{EVENT_BYTES_MAX, OWN_ANSWER_BYTES_MAX};
+use crate::limits::{EVENT_BYTES_MAX, OWN_ANSWER_BYTES_MAX, PROVISION_DELAY};
 use crate::names::{Names, TenantId};
 use crate::private;
 use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
@@ -146,7 +146,13 @@ impl Tenants {
                 self.insert(&object);
                 self.bring_about(object);
             }
-            "DELETED" => self.remove(TenantId::of_uid(&object.metadata.uid)),
+            "DELETED" => {
+                let id = TenantId::of_uid(&object.metadata.uid);
+                self.remove(id);
+                if let Some(next) = self.busy.lock().get_mut(&id) {
+                    *next = None;
+                }
+            }
             _ => {}
         }
         Ok(Some(version))
@@ -186,27 +192,63 @@ impl Tenants {
         Ok(())
     }
 
-    /// Makes, in the background, what a tenant has from the beginning; or takes away what one has that is on its way out.
+    /// Makes, in the background, what a tenant has from the beginning; or takes away what one has that is on its way out. One thing at a time
+    /// for each tenant, and then what it has become meanwhile.
     fn bring_about(self: &Arc<Self>, object: TenantObject) {
+        let id = TenantId::of_uid(&object.metadata.uid);
+        if let Some(next) = self.busy.lock().get_mut(&id) {
+            *next = Some(object);
+            return;
+        }
+        if self.is_as_it_should_be(&object) {
+            return;
+        }
+        self.busy.lock().insert(id, None);
         let this = self.clone();
         tokio::spawn(async move {
-            let name = object.metadata.name.clone();
-            let done = if object.metadata.deletion_timestamp.is_some() {
-                this.take_away(&object).await
-            } else {
-                this.make(&object).await
-            };
-            if let Err(error) = done {
-                tracing::warn!(tenant = name, %error, "the tenant is not as it should be yet");
-                // Its next event, or the next look at all of them, tries again.
+            let mut object = object;
+            loop {
+                let done = if object.metadata.deletion_timestamp.is_some() {
+                    this.take_away(&object).await
+                } else {
+                    this.make(&object).await
+                };
+                if let Err(error) = done {
+                    tracing::warn!(tenant = object.metadata.name, %error, "the tenant is not as it should be yet");
+                    // Its next event, or the next look at all of them, tries again.
+                }
+                let mut busy = this.busy.lock();
+                match busy.get_mut(&id).and_then(Option::take) {
+                    Some(next) => object = next,
+                    None => {
+                        busy.remove(&id);
+                        return;
+                    }
+                }
             }
         });
     }
 
+    /// Whether there is nothing to do for a tenant.
+    fn is_as_it_should_be(&self, object: &TenantObject) -> bool {
+        let has_finalizer = object.metadata.finalizers.iter().any(|finalizer| finalizer == FINALIZER);
+        if object.metadata.deletion_timestamp.is_some() {
+            return !has_finalizer;
+        }
+        let tenant = self.by_id(TenantId::of_uid(&object.metadata.uid));
+        has_finalizer && object.status.phase == "Active" && tenant.is_none_or(|tenant| tenant.is_complete())
+    }
+
     async fn make(self: &Arc<Self>, object: &TenantObject) -> Result<(), UpstreamError> {
+        // Whoever made the tenant goes first: what a first request needs, it makes itself.
+        tokio::time::sleep(PROVISION_DELAY).await;
         let Some(tenant) = self.by_id(TenantId::of_uid(&object.metadata.uid)) else { return Ok(()) };
-        self.ensure_all(&tenant).await?;
+        if tenant.is_ending {
+            return Ok(());
+        }
+        self.ensure_all_later(&tenant).await?;
         let _permit = self.provisions.acquire().await.expect("it is never closed");
+        self.let_requests_pass().await;
         if !object.metadata.finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             let mut finalizers = object.metadata.finalizers.clone();
             finalizers.push(FINALIZER.to_owned());
@@ -286,6 +328,7 @@ impl Tenants {
         let path = format!("/api/v1/namespaces?labelSelector={}%3D{uid}", TENANT_LABEL.replace('/', "%2F"));
         let (mut told, mut was_empty) = (String::new(), false);
         loop {
+            let look = self.endings.acquire().await.expect("it is never closed");
             let (namespaces, _): (Vec<Partial>, _) = list(&self.upstream, &path).await?;
             if namespaces.is_empty() {
                 // Another zoo may not have known yet that the tenant ends, and have made one more.
@@ -311,6 +354,7 @@ impl Tenants {
                 self.set_phase(object, &names, "Deleting", ("False", "Deleting", &message)).await?;
                 told = message;
             }
+            drop(look);
             tokio::time::sleep(PAUSE).await;
         }
         for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_namespaced()) {

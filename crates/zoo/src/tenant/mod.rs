@@ -14,14 +14,15 @@ mod policies;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use http::Method;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::limits::{OWN_ANSWER_BYTES_MAX, PROVISIONS_AT_ONCE};
+use crate::limits::{ENDINGS_AT_ONCE, OWN_ANSWER_BYTES_MAX, PROVISIONS_AT_ONCE};
 use crate::names::{Names, TenantId};
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -63,7 +64,7 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    fn new(object: &TenantObject) -> Self {
+    pub(crate) fn new(object: &TenantObject) -> Self {
         Self {
             name: object.metadata.name.as_str().into(),
             names: Names::of_uid(&object.metadata.uid),
@@ -72,6 +73,11 @@ impl Tenant {
             version: object.metadata.resource_version.as_str().into(),
             first: Default::default(),
         }
+    }
+
+    /// Whether its first namespaces are all there.
+    fn is_complete(&self) -> bool {
+        self.first.iter().all(OnceCell::initialized)
     }
 }
 
@@ -110,8 +116,14 @@ pub struct Tenants {
     port: u16,
     by_id: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     policies: policies::Policies,
-    /// Bounds what is made upstream at once.
+    /// Bounds what is made in the background at once.
     provisions: Semaphore,
+    /// Bounds what is looked at and deleted in the background at once.
+    endings: Semaphore,
+    /// Requests that wait for a namespace to be made.
+    waiting: AtomicUsize,
+    /// Tenants that something is done for in the background, and what is to be done next if they have changed meanwhile.
+    busy: Mutex<HashMap<TenantId, Option<TenantObject>>>,
 }
 
 impl Tenants {
@@ -122,6 +134,9 @@ impl Tenants {
             by_id: RwLock::default(),
             policies: policies::Policies::default(),
             provisions: Semaphore::new(PROVISIONS_AT_ONCE),
+            endings: Semaphore::new(ENDINGS_AT_ONCE),
+            waiting: AtomicUsize::new(0),
+            busy: Mutex::default(),
         })
     }
 

@@ -3,10 +3,12 @@
 //! Invariant: making one is idempotent, so that whoever finds it half made finishes it. A namespace of that name which is not the tenant's is
 //! never touched.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::limits::OWN_ANSWER_BYTES_MAX;
+use crate::limits::{OWN_ANSWER_BYTES_MAX, PROVISION_YIELD, PROVISION_YIELDS_MAX};
 use crate::upstream::UpstreamError;
 
 use super::{BINDING, CLUSTER_ROLE, FIRST_NAMESPACES, Metadata, TENANT_LABEL, Tenant, Tenants, upstream_group};
@@ -16,36 +18,82 @@ struct Named {
     metadata: Metadata,
 }
 
+/// A request that waits for a namespace.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Tenants {
-    /// Makes sure that one of the first namespaces is there. Any other one is the tenant's own business.
+    /// Makes sure that one of the first namespaces is there, because a request needs it. Any other one is the tenant's own business.
     ///
     /// # Errors
     /// When the apiserver refuses, or can't be asked.
     pub async fn ensure(&self, tenant: &Tenant, namespace: &str) -> Result<(), UpstreamError> {
         let Some(place) = FIRST_NAMESPACES.iter().position(|first| *first == namespace) else { return Ok(()) };
-        let cell = &tenant.first[place];
-        if cell.initialized() || tenant.is_ending {
+        if tenant.first[place].initialized() || tenant.is_ending {
             return Ok(());
         }
-        cell.get_or_try_init(|| async {
-            self.make_namespace(tenant, namespace).await?;
-            self.bind(tenant, namespace).await
-        })
-        .await
-        .copied()
+        let _waiting = Waiting::begin(&self.waiting);
+        self.ensure_first(tenant, place).await
     }
 
-    /// Makes sure that all of them are.
+    /// Makes sure that all of them are, because a request needs them.
     ///
     /// # Errors
     /// When the apiserver refuses, or can't be asked.
     pub async fn ensure_all(&self, tenant: &Tenant) -> Result<(), UpstreamError> {
-        for namespace in FIRST_NAMESPACES {
-            // So many at once that a request that needs its namespace now does not wait behind a crowd.
+        if tenant.is_complete() || tenant.is_ending {
+            return Ok(());
+        }
+        let _waiting = Waiting::begin(&self.waiting);
+        let all = (0..FIRST_NAMESPACES.len()).map(|place| self.ensure_first(tenant, place));
+        futures_util::future::try_join_all(all).await.map(drop)
+    }
+
+    /// The same in the background: few at once, and only while no request waits for any.
+    pub(super) async fn ensure_all_later(&self, tenant: &Tenant) -> Result<(), UpstreamError> {
+        for place in 0..FIRST_NAMESPACES.len() {
+            if tenant.first[place].initialized() {
+                continue;
+            }
             let _permit = self.provisions.acquire().await.expect("it is never closed");
-            self.ensure(tenant, namespace).await?;
+            self.let_requests_pass().await;
+            self.ensure_first(tenant, place).await?;
         }
         Ok(())
+    }
+
+    /// Waits until no request waits for a namespace, but not for ever.
+    pub(super) async fn let_requests_pass(&self) {
+        for _ in 0..PROVISION_YIELDS_MAX {
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            tokio::time::sleep(PROVISION_YIELD).await;
+        }
+    }
+
+    async fn ensure_first(&self, tenant: &Tenant, place: usize) -> Result<(), UpstreamError> {
+        if tenant.is_ending {
+            return Ok(());
+        }
+        let namespace = FIRST_NAMESPACES[place];
+        let made = tenant.first[place].get_or_try_init(|| async {
+            self.make_namespace(tenant, namespace).await?;
+            self.bind(tenant, namespace).await
+        });
+        made.await.copied()
     }
 
     /// Makes the Service by which every cluster's API is found.

@@ -5,24 +5,28 @@
 
 mod frames;
 mod hub;
+mod queue;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Response};
 use kubewharf_kube_api::Status;
 use kubewharf_upstream::Class;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::kinds::Outcome;
 use crate::limits::{ANSWER_BYTES_MAX, WATCH_LASTS};
 use crate::list::Listed;
 use crate::names::TenantId;
+use crate::places::Place;
 use crate::proxy::{Asked, Body, Broken, Media, Wanted, failed, media_of};
 use crate::rewrite::{Encoding, Kind};
 use crate::upstream::{Answer, Question};
@@ -30,15 +34,23 @@ use crate::upstream::{Answer, Question};
 pub(crate) use frames::{Facts, Splitter};
 pub(crate) use hub::Hubs;
 use hub::{Joined, Watched, Wish};
+use queue::Receiver;
 
 /// Where a watch's events come from.
 enum Source {
     /// An upstream watch of its own, which it keeps.
-    Own(Box<Answer>, Splitter),
+    Own(Box<Own>),
     /// An upstream watch of its own until the shared one has what follows.
-    CatchingUp(Box<Answer>, Splitter),
+    CatchingUp(Box<Own>),
     /// The shared watch.
-    Shared(mpsc::Receiver<Bytes>),
+    Shared(Receiver),
+}
+
+/// An upstream watch of its own.
+struct Own {
+    answer: Answer,
+    splitter: Splitter,
+    _place: Place<TenantId>,
 }
 
 /// A watch of a client.
@@ -46,9 +58,13 @@ struct Watch {
     hubs: Arc<Hubs>,
     watched: Watched,
     wish: Wish,
+    /// What goes out before anything that is still to come.
     queue: VecDeque<Bytes>,
     source: Source,
-    ends: Instant,
+    /// Nothing is still to come.
+    is_over: bool,
+    ends: Pin<Box<Sleep>>,
+    _place: Place<TenantId>,
 }
 
 impl Asked {
@@ -62,6 +78,7 @@ impl Asked {
         if wanted.outcome == Outcome::OwnCluster {
             self.proxy.tenants.ensure_all(&self.tenant).await.map_err(|error| failed(&error))?;
         }
+        let place = self.proxy.hubs.enter(&self.tenant)?;
         let query = wanted.query;
         let namespace = (wanted.outcome == Outcome::Namespaced && !wanted.is_for_all_namespaces())
             .then(|| self.names().inward(&wanted.info.namespace).into_boxed_str());
@@ -85,9 +102,10 @@ impl Asked {
         };
         let is_number = version.is_empty() || version.parse::<u64>().is_ok();
         let encoding = shared_encoding(accept);
-        let is_shared = is_plain && is_number && !has("fieldSelector") && !has("labelSelector") && !has("continue");
+        let is_shared =
+            is_plain && is_number && !["fieldSelector", "labelSelector", "continue", "limit"].into_iter().any(has);
         let Some(encoding) = encoding.filter(|_| is_shared && wanted.info.name.is_empty()) else {
-            return self.watch_alone(wanted, watched, wish, accept).await;
+            return self.watch_alone(wanted, watched, wish, accept, place).await;
         };
         let watched = Watched { encoding, ..watched };
         let ends = self.ends(wanted);
@@ -98,6 +116,7 @@ impl Asked {
                 Encoding::Json => "application/json",
                 Encoding::Protobuf => "application/vnd.kubernetes.protobuf",
             };
+            let _turn = self.turn(wanted).await?;
             match self.gather(wanted, kind, media).await? {
                 Listed::Failure(whole) => return self.answer(kind, whole),
                 Listed::List { first, more, version, .. } => {
@@ -116,14 +135,19 @@ impl Asked {
         };
         let version: u64 = version.parse().map_err(|_| Box::new(Status::internal_error("no version can be read")))?;
         let hubs = self.proxy.hubs.clone();
-        let joined = hubs.join(&watched, &wish, version);
+        let joined = if with_objects {
+            // The list is zoo's own, and its version upstream's.
+            hubs.join(&watched, &wish, version)
+        } else {
+            hubs.join_asked(&watched, &wish, version).await
+        };
         let source = match joined {
             Some(Joined { backlog, events }) => {
                 queue.extend(backlog);
                 Source::Shared(events)
             }
             None => match self.catch_up(&watched, &wish, version).await? {
-                Ok(answer) => Source::CatchingUp(Box::new(answer), Splitter::new(encoding)),
+                Ok(own) => Source::CatchingUp(Box::new(own)),
                 Err(failure) => return self.answer(kind, failure),
             },
         };
@@ -131,7 +155,8 @@ impl Asked {
             Encoding::Json => "application/json",
             Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         };
-        let watch = Watch { hubs, watched, wish, queue, source, ends };
+        let ends = Box::pin(sleep_until(ends));
+        let watch = Watch { hubs, watched, wish, queue, source, is_over: false, ends, _place: place };
         Ok(watch.into_response(HeaderValue::from_static(content_type)))
     }
 
@@ -156,7 +181,9 @@ impl Asked {
         mut watched: Watched,
         wish: Wish,
         accept: &str,
+        place: Place<TenantId>,
     ) -> Result<Response<Body>, Box<Status>> {
+        let own_place = self.proxy.hubs.enter_own(&self.tenant)?;
         let target = wanted.upstream_in(self.names(), wish.namespace.as_deref(), true, |name, _| {
             (name == "pretty").then(String::new)
         })?;
@@ -172,19 +199,21 @@ impl Asked {
         }
         let content_type = answer.headers.get(CONTENT_TYPE).cloned();
         let splitter = Splitter::new(watched.encoding);
-        let source = Source::Own(Box::new(answer), splitter);
-        let ends = self.ends(wanted) + Duration::from_secs(60);
-        let watch = Watch { hubs: self.proxy.hubs.clone(), watched, wish, queue: VecDeque::new(), source, ends };
+        let source = Source::Own(Box::new(Own { answer, splitter, _place: own_place }));
+        let ends = Box::pin(sleep_until(self.ends(wanted) + Duration::from_secs(60)));
+        let (hubs, queue) = (self.proxy.hubs.clone(), VecDeque::new());
+        let watch = Watch { hubs, watched, wish, queue, source, is_over: false, ends, _place: place };
         Ok(watch.into_response(content_type.unwrap_or(HeaderValue::from_static("application/json"))))
     }
 
-    /// An upstream watch from a version that the shared one has forgotten.
+    /// An upstream watch from a version that the shared one has forgotten, or does not know.
     async fn catch_up(
         &self,
         watched: &Watched,
         wish: &Wish,
         version: u64,
-    ) -> Result<Result<Answer, crate::upstream::Whole>, Box<Status>> {
+    ) -> Result<Result<Own, crate::upstream::Whole>, Box<Status>> {
+        let place = self.proxy.hubs.enter_own(&self.tenant)?;
         let path = match &wish.namespace {
             Some(namespace) => {
                 let (group, resource) = watched.path.rsplit_once('/').expect("it is a path");
@@ -206,65 +235,58 @@ impl Asked {
         };
         let answer = self.proxy.upstream.send(&question).await.map_err(|error| failed(&error))?;
         if answer.status.is_success() {
-            return Ok(Ok(answer));
+            return Ok(Ok(Own { answer, splitter: Splitter::new(watched.encoding), _place: place }));
         }
         Ok(Err(answer.whole(ANSWER_BYTES_MAX).await.map_err(|error| failed(&error))?))
     }
 }
 
+impl Stream for Watch {
+    type Item = Result<Bytes, Broken>;
+
+    /// The next events, as many as there are.
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.ends.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        loop {
+            if let Some(piece) = queue::piece(&mut this.queue) {
+                return Poll::Ready(Some(Ok(piece)));
+            }
+            if this.is_over {
+                return Poll::Ready(None);
+            }
+            match &mut this.source {
+                Source::Shared(events) => return events.poll_piece(context).map(|piece| piece.map(Ok)),
+                Source::Own(own) | Source::CatchingUp(own) => match own.answer.poll_piece(context) {
+                    Poll::Ready(Ok(Some(piece))) => this.is_over = !this.take(&piece),
+                    // An upstream watch that broke off ends this one, which its client resumes.
+                    Poll::Ready(_) => this.is_over = true,
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+    }
+}
+
 impl Watch {
     fn into_response(self, content_type: HeaderValue) -> Response<Body> {
-        let pieces = futures_util::stream::unfold(self, |mut watch| async move {
-            let piece = watch.next().await.transpose()?;
-            Some((piece, watch))
-        });
-        let mut response = Response::new(Body::Pieces(Box::pin(pieces)));
+        let mut response = Response::new(Body::Pieces(Box::pin(self)));
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         response
     }
 
-    /// The next event, or several; none at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        loop {
-            if let Some(frame) = self.queue.pop_front() {
-                return Ok(Some(frame));
-            }
-            let more = tokio::select! {
-                more = Self::more(&mut self.source) => more,
-                () = tokio::time::sleep_until(self.ends) => return Ok(None),
-            };
-            match more {
-                Some(More::Frame(frame)) => self.queue.push_back(frame),
-                Some(More::Piece(piece)) => {
-                    if !self.take(&piece) {
-                        return Ok(self.queue.pop_front());
-                    }
-                }
-                None => return Ok(None),
-            }
-        }
-    }
-
-    async fn more(source: &mut Source) -> Option<More> {
-        match source {
-            Source::Shared(events) => events.recv().await.map(More::Frame),
-            // An upstream watch that broke off ends this one, which its client resumes.
-            Source::Own(answer, _) | Source::CatchingUp(answer, _) => {
-                answer.piece().await.ok().flatten().map(More::Piece)
-            }
-        }
-    }
-
     /// Takes a piece of an upstream watch; false when this is the end.
     fn take(&mut self, piece: &[u8]) -> bool {
-        let is_catching_up = matches!(self.source, Source::CatchingUp(..));
-        if let Source::Own(_, splitter) | Source::CatchingUp(_, splitter) = &mut self.source {
-            splitter.push(piece);
+        let is_catching_up = matches!(self.source, Source::CatchingUp(_));
+        if let Source::Own(own) | Source::CatchingUp(own) = &mut self.source {
+            own.splitter.push(piece);
         }
         loop {
-            let (Source::Own(_, splitter) | Source::CatchingUp(_, splitter)) = &mut self.source else { return true };
-            let frame = match splitter.next() {
+            let (Source::Own(own) | Source::CatchingUp(own)) = &mut self.source else { return true };
+            let frame = match own.splitter.next() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return true,
                 Err(error) => {
@@ -284,10 +306,16 @@ impl Watch {
                     None => return false,
                 }
             }
-            if is_catching_up
-                && facts.version > 0
-                && let Some(Joined { backlog, events }) = self.hubs.join(&self.watched, &self.wish, facts.version)
-            {
+            if !is_catching_up || facts.version == 0 || facts.kind == "ERROR" {
+                continue;
+            }
+            let joined = if facts.kind == "BOOKMARK" {
+                // Upstream is there itself, so the shared watch may begin here.
+                self.hubs.join(&self.watched, &self.wish, facts.version)
+            } else {
+                self.hubs.rejoin(&self.watched, &self.wish, facts.version)
+            };
+            if let Some(Joined { backlog, events }) = joined {
                 self.queue.extend(backlog);
                 self.source = Source::Shared(events);
                 return true;
@@ -310,29 +338,28 @@ impl Watch {
 pub(crate) fn reshaped(
     answer: Answer,
     first: Vec<Bytes>,
+    places: [Place<TenantId>; 2],
     reshape: impl Fn(&[u8]) -> Option<Bytes> + Send + 'static,
 ) -> Response<Body> {
     let state = (answer, Splitter::new(Encoding::Json), VecDeque::from(first), reshape);
-    let pieces = futures_util::stream::unfold(state, |(mut answer, mut splitter, mut queue, reshape)| async move {
-        loop {
-            if let Some(frame) = queue.pop_front() {
-                return Some((Ok(frame), (answer, splitter, queue, reshape)));
+    let pieces = futures_util::stream::unfold(
+        (state, places),
+        |((mut answer, mut splitter, mut queue, reshape), places)| async {
+            loop {
+                if let Some(piece) = queue::piece(&mut queue) {
+                    return Some((Ok(piece), ((answer, splitter, queue, reshape), places)));
+                }
+                // Whatever ends it upstream, or can't be shown, ends it here.
+                splitter.push(&answer.piece().await.ok()??);
+                while let Some(frame) = splitter.next().ok()? {
+                    queue.push_back(reshape(&frame)?);
+                }
             }
-            // Whatever ends it upstream, or can't be shown, ends it here.
-            splitter.push(&answer.piece().await.ok()??);
-            while let Some(frame) = splitter.next().ok()? {
-                queue.push_back(reshape(&frame)?);
-            }
-        }
-    });
+        },
+    );
     let mut response = Response::new(Body::Pieces(Box::pin(pieces)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
-}
-
-enum More {
-    Frame(Bytes),
-    Piece(Bytes),
 }
 
 /// Whether all rows of an event that is a table are of this tenant's objects.
