@@ -1,6 +1,8 @@
 //! What a tenant is answered differently on purpose. A difference that is not in this table is a bug, and so is a line of
 //! this table that the tests do not meet. COMPAT.md says the same to users: it holds each reason, word by word.
 
+use std::sync::LazyLock;
+
 /// An operation that is answered differently, with the reason.
 pub(super) struct Deviation {
     /// The test, such as `kubectl/nodes`, or [`ANY`].
@@ -12,6 +14,16 @@ pub(super) struct Deviation {
     /// Why.
     pub(super) reason: &'static str,
 }
+
+/// A line each: the test, a part of the operation, a part of the answer, the reason; between tabs.
+static DEVIATIONS: LazyLock<Vec<Deviation>> = LazyLock::new(|| {
+    let read = |line: &'static str| {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [group, operation, answer, reason] = fields[..] else { panic!("not four fields: {line}") };
+        Deviation { group, operation, answer, reason }
+    };
+    include_str!("deviations.txt").lines().map(read).collect()
+});
 
 /// Any test. Such a deviation need not be met in each.
 pub(super) const ANY: &str = "*";

@@ -25,18 +25,23 @@ const GROUPS: &[(&str, &str)] = &[
     ("network", include_str!("operations/network.txt")),
     ("quota", include_str!("operations/quota.txt")),
     ("events", include_str!("operations/events.txt")),
-    ("storage", include_str!("operations/storage.txt")),
     ("rbac", include_str!("operations/rbac.txt")),
     ("reviews", include_str!("operations/reviews.txt")),
     ("tokens", include_str!("operations/tokens.txt")),
-    ("crds", include_str!("operations/crds.txt")),
     ("discovery", include_str!("operations/discovery.txt")),
     ("errors", include_str!("operations/errors.txt")),
-    ("cluster", include_str!("operations/cluster.txt")),
-    ("nodes", include_str!("operations/nodes.txt")),
     ("system", include_str!("operations/system.txt")),
     ("late", include_str!("operations/late.txt")),
 ];
+
+/// What tenants do not have yet. These groups run if [`TO_COME_VARIABLE`] is set, to see how far it is.
+const TO_COME: &[(&str, &str)] = &[
+    ("storage", include_str!("operations/storage.txt")),
+    ("crds", include_str!("operations/crds.txt")),
+    ("cluster", include_str!("operations/cluster.txt")),
+    ("nodes", include_str!("operations/nodes.txt")),
+];
+const TO_COME_VARIABLE: &str = "KUBEWHARF_ZOO_TO_COME";
 
 /// A test for each group.
 pub(super) fn trials(world: &Arc<World>) -> Vec<Trial> {
@@ -44,7 +49,8 @@ pub(super) fn trials(world: &Arc<World>) -> Vec<Trial> {
         let world = world.clone();
         Trial::test(format!("kubectl/{group}"), move || compare(&world, group, text))
     };
-    GROUPS.iter().map(trial).collect()
+    let to_come = if std::env::var_os(TO_COME_VARIABLE).is_some() { TO_COME } else { &[] };
+    GROUPS.iter().chain(to_come).map(trial).collect()
 }
 
 /// Runs a group on both sides at once.

@@ -173,8 +173,11 @@ impl Asked {
                 let user = known.account.user();
                 json!({ "authenticated": true, "user": user, "audiences": known.audiences })
             }
-            Ok(_) => json!({ "error": "[invalid bearer token]" }),
-            Err(why) => json!({ "error": format!("[invalid bearer token, {why}]") }),
+            Ok(_) => json!({ "error": "invalid bearer token", "user": {} }),
+            Err(why) => {
+                tracing::debug!(why, "a token is not good");
+                json!({ "error": "invalid bearer token", "user": {} })
+            }
         };
         review["kind"] = "TokenReview".into();
         review["apiVersion"] = "authentication.k8s.io/v1".into();

@@ -54,6 +54,12 @@ impl<'a> Wanted<'a> {
             return Err(Box::new(refusal.status(group, resource, subresource)));
         }
         let known = kinds::find(group, resource).expect("it is served");
+        if known.namespaced && info.namespace.is_empty() && !is_read && known.outcome != Outcome::Decided {
+            let mut status = Status::bad_request("the server does not allow this method on the requested resource");
+            status.code = 405;
+            status.reason = kubewharf_kube_api::status::Reason::MethodNotAllowed;
+            return Err(Box::new(status));
+        }
         // One object of a namespaced kind is in a namespace.
         if known.namespaced && info.namespace.is_empty() && name.is_some() {
             return Err(no_such());
