@@ -20,6 +20,8 @@ pub const PREFIX_LENGTH: usize = PREFIX_START.len() + ID_LENGTH + 1;
 /// The longest name that a tenant's namespace can have: Kubernetes allows 63 characters upstream.
 pub const NAMESPACE_LENGTH_MAX: usize = 63 - PREFIX_LENGTH;
 
+/// Characters of a UID, as kube-apiserver makes them.
+const UID_LENGTH: usize = 36;
 /// Base 32, as in names of DNS.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
@@ -165,13 +167,17 @@ impl Names {
 
     /// Text for people that kube-apiserver or a controller wrote, with the tenant's own names in it.
     ///
-    /// The prefix is taken away wherever it is. A tenant does not know it, so it can't be part of what the tenant wrote.
+    /// The prefix is taken away wherever it is, and so is the UID. A tenant knows neither, so they can't be part of what the tenant wrote.
     #[must_use]
     pub fn text_outward<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if memchr::memmem::find(text.as_bytes(), &self.prefix).is_none() {
-            return Cow::Borrowed(text);
+        let has = |part: &[u8]| memchr::memmem::find(text.as_bytes(), part).is_some();
+        // A UID of one of ours, and not what a test takes for one.
+        let has_uid = self.uid.len() >= UID_LENGTH && has(self.uid.as_bytes());
+        match (has(&self.prefix), has_uid) {
+            (false, false) => Cow::Borrowed(text),
+            (_, false) => Cow::Owned(text.replace(self.prefix(), "")),
+            (_, true) => Cow::Owned(text.replace(self.prefix(), "").replace(&*self.uid, "")),
         }
-        Cow::Owned(text.replace(self.prefix(), ""))
     }
 }
 
