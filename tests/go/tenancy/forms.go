@@ -110,15 +110,19 @@ func path(e example, namespace, more string) string {
 
 // forms asks for tables and for metadata alone, of each kind, in lists, single and as they change.
 func forms(s *session) {
-	for _, e := range examples() {
-		named := name(e.object)
-		if !e.namespaced {
-			named = "tenancy-forms"
-		}
-		if e.kind == "Namespace" {
+	made := func(e example) string {
+		switch {
+		case e.kind == "Namespace":
 			// That one is there.
-			named = s.other
-		} else {
+			return s.other
+		case e.namespaced:
+			return name(e.object)
+		}
+		return "tenancy-forms"
+	}
+	for _, e := range examples() {
+		named := made(e)
+		if e.kind != "Namespace" {
 			client := s.dynamic.Resource(e.resource)
 			var err error
 			if e.namespaced {
@@ -130,6 +134,16 @@ func forms(s *session) {
 				s.tell("create "+e.resource.String(), nil, err)
 			}
 		}
+	}
+	// What tables show of these comes from controllers.
+	settled := until(func() bool {
+		job, err := s.typed.BatchV1().Jobs(s.other).Get(s.ctx, "example", metav1.GetOptions{})
+		quota, errOfQuota := s.typed.CoreV1().ResourceQuotas(s.other).Get(s.ctx, "example", metav1.GetOptions{})
+		return err == nil && errOfQuota == nil && len(job.Status.Conditions) > 0 && len(quota.Status.Hard) > 0
+	})
+	s.tell("controllers have seen them", settled, nil)
+	for _, e := range examples() {
+		named := made(e)
 		one, chosen := path(e, s.other, "/"+named), "?labelSelector="+marked
 		if e.kind == "Namespace" {
 			chosen = "?fieldSelector=" + url.QueryEscape("metadata.name="+named)

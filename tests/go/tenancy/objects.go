@@ -142,7 +142,7 @@ func examples() []example {
 			ObjectMeta: labelled("example"),
 			Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{
 				"count/widgets.example.com":                                          resource.MustParse("10"),
-				"gold.storageclass.storage.k8s.io/requests.storage":                  resource.MustParse("10Gi"),
+				"silver.storageclass.storage.k8s.io/requests.storage":                resource.MustParse("10Gi"),
 				corev1.ResourceName("requests." + "example.com/" + "special-device"): resource.MustParse("1"),
 			}},
 		}),

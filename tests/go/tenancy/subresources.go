@@ -7,6 +7,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 )
 
 func subresources(s *session) {
@@ -20,11 +21,16 @@ func subresources(s *session) {
 	}
 	scale, err := apps.GetScale(s.ctx, "sub", metav1.GetOptions{})
 	s.tell("get a scale", scale, err)
-	if err == nil {
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		// A controller may be faster.
+		if scale, err = apps.GetScale(s.ctx, "sub", metav1.GetOptions{}); err != nil {
+			return err
+		}
 		scale.Spec.Replicas = 3
 		scale, err = apps.UpdateScale(s.ctx, "sub", scale, metav1.UpdateOptions{})
-		s.tell("update a scale", scale, err)
-	}
+		return err
+	})
+	s.tell("update a scale", scale, err)
 	scale, err = apps.GetScale(s.ctx, "nothing", metav1.GetOptions{})
 	s.tell("get the scale of none", scale, err)
 	pod, err := core.Pods(s.namespace).Get(s.ctx, "sub", metav1.GetOptions{})

@@ -35,6 +35,7 @@ const GROUPS: &[(&str, &str)] = &[
     ("cluster", include_str!("operations/cluster.txt")),
     ("nodes", include_str!("operations/nodes.txt")),
     ("system", include_str!("operations/system.txt")),
+    ("late", include_str!("operations/late.txt")),
 ];
 
 /// A test for each group.

@@ -35,12 +35,12 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
         // Times: RFC 3339, and those that kubectl prints.
         rule(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[ ]?[+-]\d\d:?\d\d( \w+)?)", "<time>"),
         rule(r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "<time>"),
-        rule(r#"(?m)(^|\s|\()(\d+[dhms]){1,2}(\s|$|\)|;|")"#, "$1<age>$3"),
+        rule(r#"(?m)(^|\s|\(|")(\d+[dhms]){1,2}(\s|$|\)|;|")"#, "$1<age>$3"),
         // Revisions of the store.
         rule(r#"(resource[vV]ersion\\*"?: ?\\*"?)\d{1,15}\b"#, "$1<rv>"),
         rule(r"(resource version:? )\d+( \(\d+\))?", "$1<rv>"),
         rule(r"(resourceVersion=)\d+", "$1<rv>"),
-        rule(r"(resourceVersion:\s+)\d+", "$1<rv>"),
+        rule(r"(resourceVersion:\s+|Resource Version:\s+)\d+", "$1<rv>"),
         rule(r"(ResourceVersion in record )\(\d+\)", "$1(<rv>)"),
         rule(r#"("?continue"?: ?"?)[A-Za-z0-9_-]{20,}={0,2}"#, "$1<continue>"),
         // Addresses of services and ports of nodes.

@@ -8,6 +8,8 @@
 //! @editor SCRIPT                  its KUBE_EDITOR is that script of sed
 //! @background NAME REGEX          it goes on beside the next ones once it has printed that
 //! @sorted                         the order of its lines is not compared
+//! @last                           only the last line is compared: those before it tell what was waited for
+//! @distinct                       a line that is told again at once is compared once
 //! @untold                         what it prints is not compared
 //! @exits                          what it prints is not compared, but whether it fails is
 //! $ create namespace 'a b' <<END  kubectl's arguments in shell's quotes, and its standard input
@@ -26,7 +28,7 @@ const TEXT: &str = " <<";
 pub(super) enum Step {
     File { name: String, text: String },
     Run(Operation),
-    Finish { line: usize, name: String, until: Regex },
+    Finish { line: usize, name: String, until: Regex, options: Options },
 }
 
 /// One call of kubectl.
@@ -49,6 +51,8 @@ pub(super) struct Options {
     pub(super) editor: Option<String>,
     pub(super) background: Option<(String, Regex)>,
     pub(super) sorted: bool,
+    pub(super) last: bool,
+    pub(super) distinct: bool,
     pub(super) untold: bool,
     pub(super) exits: bool,
 }
@@ -95,9 +99,16 @@ pub(super) fn parse(text: &str) -> Vec<Step> {
             "@editor" => options.editor = Some(rest.to_owned()),
             "@background" => options.background = Some((name.to_owned(), needed())),
             "@sorted" => options.sorted = true,
+            "@last" => options.last = true,
+            "@distinct" => options.distinct = true,
             "@untold" => options.untold = true,
             "@exits" => options.exits = true,
-            "@finish" => steps.push(Step::Finish { line, name: name.to_owned(), until: needed() }),
+            "@finish" => steps.push(Step::Finish {
+                line,
+                name: name.to_owned(),
+                until: needed(),
+                options: std::mem::take(&mut options),
+            }),
             _ => panic!("line {line}: {content}"),
         }
     }

@@ -11,7 +11,7 @@ use kubewharf_testkit::kubernetes::Kubectl;
 use regex::Regex;
 
 use super::normal;
-use super::script::{Operation, Step};
+use super::script::{Operation, Options, Step};
 
 /// No operation takes longer, on a busy machine either.
 const OPERATION_WITHIN: Duration = Duration::from_secs(60);
@@ -73,7 +73,11 @@ impl Side {
                     std::fs::write(self.folder.path().join("work").join(name), self.filled(text)).unwrap();
                 }
                 Step::Run(operation) => outcomes.push(self.operate(operation)),
-                Step::Finish { name, until, .. } => outcomes.push(self.finish(name, until)),
+                Step::Finish { name, until, options, .. } => {
+                    let mut outcome = self.finish(name, until);
+                    reduce(options, &mut outcome);
+                    outcomes.push(outcome);
+                }
             }
         }
         // What nobody finished ends with the group.
@@ -131,15 +135,7 @@ impl Side {
                 _ => outcome.wrong.push(format!("no {name} in it")),
             }
         }
-        if options.sorted {
-            outcome.output = normal::sorted(&outcome.output);
-        }
-        if options.untold {
-            outcome.code = 0;
-        }
-        if options.untold || options.exits {
-            (outcome.output, outcome.error) = (String::new(), String::new());
-        }
+        reduce(options, &mut outcome);
         outcome
     }
 
@@ -189,6 +185,8 @@ impl Side {
             .env("HOME", folder)
             .env("KUBERC", "off")
             .env("TZ", "UTC")
+            // It ends before it needs to.
+            .env("GOGC", "off")
             .env("TMPDIR", folder.join("tmp"))
             .stdout(File::create(&output).unwrap())
             .stderr(File::create(&error).unwrap());
@@ -203,6 +201,27 @@ impl Side {
             command.stdin(Stdio::null());
         }
         Running { child: command.spawn().unwrap(), output, error, begun: Instant::now() }
+    }
+}
+
+/// Leaves of an outcome what is to be compared.
+fn reduce(options: &Options, outcome: &mut Outcome) {
+    if options.sorted {
+        outcome.output = normal::sorted(&outcome.output);
+    }
+    if options.last {
+        outcome.output = outcome.output.lines().next_back().unwrap_or_default().to_owned();
+    }
+    if options.distinct {
+        let mut lines: Vec<&str> = outcome.output.lines().collect();
+        lines.dedup();
+        outcome.output = lines.join("\n");
+    }
+    if options.untold {
+        outcome.code = 0;
+    }
+    if options.untold || options.exits {
+        (outcome.output, outcome.error) = (String::new(), String::new());
     }
 }
 
