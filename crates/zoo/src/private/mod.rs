@@ -391,11 +391,19 @@ impl Private<'_> {
 
     /// Keeps a new object.
     async fn store(&self, mut object: Value, query: String) -> Result<Whole, Refused> {
-        stored::inward(self.kind, self.asked.names(), &mut object, true);
+        let names = self.asked.names();
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        stored::inward(self.kind, names, &mut object, true);
         let path = stored::path(self.kind, self.asked.names(), self.namespace());
         let target = format!("{path}?{}", query.trim_start_matches('&'));
         let whole = self.send(Method::POST, target, "application/json", to_line(&object)).await?;
-        if whole.status.is_success() { Ok(whole) } else { Err(Refused::Answer(Box::new(whole))) }
+        if whole.status.is_success() {
+            return Ok(whole);
+        }
+        // The name as it is kept may be written otherwise.
+        let kept = stored::name(self.kind, names, &name);
+        let body = String::from_utf8_lossy(&whole.body).replace(&kept, &name).into_bytes().into();
+        Err(Refused::Answer(Box::new(Whole { body, ..whole })))
     }
 
     /// The kept object, or the default of its name, which is kept from now on.

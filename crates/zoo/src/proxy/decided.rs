@@ -32,10 +32,7 @@ impl Asked {
         incoming: Incoming,
     ) -> Result<Response<Body>, Box<Status>> {
         if *method != Method::POST {
-            let mut status = Status::bad_request("the server does not allow this method on the requested resource");
-            status.code = 405;
-            status.reason = kubewharf_kube_api::status::Reason::MethodNotAllowed;
-            return Err(Box::new(status));
+            return Err(Box::new(super::target::not_allowed()));
         }
         let body = self.read_body(incoming).await?;
         let body = self.body_json(kind, &body)?;

