@@ -312,6 +312,22 @@ fn objects_in_objects_have_an_end() {
     assert!(matches!(rewrite(kind("v1", "List"), CREATE, &deep), Err(RewriteError::Malformed(_))));
 }
 
+#[test]
+fn what_a_tenant_wrote_unchecked_keeps_nobody_from_reading() {
+    let revision = kind("apps/v1", "ControllerRevision");
+    let tenant = r#"{"data":{"spec":{"template":{"spec":{"affinity":[{"namespaces":["a"]}]}}}}}"#;
+    assert!(rewrite(revision, CREATE, tenant).is_err(), "a pod has no such affinity");
+    outward(
+        revision,
+        r#"{"data":{"spec":{"template":{"spec":{"affinity":["P-a"]}}}}}"#,
+        &tenant.replace(r#"{"namespaces":["a"]}"#, r#""a""#),
+    );
+    let body =
+        |data: &str| Bytes::default().field(2, Bytes::default().field(1, data)).body("apps/v1", "ControllerRevision");
+    let read = rewrite_wire(revision, Direction::Outward, &body(&upstream(r#"{"spec":["P-a","#))).unwrap();
+    assert_eq!(read, body(r#"{"spec":["a","#));
+}
+
 /// A message of protobuf, field by field.
 #[derive(Default, Clone)]
 struct Bytes(Vec<u8>);
