@@ -112,7 +112,7 @@ impl Walk<'_> {
                 }
                 Some((index, rule)) => {
                     let bit = 1u64 << index;
-                    if seen & bit != 0 && rule.once() {
+                    if seen & bit != 0 && rule.once() && !self.outward() {
                         return Err(refused(rule.name, "the field is given twice"));
                     }
                     seen |= bit;
@@ -235,7 +235,18 @@ impl Walk<'_> {
 
     pub(super) fn json_one(&mut self, scan: &mut Scan<'_>, what: What) -> Fallible<Verdict> {
         match what {
-            What::Enter(node) | What::Json(node) => self.json_object(scan, self.node(node)),
+            What::Enter(node) => self.json_object(scan, self.node(node)),
+            What::Json(node) => {
+                let start = scan.at;
+                self.json_or_text(
+                    scan,
+                    |walk, scan| walk.json_object(scan, walk.node(node)),
+                    |scan| {
+                        scan.at = start;
+                        scan.skip()
+                    },
+                )
+            }
             What::Value(op) => self.json_string(scan, op),
             What::Object => self.json_dynamic(scan),
             What::Domains => self.domain_verdict(&scan.string()?.text()?),
@@ -246,6 +257,28 @@ impl Walk<'_> {
             }
             What::Entries(_) | What::Slot(_) | What::Withhold | What::Deny(_) => scan.malformed("no list of this"),
         }
+    }
+
+    /// Walks through JSON that nobody has checked. Outward it must not keep the object around it from being read: if it is not what it should
+    /// be, it is text.
+    pub(super) fn json_or_text(
+        &mut self,
+        scan: &mut Scan<'_>,
+        walk_through: impl FnOnce(&mut Self, &mut Scan<'_>) -> Fallible<Verdict>,
+        skip: impl FnOnce(&mut Scan<'_>) -> Fallible<()>,
+    ) -> Fallible<Verdict> {
+        let (start, mark, base) = (scan.at, self.edits.mark(), self.held.len());
+        let walked = walk_through(self, scan);
+        if walked.is_ok() || !self.outward() {
+            return walked;
+        }
+        self.edits.truncate(mark);
+        self.held.truncate(base);
+        skip(scan)?;
+        for found in memchr::memmem::find_iter(&scan.input[start..scan.at], self.names.prefix()) {
+            self.edits.remove(start + found, start + found + PREFIX_LENGTH);
+        }
+        Ok(Verdict::Keep)
     }
 
     fn json_string(&mut self, scan: &mut Scan<'_>, op: Op) -> Fallible<Verdict> {

@@ -3,7 +3,8 @@
 //! Bytes, not types: a body is walked once along the fields that say something about a tenant's place, and is copied with those changed. What
 //! is unknown stays as it is, so a newer Kubernetes needs no other table. The table is in three parts: what the API's messages look like
 //! ([`schema`], generated), what is done with which field ([`marks`], by hand), and both compiled ([`plan`]). JSON ([`json`]) and protobuf
-//! ([`wire`]) are walked by the same rules ([`walk`]).
+//! ([`wire`]) are walked by the same rules ([`walk`]), and so are patches ([`mod@patch`]). For kinds that are decided here, bodies can be had in
+//! the other encoding ([`transcode`]).
 //!
 //! Invariant: nothing here does input or output, and no bytes make it panic. Inward, everything that names a namespace or an own
 //! cluster-scoped object is the tenant's, or the body is refused. Outward, no name is told that isn't the tenant's, and none as it is upstream.

@@ -65,7 +65,7 @@ pub(super) static INWARD: LazyLock<Plan> = LazyLock::new(|| Plan::compile(false)
 pub(super) static OUTWARD: LazyLock<Plan> = LazyLock::new(|| Plan::compile(true));
 
 impl Rule {
-    /// The field may come once only, as what is decided in it would be wrong if kube-apiserver merged two.
+    /// Inward the field may come once only, as what is decided in it would be wrong if kube-apiserver merged two.
     pub(super) fn once(&self) -> bool {
         self.addition.is_some()
             || !matches!(self.what, What::Value(_) | What::Entries(_) | What::Deny(_) | What::Withhold)
@@ -230,8 +230,6 @@ impl Compiler {
                     assert!(self.nodes[child].whole.is_none(), "{} is inlined", self.messages[child].name);
                     self.flatten_into(child, json);
                 }
-                // In JSON, JSON is an object as any other.
-                What::Json(child) => json.push(Rule { what: What::Enter(child), ..rule.clone() }),
                 _ => json.push(rule.clone()),
             }
         }

@@ -308,9 +308,46 @@ fn of_custom_resources_only_the_metadata_is_rewritten() {
 }
 
 #[test]
+fn bodies_of_subresources_are_known_by_their_own_kind() {
+    let pod = kind("v1", "Pod");
+    both_ways(
+        pod,
+        r#"{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"a","namespace":"b"}}"#,
+        r#"{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"a","namespace":"P-b"}}"#,
+    );
+    both_ways(
+        kind("apps/v1", "Deployment"),
+        r#"{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"namespace":"b"},"spec":{"replicas":2}}"#,
+        r#"{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"namespace":"P-b"},"spec":{"replicas":2}}"#,
+    );
+    both_ways(
+        pod,
+        r#"{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u"}}"#,
+        r#"{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u"}}"#,
+    );
+    assert_eq!(type_of(Encoding::Json, br#"{"items":[{"kind":"Pod"}],"kind":"PodList"}"#).unwrap().kind, "PodList");
+}
+
+#[test]
 fn objects_in_objects_have_an_end() {
     let deep = r#"{"apiVersion":"v1","kind":"List","items":["#.repeat(10_000);
     assert!(matches!(rewrite(kind("v1", "List"), CREATE, &deep), Err(RewriteError::Malformed(_))));
+}
+
+#[test]
+fn what_a_tenant_wrote_unchecked_keeps_nobody_from_reading() {
+    let revision = kind("apps/v1", "ControllerRevision");
+    let tenant = r#"{"data":{"spec":{"template":{"spec":{"affinity":[{"namespaces":["a"]}]}}}}}"#;
+    assert!(rewrite(revision, CREATE, tenant).is_err(), "a pod has no such affinity");
+    outward(
+        revision,
+        r#"{"data":{"spec":{"template":{"spec":{"affinity":["P-a"]}}}}}"#,
+        &tenant.replace(r#"{"namespaces":["a"]}"#, r#""a""#),
+    );
+    let body =
+        |data: &str| Bytes::default().field(2, Bytes::default().field(1, data)).body("apps/v1", "ControllerRevision");
+    let read = rewrite_wire(revision, Direction::Outward, &body(&upstream(r#"{"spec":["P-a","#))).unwrap();
+    assert_eq!(read, body(r#"{"spec":["a","#));
 }
 
 /// A message of protobuf, field by field.

@@ -18,7 +18,7 @@ use super::{Direction, Refusal, RewriteError, Unchanged, Write};
 use crate::names::Names;
 
 /// How deep objects in strings in objects may be. Deeper ones are text.
-const EMBEDDED_MAX: u8 = 3;
+pub(super) const EMBEDDED_MAX: u8 = 3;
 /// How deep objects in objects may be. A list in an event of a watch is two.
 const OBJECTS_MAX: u8 = 8;
 

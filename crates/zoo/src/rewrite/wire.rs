@@ -163,7 +163,7 @@ impl Walk<'_> {
                 return malformed(&format!("a field {} of a wrong type", rule.name), found.span.tag);
             }
             let bit = 1u64 << index;
-            if seen & bit != 0 && rule.shape == Shape::One && rule.once() {
+            if seen & bit != 0 && rule.shape == Shape::One && rule.once() && !self.outward() {
                 return Err(refused(rule.name, "the field is given twice"));
             }
             seen |= bit;
@@ -256,7 +256,16 @@ impl Walk<'_> {
                 walk.wire_json(input, content, |walk, scan| walk.json_dynamic(scan))
             }),
             What::Json(node) => self.wire_raw(input, field, |walk, content| {
-                walk.wire_json(input, content, |walk, scan| walk.json_one(scan, What::Enter(node)))
+                walk.wire_json(input, content, |walk, scan| {
+                    let whole = |walk: &mut Self, scan: &mut Scan<'_>| {
+                        let verdict = walk.json_object(scan, walk.node(node))?;
+                        scan.end().map(|()| verdict)
+                    };
+                    walk.json_or_text(scan, whole, |scan| {
+                        scan.at = scan.input.len();
+                        Ok(())
+                    })
+                })
             }),
             What::Cell | What::Entries(_) | What::Slot(_) | What::Withhold | What::Deny(_) => Ok(KEPT),
         }

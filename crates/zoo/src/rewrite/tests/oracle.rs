@@ -9,11 +9,16 @@ use super::super::marks::{ADDITIONS, Addition, Entry, Mark, RESERVED, Slot, WHOL
 use super::super::plan::{child, lookup, mark};
 use super::super::schema::{self, Message, Shape};
 use super::super::value::Op;
+use super::super::walk::EMBEDDED_MAX;
 use super::*;
 
 /// What is wrong with an object that goes upstream.
 pub(super) fn offences(kind: Kind, object: &Value, created: bool) -> Vec<String> {
-    let mut oracle = Oracle { offences: Vec::new(), created };
+    offences_at(kind, object, created, 0)
+}
+
+fn offences_at(kind: Kind, object: &Value, created: bool, embedded: u8) -> Vec<String> {
+    let mut oracle = Oracle { offences: Vec::new(), created, embedded };
     oracle.message(kind.message(), object, "");
     oracle.offences
 }
@@ -21,6 +26,8 @@ pub(super) fn offences(kind: Kind, object: &Value, created: bool) -> Vec<String>
 struct Oracle {
     offences: Vec<String>,
     created: bool,
+    /// Strings around the object.
+    embedded: u8,
 }
 
 impl Oracle {
@@ -118,9 +125,11 @@ impl Oracle {
         let Some(inner) = value.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok()) else { return };
         let text = |field: &str| inner[field].as_str().unwrap_or_default();
         let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
-        if let Some(kind) = Kind::of(group, version, text("kind")) {
+        if let Some(kind) = Kind::of(group, version, text("kind"))
+            && self.embedded < EMBEDDED_MAX
+        {
             // A denied field is denied around it.
-            let inner = offences(kind, &inner, false);
+            let inner = offences_at(kind, &inner, false, self.embedded + 1);
             self.offences.extend(inner.into_iter().map(|offence| format!("{path}: {offence}")));
         }
     }
