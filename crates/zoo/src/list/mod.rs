@@ -379,6 +379,8 @@ impl Asked {
             // Without a limit, which this list does not have, the same words mean something else.
             let matched = match (&*matched, &*version) {
                 ("", "" | "0") => "",
+                // A watch may say so of no version, and then begins with what is there now; a list may not.
+                (_, "") if wanted.info.verb == "watch" => "",
                 ("", _) if has_limit && wanted.info.verb != "watch" => "Exact",
                 ("", _) => "NotOlderThan",
                 (matched, _) => matched,

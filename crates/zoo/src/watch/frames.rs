@@ -141,7 +141,10 @@ pub(crate) fn added(encoding: Encoding, api_version: &str, kind: &str, object: &
                     frame.push(b',');
                 }
             }
-            frame.extend_from_slice(fields);
+            // An apiserver breaks lines for clients that look like people; an event is one line, and within a string there is no break.
+            for line in fields.split(|byte| *byte == b'\n') {
+                frame.extend_from_slice(line);
+            }
             frame.extend_from_slice(b"}\n");
         }
         Encoding::Protobuf => put_event(&mut frame, "ADDED", api_version, kind, object),
@@ -233,6 +236,10 @@ mod tests {
         let facts = Facts { kind: "ADDED", name: "a", namespace: "b", version: 12 };
         assert_eq!(Facts::of(Encoding::Json, &frame), Ok(facts));
         assert_eq!(scan::text(&frame, &["object", "kind"]), Some("ConfigMap"));
+        let broken = b"{\n  \"metadata\": {\n    \"name\": \"a\"\n  }\n}";
+        let line = added(Encoding::Json, "v1", "ConfigMap", broken);
+        assert_eq!(memchr::memchr(b'\n', &line), Some(line.len() - 1));
+        assert_eq!(Facts::of(Encoding::Json, &line).map(|facts| facts.name), Ok("a"));
         let end = initial_end(Encoding::Json, "apps/v1", "Deployment", "9");
         assert_eq!(Facts::of(Encoding::Json, &end).map(|facts| facts.version), Ok(9));
 
