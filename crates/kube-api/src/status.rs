@@ -257,6 +257,26 @@ impl Status {
         Self::new(404, Reason::NotFound, message)
     }
 
+    /// 404: there is no such resource at all.
+    #[must_use]
+    pub fn resource_not_found() -> Self {
+        Self::not_found("the server could not find the requested resource")
+    }
+
+    /// 405: the resource does not have this verb.
+    #[must_use]
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(405, Reason::MethodNotAllowed, message)
+    }
+
+    /// 409: there is an object of this name already.
+    #[must_use]
+    pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
+        let message = format!("{} {} already exists", qualified(group, resource), quoted(name));
+        Self::new(409, Reason::AlreadyExists, message).with_details(details_of_object(group, resource, name))
+    }
+
     /// 406: there is no answer in a form that the client takes.
     #[must_use]
     pub fn not_acceptable(message: impl Into<Cow<'static, str>>) -> Self {

@@ -86,7 +86,7 @@ impl DiscoveryError {
         match self {
             Self::Upstream(error) => error.to_client(),
             Self::Pausing => Status::service_unavailable("the apiserver can't be reached; try again"),
-            Self::Missing { .. } => Status::not_found("the server could not find the requested resource"),
+            Self::Missing { .. } => Status::resource_not_found(),
             Self::Content { .. } => Status::internal_error("the apiserver's document can't be used"),
         }
     }

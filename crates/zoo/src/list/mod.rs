@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::kinds::Outcome;
 use crate::limits::{ANSWER_BYTES_MAX, LISTS_AT_ONCE};
-use crate::proxy::{Asked, Body, Media, Wanted, failed, media_of};
+use crate::proxy::{Asked, Body, Media, Wanted, escape, failed, media_of};
 use crate::rewrite::Kind;
 use crate::tenant::TENANT_LABEL;
 use crate::upstream::{Question, Whole};
@@ -439,17 +439,4 @@ pub(crate) fn has_selector(wanted: &Wanted<'_>) -> bool {
 /// Namespaces in the order of the keys of their objects, in which a slash follows the name.
 fn sort_key(namespace: &str) -> String {
     format!("{namespace}/")
-}
-
-pub(crate) fn escape(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut escaped, byte| {
-        use std::fmt::Write as _;
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
-            escaped.push(char::from(byte));
-        } else {
-            // Writing to a string can't fail.
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-        escaped
-    })
 }

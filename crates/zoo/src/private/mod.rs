@@ -1,7 +1,8 @@
 //! A tenant's roles and bindings: kept upstream as zoo's own kinds ([`stored`]), over the defaults that every cluster has.
 //!
-//! The apiserver behind still does what it does best: it checks and completes an object, as one of the real kind in a dry run; it merges and
-//! applies patches, keeps versions, tells watches. What an object grants is checked here before it is written.
+//! The apiserver behind still does what it does best: it checks and completes an object, as one of the real kind in a dry run; it merges what is
+//! applied, keeps versions, tells watches. Other patches are applied here, so that what they come to is what is checked; and what an object
+//! grants is checked before it is written.
 //!
 //! Invariant: nothing that grants something is written unless whoever writes it has all of it, or may grant what it has not.
 
@@ -23,7 +24,9 @@ use crate::authz::defaults::{self, Shown};
 use crate::authz::escalation;
 use crate::authz::roles::{Kind, Object, RBAC_API_VERSION, RBAC_GROUP};
 use crate::limits::{ANSWER_BYTES_MAX, PRIVATE_TRIES_MAX};
-use crate::proxy::{Asked, Body, Media, Wanted, failed, json as json_response, media_of, segment};
+use crate::proxy::{
+    Asked, Body, Media, Wanted, escape, failed, json as json_response, json_line, media_of, respond, segment,
+};
 use crate::upstream::{Question, Whole};
 
 pub(crate) use follow::follow;
@@ -59,8 +62,9 @@ impl Asked {
         let form = Form::of_accept(accept).ok_or_else(|| {
             Box::new(Status::not_acceptable("only the following media types are accepted: application/json"))
         })?;
-        if wanted.info.api_version != "v1" {
-            return Err(Box::new(Status::not_found("the server could not find the requested resource")));
+        // Nor is one object watched by its path: whoever may watch one would watch all of them.
+        if wanted.info.api_version != "v1" || (wanted.info.verb == "watch" && wanted.is_for_one()) {
+            return Err(Box::new(Status::resource_not_found()));
         }
         let mut path = stored::path(kind, self.names(), &wanted.info.namespace);
         if wanted.is_for_one() {
@@ -178,15 +182,7 @@ impl Private<'_> {
     }
 
     fn not_found(&self) -> Response<Body> {
-        let mut status =
-            Status::not_found(format!("{}.{RBAC_GROUP} {:?} not found", self.kind.resource(), self.name()));
-        status.details = Some(Box::new(kubewharf_kube_api::status::Details {
-            name: self.name().to_owned().into(),
-            group: RBAC_GROUP.into(),
-            kind: self.kind.resource().into(),
-            ..Default::default()
-        }));
-        crate::proxy::respond(&status)
+        respond(&Status::object_not_found(RBAC_GROUP, self.kind.resource(), self.name()))
     }
 
     /// One object, in the form that the client wants.
@@ -206,7 +202,7 @@ impl Private<'_> {
                 shape::table(self.kind, Some(&columns), &objects, &meta, version, self.include(), crate::time::now())
             }
         };
-        let mut response = json_response(status, to_line(&shown));
+        let mut response = json_response(status, json_line(&shown));
         for (name, value) in self.asked.client_headers(headers) {
             if let Some(name) = name
                 && name != CONTENT_TYPE
@@ -291,7 +287,7 @@ impl Private<'_> {
             if matches!(&*name, "fieldManager" | "fieldValidation" | "force" | "pretty")
                 || (name == "dryRun" && !dry_run)
             {
-                query += &format!("&{name}={}", crate::list::escape(&value));
+                query += &format!("&{name}={}", escape(&value));
             }
         }
         if dry_run {
@@ -328,7 +324,7 @@ impl Private<'_> {
             self.kind.resource(),
             self.query(true).trim_start_matches('&')
         );
-        let whole = self.send(Method::POST, target, "application/json", to_line(&trial)).await?;
+        let whole = self.send(Method::POST, target, "application/json", json_line(&trial)).await?;
         if !whole.status.is_success() {
             return Err(Refused::Answer(Box::new(whole)));
         }
@@ -371,17 +367,7 @@ impl Private<'_> {
         self.check_grant(&object, None)?;
         let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         if self.default_object(self.namespace(), name).is_some() {
-            let mut status =
-                Status::bad_request(format!("{}.{RBAC_GROUP} {name:?} already exists", self.kind.resource()));
-            status.code = 409;
-            status.reason = kubewharf_kube_api::status::Reason::AlreadyExists;
-            status.details = Some(Box::new(kubewharf_kube_api::status::Details {
-                name: name.to_owned().into(),
-                group: RBAC_GROUP.into(),
-                kind: self.kind.resource().into(),
-                ..Default::default()
-            }));
-            return Err(Box::new(status).into());
+            return Err(Box::new(Status::already_exists(RBAC_GROUP, self.kind.resource(), name)).into());
         }
         let whole = self.store(object, self.query(false)).await?;
         let object = self.read(&whole)?;
@@ -396,7 +382,7 @@ impl Private<'_> {
         stored::inward(self.kind, names, &mut object, true);
         let path = stored::path(self.kind, self.asked.names(), self.namespace());
         let target = format!("{path}?{}", query.trim_start_matches('&'));
-        let whole = self.send(Method::POST, target, "application/json", to_line(&object)).await?;
+        let whole = self.send(Method::POST, target, "application/json", json_line(&object)).await?;
         if whole.status.is_success() {
             return Ok(whole);
         }
@@ -454,7 +440,7 @@ impl Private<'_> {
         let mut kept = object;
         stored::inward(self.kind, self.asked.names(), &mut kept, true);
         let target = format!("{}?{}", self.path, self.query(false).trim_start_matches('&'));
-        let whole = self.send(Method::PUT, target, "application/json", to_line(&kept)).await?;
+        let whole = self.send(Method::PUT, target, "application/json", json_line(&kept)).await?;
         self.written(whole).await
     }
 
@@ -551,7 +537,7 @@ impl Private<'_> {
                     old.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
             }
             let target = |dry_run| format!("{}?{}", self.path, self.query(dry_run).trim_start_matches('&'));
-            let body = to_line(&inward);
+            let body = json_line(&inward);
             let tried = self.send(Method::PATCH, target(true), APPLY, body.clone()).await?;
             let is_stale =
                 |whole: &Whole| whole.status == StatusCode::CONFLICT && !asked_version && is_about_version(&whole.body);
@@ -616,7 +602,7 @@ impl Private<'_> {
         if let Some(items) = list.get_mut("items").and_then(Value::as_array_mut) {
             items.retain_mut(|object| stored::outward(self.kind, names, object));
         }
-        Ok(json_response(StatusCode::OK, to_line(&list)))
+        Ok(json_response(StatusCode::OK, json_line(&list)))
     }
 
     /// A field selector as it is for kept objects. Only two fields are known; see [`Private::check_fields`].
@@ -651,7 +637,7 @@ impl Private<'_> {
         let query: Vec<&str> = query.split('&').filter(|part| !part.starts_with("fieldSelector=")).collect();
         let mut target = format!("{path}?{}", query.join("&"));
         if let Some(fields) = self.wanted.query.get("fieldSelector").filter(|fields| !fields.is_empty()) {
-            target += &format!("&fieldSelector={}", crate::list::escape(&self.kept_fields(&fields)));
+            target += &format!("&fieldSelector={}", escape(&self.kept_fields(&fields)));
         }
         Ok(target)
     }
@@ -685,7 +671,7 @@ fn make_name(object: &mut Value) {
 fn wanted_query(path: String, wanted: &Wanted<'_>) -> String {
     let mut target = path;
     for (place, (name, value)) in wanted.query.iter().enumerate() {
-        target += &format!("{}{name}={}", if place == 0 { "?" } else { "&" }, crate::list::escape(&value));
+        target += &format!("{}{name}={}", if place == 0 { "?" } else { "&" }, escape(&value));
     }
     target
 }
@@ -696,10 +682,4 @@ fn default_uid(tenant_uid: &str, kind: Kind, namespace: &str, name: &str) -> Str
     let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     let hex: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-5{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
-}
-
-fn to_line(value: &Value) -> Bytes {
-    let mut text = value.to_string().into_bytes();
-    text.push(b'\n');
-    text.into()
 }

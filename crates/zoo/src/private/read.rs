@@ -12,11 +12,11 @@ use crate::authz::defaults;
 use crate::authz::roles::RBAC_API_VERSION;
 use crate::limits::ANSWER_BYTES_MAX;
 use crate::list::Place;
-use crate::proxy::{Body, failed, json as json_response};
+use crate::proxy::{Body, escape, failed, json as json_response, json_line};
 use crate::upstream::Question;
 
 use super::shape::{self, Form};
-use super::{Private, Refused, stored, to_line};
+use super::{Private, Refused, stored};
 
 /// All objects that a request wants, in their order, and the version they are of.
 pub(super) struct Found {
@@ -74,7 +74,7 @@ impl Private<'_> {
                 "items": objects.into_iter().map(without_type).collect::<Vec<_>>(),
             }),
         };
-        Ok(json_response(http::StatusCode::OK, to_line(&list)))
+        Ok(json_response(http::StatusCode::OK, json_line(&list)))
     }
 
     /// Everything that is wanted: now, or as it was at a place's version.
@@ -161,7 +161,7 @@ impl Private<'_> {
                 first.push(self.event(json!({ "type": "ADDED", "object": object })).await?);
             }
             if begins == Some(true) {
-                first.push(to_line(&json!({ "type": "BOOKMARK", "object": {
+                first.push(json_line(&json!({ "type": "BOOKMARK", "object": {
                     "kind": self.kind.name(), "apiVersion": RBAC_API_VERSION,
                     "metadata": { "resourceVersion": from, "annotations": { "k8s.io/initial-events-end": "true" } },
                 }})));
@@ -170,8 +170,7 @@ impl Private<'_> {
         let names = self.asked.names();
         let target = self.collection_target(&stored::path(self.kind, names, self.namespace()))?;
         let bookmarks = if query.is_true("allowWatchBookmarks") { "&allowWatchBookmarks=true" } else { "" };
-        let lasts =
-            query.get("timeoutSeconds").map(|seconds| format!("&timeoutSeconds={}", crate::list::escape(&seconds)));
+        let lasts = query.get("timeoutSeconds").map(|seconds| format!("&timeoutSeconds={}", escape(&seconds)));
         // The version that it goes on from, and no other that the client may have given.
         let target =
             target.split('&').filter(|part| !part.starts_with("resourceVersion")).collect::<Vec<_>>().join("&");
@@ -202,7 +201,7 @@ impl Private<'_> {
             }
             let object = object.take();
             event["object"] = reshaped(kind, form, include, object, columns.as_ref());
-            Some(to_line(&event))
+            Some(json_line(&event))
         };
         Ok(crate::watch::reshaped(answer, first, places, reshape))
     }
@@ -214,7 +213,7 @@ impl Private<'_> {
         };
         let object = event["object"].take();
         event["object"] = reshaped(self.kind, self.form, self.include(), object, columns.as_ref());
-        Ok(to_line(&event))
+        Ok(json_line(&event))
     }
 }
 

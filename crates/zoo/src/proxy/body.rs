@@ -76,6 +76,13 @@ pub(crate) fn respond(status: &Status) -> Response<Body> {
     response
 }
 
+/// JSON as kube-apiserver writes it: with a line break at its end.
+pub(crate) fn json_line(value: &serde_json::Value) -> Bytes {
+    let mut text = value.to_string().into_bytes();
+    text.push(b'\n');
+    text.into()
+}
+
 /// An answer in JSON.
 pub(crate) fn json(code: StatusCode, body: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::Whole(body));

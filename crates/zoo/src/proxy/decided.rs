@@ -2,7 +2,6 @@
 //!
 //! Invariant: the answer is about the tenant alone. Nothing of it is asked upstream but whether a service account is there.
 
-use bytes::Bytes;
 use http::header::USER_AGENT;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -15,7 +14,7 @@ use crate::rewrite::Kind;
 use crate::time::{now, rfc3339};
 use crate::tokens::{Account, TOKEN_AUDIENCE};
 
-use super::{Asked, Body, Wanted, failed, json as json_response, segment};
+use super::{Asked, Body, Wanted, failed, json as json_response, json_line, segment};
 
 /// How long a token lasts if its request does not say.
 const TOKEN_SECONDS: u64 = 3600;
@@ -32,7 +31,7 @@ impl Asked {
         incoming: Incoming,
     ) -> Result<Response<Body>, Box<Status>> {
         if *method != Method::POST {
-            return Err(Box::new(super::target::not_allowed()));
+            return Err(Box::new(Status::method_not_allowed()));
         }
         let body = self.read_body(incoming).await?;
         let body = self.body_json(kind, &body)?;
@@ -66,13 +65,7 @@ impl Asked {
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{name}", self.names().inward(&info.namespace));
         let found = self.object(&path).await?;
         let Some(found) = found else {
-            let mut status = Status::not_found(format!("serviceaccounts {:?} not found", info.name));
-            status.details = Some(Box::new(kubewharf_kube_api::status::Details {
-                name: info.name.to_string().into(),
-                kind: "serviceaccounts".into(),
-                ..Default::default()
-            }));
-            return Err(Box::new(status));
+            return Err(Box::new(Status::object_not_found("", "serviceaccounts", &info.name)));
         };
         let uid = found.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
         let spec = request.get("spec").cloned().unwrap_or_default();
@@ -114,7 +107,7 @@ impl Asked {
             "boundObjectRef": spec.get("boundObjectRef").cloned().unwrap_or_default(),
         });
         request["status"] = json!({ "token": token, "expirationTimestamp": rfc3339(begins + seconds) });
-        Ok(json_response(StatusCode::CREATED, to_line(&request)))
+        Ok(json_response(StatusCode::CREATED, json_line(&request)))
     }
 
     /// Kind, name and UID of what a token shall be bound to: it must be there.
@@ -182,16 +175,10 @@ impl Asked {
             review["metadata"] = json!({});
         }
         review["status"] = status;
-        Ok(json_response(StatusCode::CREATED, to_line(&review)))
+        Ok(json_response(StatusCode::CREATED, json_line(&review)))
     }
 
     async fn is_still_there(&self, account: &Account) -> Result<bool, Box<Status>> {
         self.proxy.is_still_there(&self.tenant, account).await.map_err(|error| failed(&error))
     }
-}
-
-fn to_line(value: &Value) -> Bytes {
-    let mut text = value.to_string().into_bytes();
-    text.push(b'\n');
-    text.into()
 }

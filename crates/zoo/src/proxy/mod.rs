@@ -40,9 +40,9 @@ use crate::tokens::{Account, TOKEN_AUDIENCE, Tokens};
 use crate::upstream::{Upstream, UpstreamError};
 use crate::watch::Hubs;
 
-pub(crate) use body::{Body, Broken, json, respond};
+pub(crate) use body::{Body, Broken, json, json_line, respond};
 pub(crate) use negotiate::{Media, of_body as media_of};
-pub(crate) use target::{Wanted, segment};
+pub(crate) use target::{Wanted, escape, segment};
 
 /// What all requests share.
 pub(crate) struct Proxy {
@@ -245,10 +245,10 @@ impl Asked {
                 let query = target.split_once('?').map(|(_, query)| query);
                 match self.proxy.discovery.respond(path, query, &self.headers).await {
                     Some(response) => Ok(response.map(Body::Whole)),
-                    None => Err(Box::new(Status::not_found("the server could not find the requested resource"))),
+                    None => Err(Box::new(Status::resource_not_found())),
                 }
             }
-            _ => Err(Box::new(Status::not_found("the server could not find the requested resource"))),
+            _ => Err(Box::new(Status::resource_not_found())),
         }
     }
 

@@ -3,31 +3,22 @@
 //!
 //! Invariant: what is here can be read by programs that list and watch it, and tells nothing.
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use kubewharf_kube_api::Status;
 use serde_json::json;
 
-use super::{Asked, Body, Wanted, json as json_response};
+use super::{Asked, Body, Wanted, json as json_response, json_line};
 
 impl Asked {
     /// Answers a request for what there is none of.
     pub(super) fn none_of(&self, wanted: &Wanted<'_>) -> Result<Response<Body>, Box<Status>> {
         let info = wanted.info;
         let (resource, group) = (wanted.resource.resource, wanted.resource.group);
-        let dot = if group.is_empty() { "" } else { "." };
         let api_version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
         let kind = wanted.resource.kind;
         if wanted.is_for_one() {
-            let mut status = Status::not_found(format!("{resource}{dot}{group} {:?} not found", info.name));
-            status.details = Some(Box::new(kubewharf_kube_api::status::Details {
-                name: info.name.to_string().into(),
-                group: group.into(),
-                kind: resource.into(),
-                ..Default::default()
-            }));
-            return Err(Box::new(status));
+            return Err(Box::new(Status::object_not_found(group, resource, &info.name)));
         }
         // Any version will do for what never changes; that of the tenant's own object is one that its API has had.
         let version = &*self.tenant.version;
@@ -42,9 +33,7 @@ impl Asked {
             } else {
                 json!({ "kind": format!("{kind}List"), "apiVersion": api_version, "metadata": { "resourceVersion": version }, "items": [] })
             };
-            let mut body = list.to_string().into_bytes();
-            body.push(b'\n');
-            return Ok(json_response(StatusCode::OK, body.into()));
+            return Ok(json_response(StatusCode::OK, json_line(&list)));
         }
         let mut first = Vec::new();
         if wanted.query.is_true("sendInitialEvents") {
@@ -52,7 +41,7 @@ impl Asked {
                 "kind": kind, "apiVersion": api_version,
                 "metadata": { "resourceVersion": version, "annotations": { "k8s.io/initial-events-end": "true" } },
             }});
-            first.push(Bytes::from(format!("{bookmark}\n")));
+            first.push(json_line(&bookmark));
         }
         let ends = self.ends(wanted);
         let pieces = futures_util::stream::unfold(first, move |mut first| async move {

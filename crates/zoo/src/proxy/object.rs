@@ -370,24 +370,16 @@ enum Place {
 /// What a plain apiserver says of a write in a namespace that is not there.
 fn not_there(wanted: &Wanted<'_>) -> Box<Status> {
     let info = wanted.info;
-    let (name, group, kind) = if info.verb == "create" && info.subresource.is_empty() {
-        (info.namespace.to_string(), "", "namespaces")
+    let is_new = info.verb == "create" && info.subresource.is_empty();
+    Box::new(if is_new {
+        Status::object_not_found("", "namespaces", &info.namespace)
     } else {
-        (info.name.to_string(), &*info.api_group, &*info.resource)
-    };
-    let dot = if group.is_empty() { "" } else { "." };
-    let mut status = Status::not_found(format!("{kind}{dot}{group} {name:?} not found"));
-    status.details = Some(Box::new(kubewharf_kube_api::status::Details {
-        name: name.into(),
-        group: group.to_owned().into(),
-        kind: kind.to_owned().into(),
-        ..Default::default()
-    }));
-    Box::new(status)
+        Status::object_not_found(&info.api_group, &info.resource, &info.name)
+    })
 }
 
 fn no_such_kind() -> Box<Status> {
-    Box::new(Status::not_found("the server could not find the requested resource"))
+    Box::new(Status::resource_not_found())
 }
 
 fn not_acceptable() -> Box<Status> {

@@ -29,7 +29,7 @@ impl<'a> Wanted<'a> {
     /// Understands a request for a resource; refuses what tenants do not have, and what is not said in one of the ways that are understood.
     pub(crate) fn of(method: &Method, info: &'a RequestInfo<'a>, query: &'a str) -> Result<Self, Box<Status>> {
         let (group, resource, subresource) = (&*info.api_group, &*info.resource, &*info.subresource);
-        let no_such = || Box::new(Status::not_found("the server could not find the requested resource"));
+        let no_such = || Box::new(Status::resource_not_found());
         let is_read = matches!(*method, Method::GET | Method::HEAD);
         let is_method_of_verb = match &*info.verb {
             "get" | "list" | "watch" => is_read,
@@ -41,7 +41,7 @@ impl<'a> Wanted<'a> {
             _ => false,
         };
         if info.verb.is_empty() {
-            return Err(Box::new(not_allowed()));
+            return Err(Box::new(Status::method_not_allowed()));
         }
         let mut parts = info.parts.iter();
         let (_, name, third) = (parts.next(), parts.next(), parts.next());
@@ -58,7 +58,7 @@ impl<'a> Wanted<'a> {
         }
         let known = kinds::find(group, resource).expect("it is served");
         if known.namespaced && info.namespace.is_empty() && !is_read && known.outcome != Outcome::Decided {
-            return Err(Box::new(not_allowed()));
+            return Err(Box::new(Status::method_not_allowed()));
         }
         // One object of a namespaced kind is in a namespace.
         if known.namespaced && info.namespace.is_empty() && name.is_some() {
@@ -257,14 +257,6 @@ fn unescape(text: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(String::from_utf8_lossy(&unescaped).into_owned()))
 }
 
-/// A verb that the resource does not have.
-pub(super) fn not_allowed() -> Status {
-    let mut status = Status::bad_request("the server does not allow this method on the requested resource");
-    status.code = 405;
-    status.reason = kubewharf_kube_api::status::Reason::MethodNotAllowed;
-    status
-}
-
 /// Whether a tenant can have a namespace of this name: a label of DNS.
 fn is_namespace(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -281,6 +273,13 @@ pub(crate) fn segment(name: &str) -> Result<String, Box<Status>> {
         return Err(Box::new(Status::bad_request("a name is missing in the path")));
     }
     Ok(segment)
+}
+
+/// Text as it is in a query.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    push_escaped(&mut escaped, text);
+    escaped
 }
 
 /// Adds a segment of a path, escaped.

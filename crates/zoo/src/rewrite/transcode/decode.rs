@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{DEPTH_MAX, SCHEMA, Special, time};
+use super::{DEPTH_MAX, SCHEMA, Special};
 use crate::rewrite::scan::{Fallible, escape};
 use crate::rewrite::schema::{self, Field, Message, Shape, Type};
 use crate::rewrite::walk::Span;
 use crate::rewrite::wire::{Envelope, Fields, Found, MAGIC, MapEntry, malformed, text};
 use crate::rewrite::{Kind, RewriteError};
+use crate::time;
 
 /// A body with its envelope.
 pub(super) fn body(expected: Kind, input: &[u8]) -> Fallible<Vec<u8>> {

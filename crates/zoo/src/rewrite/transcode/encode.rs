@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use super::{SCHEMA, Special, time};
+use super::{SCHEMA, Special};
 use crate::rewrite::edits::put_varint;
 use crate::rewrite::json::type_of;
 use crate::rewrite::scan::{Fallible, Scan};
@@ -14,6 +14,7 @@ use crate::rewrite::schema::{self, Field, Message, Shape, Type};
 use crate::rewrite::walk::refused;
 use crate::rewrite::wire::{MAGIC, delimited};
 use crate::rewrite::{Kind, RewriteError};
+use crate::time;
 
 /// A body with its envelope.
 pub(super) fn body(expected: Kind, input: &[u8]) -> Fallible<Vec<u8>> {

@@ -7,7 +7,6 @@
 
 mod decode;
 mod encode;
-mod time;
 
 use super::{Kind, RewriteError};
 
