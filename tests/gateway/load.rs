@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, MutexGuard};
 use std::time::{Duration, Instant};
 
-use kubewharf_testkit::go_program;
 use kubewharf_testkit::http::{Answer, Client};
 use kubewharf_testkit::process::{Process, Spec};
+use kubewharf_testkit::{go_program, informers};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, WITHIN, alone};
@@ -65,11 +65,7 @@ impl Load {
 
     /// What happened so far.
     pub(crate) fn report(&self) -> Value {
-        let text = self.process.log_text().unwrap();
-        // The last line may be half written.
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let line = whole.lines().rev().find(|line| line.starts_with('{')).unwrap_or("null");
-        serde_json::from_str(line).unwrap()
+        informers::report(&self.process).unwrap()
     }
 
     /// Waits for a report.
@@ -89,7 +85,7 @@ impl Load {
     /// Waits until every informer holds what there is now, while nobody writes.
     pub(crate) fn wait_until_all_is_known(&mut self) {
         let list = self.client.get(CONFIG_MAPS).unwrap().ok().unwrap();
-        let digest = digest(&list);
+        let digest = informers::digest(&list);
         self.wait("all informers hold what there is", |report| {
             report["informers"]["stores"] == json!({&*digest: INFORMERS})
         });
@@ -139,19 +135,6 @@ impl Load {
 
 fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"text": "x".repeat(500)}})
-}
-
-/// As `tests/go/informers` makes it of an informer's store.
-fn digest(list: &Value) -> String {
-    let metadata = list["items"].as_array().unwrap().iter().map(|item| &item["metadata"]);
-    let line = |of: &Value| format!("{} {}\n", of["name"].as_str().unwrap(), of["resourceVersion"].as_str().unwrap());
-    let mut lines: Vec<String> = metadata.map(line).collect();
-    lines.sort();
-    let hash = lines
-        .concat()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{hash:016x}")
 }
 
 /// Does that while objects are created, changed and deleted. What fails there is tried again: a request that changes

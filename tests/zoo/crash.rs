@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kubewharf_testkit::go_program;
 use kubewharf_testkit::http::Client;
 use kubewharf_testkit::process::{Process, Spec};
+use kubewharf_testkit::{go_program, informers};
 use serde_json::{Value, json};
 
 use crate::fixture::{Tenant, WITHIN, Zoo, wait};
@@ -38,17 +38,13 @@ impl Informers {
             .arg("-connections=6")
             .start()
             .unwrap();
-        let informers = Self(process);
-        wait("all informers are in step", || informers.report()["informers"]["synced"] == INFORMERS);
-        informers
+        let started = Self(process);
+        wait("all informers are in step", || started.report()["informers"]["synced"] == INFORMERS);
+        started
     }
 
     fn report(&self) -> Value {
-        let text = self.0.log_text().unwrap();
-        // The last line may be half written.
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let line = whole.lines().rev().find(|line| line.starts_with('{')).unwrap_or("null");
-        serde_json::from_str(line).unwrap()
+        informers::report(&self.0).unwrap()
     }
 }
 
@@ -59,7 +55,7 @@ pub(crate) fn clients_go_on_and_no_tenant_stays_half_made() {
         let path = "/api/v1/namespaces/default/configmaps";
         tenant.client().post(path, &config_map("first")).unwrap().ok().unwrap();
     }
-    let informers: Vec<Informers> = tenants.iter().map(Informers::start).collect();
+    let followers: Vec<Informers> = tenants.iter().map(Informers::start).collect();
     let host = zoo.cluster.apiserver.client();
     let stop = AtomicBool::new(false);
     let mut half_made = Vec::new();
@@ -91,12 +87,12 @@ pub(crate) fn clients_go_on_and_no_tenant_stays_half_made() {
         }
         kills.unwrap();
     });
-    for (tenant, informers) in tenants.iter().zip(&informers) {
+    for (tenant, follower) in tenants.iter().zip(&followers) {
         let list = tenant.client().get("/api/v1/namespaces/default/configmaps").unwrap().ok().unwrap();
-        let expected = json!({ digest(&list): INFORMERS });
+        let expected = json!({ informers::digest(&list): INFORMERS });
         let deadline = Instant::now() + WITHIN;
         loop {
-            let report = informers.report();
+            let report = follower.report();
             if report["informers"]["stores"] == expected {
                 assert_eq!(report["informers"]["lists"], INFORMERS, "some listed again: {report:#}");
                 break;
@@ -159,17 +155,4 @@ fn write_until(stop: &AtomicBool, host: &Client, namespace: &str) {
         }
         number += 1;
     }
-}
-
-/// As `tests/go/informers` makes it of an informer's store.
-fn digest(list: &Value) -> String {
-    let metadata = list["items"].as_array().unwrap().iter().map(|item| &item["metadata"]);
-    let line = |of: &Value| format!("{} {}\n", of["name"].as_str().unwrap(), of["resourceVersion"].as_str().unwrap());
-    let mut lines: Vec<String> = metadata.map(line).collect();
-    lines.sort();
-    let hash = lines
-        .concat()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{hash:016x}")
 }

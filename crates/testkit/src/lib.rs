@@ -8,6 +8,7 @@ pub mod error;
 pub mod folder;
 pub mod go_program;
 pub mod http;
+pub mod informers;
 pub mod kubernetes;
 pub mod pki;
 pub mod process;
