@@ -37,13 +37,14 @@ fn a_control_plane_comes_up_proves_itself_and_comes_up_again_with_its_data() {
         assert!(ended.success(), "{log}");
         assert_eq!(log.matches("checked: the namespace and all in it are deleted").count(), runs, "{log}");
         assert_eq!(log.matches("checked: the gateway uses both kube-apiservers").count(), runs, "{log}");
+        assert_eq!(log.matches("checked: the tenant has namespaces and objects of its own").count(), runs, "{log}");
         let stopped = log.lines().filter(|line| line.contains(" stopped after"));
-        let stopped: Vec<&str> = stopped.filter_map(|line| line.split(' ').next()).skip(5 * (runs - 1)).collect();
-        assert_eq!(stopped[..2], ["kube-controller-manager", "kubegateway"], "{log}");
-        let mut apiservers = stopped[2..4].to_vec();
+        let stopped: Vec<&str> = stopped.filter_map(|line| line.split(' ').next()).skip(6 * (runs - 1)).collect();
+        assert_eq!(stopped[..3], ["kubezoo", "kube-controller-manager", "kubegateway"], "{log}");
+        let mut apiservers = stopped[3..5].to_vec();
         apiservers.sort_unstable();
         assert_eq!(apiservers, ["kube-apiserver-1", "kube-apiserver-2"], "{log}");
-        assert_eq!(stopped[4..], ["kubebrain"], "{log}");
+        assert_eq!(stopped[5..], ["kubebrain"], "{log}");
         assert!(!log.contains(" killed"), "{log}");
     }
     let mut interrupted = spec(&folder, &data).arg("--check").start().unwrap();
@@ -103,7 +104,7 @@ fn a_control_plane_keeps_its_folder_and_its_store_to_itself_and_killed_leaves_no
 
     let children: Vec<PathBuf> =
         processes(&log).map(|(_, process)| PathBuf::from(format!("/proc/{process}"))).collect();
-    assert_eq!(children.len(), 5, "{log}");
+    assert_eq!(children.len(), 6, "{log}");
     assert!(children.iter().all(|child| child.exists()));
     up.kill();
     wait_until("all processes have ended", Duration::from_secs(60), || children.iter().all(|child| !is_alive(child)));
