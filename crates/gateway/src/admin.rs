@@ -16,13 +16,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kubewharf_foundation::Shutdown;
+use kubewharf_front::{ACCEPT_PAUSE, HEAD_TIMEOUT};
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::config::Source;
-use crate::limits::{ACCEPT_PAUSE, ADMIN_CONNECTIONS_MAX, HEAD_TIMEOUT};
+use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::proxy::Proxy;
 
 /// What the listener shows.

@@ -12,21 +12,21 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use kubewharf_front::watchdog::{self, Deadlines};
+use kubewharf_front::{Broken, Inbound, Pause};
 use kubewharf_upstream::{Lease, Pieces, UpgradeLease};
 use memchr::memmem;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
 use crate::drain::Turn;
-use crate::guard::Pause;
 use crate::limit::Admission;
 use crate::limits::{
     READ_OFF_BYTES_MAX, READ_OFF_TIMEOUT, REPLAY_BYTES_MAX, SEND_PIECE_BYTES_MAX, WATCH_END_NOT_BEFORE,
 };
 use crate::record::Record;
-use crate::watchdog::{self, Deadlines};
 
 /// The body of an answer to a client.
 pub(crate) enum Body {
@@ -141,52 +141,6 @@ impl http_body::Body for Body {
             Self::Whole(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream(_) => SizeHint::default(),
             Self::Http1(body) => body.incoming.size_hint(),
-        }
-    }
-}
-
-/// The body of a request, as its connection delivers it.
-pub(crate) enum Inbound {
-    Http2(RecvStream),
-    Http1(Incoming),
-}
-
-/// The client broke off in the middle of a body.
-#[derive(Debug)]
-pub(crate) struct Broken;
-
-impl Inbound {
-    /// Whether nothing more is to come of it.
-    pub(crate) fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Http2(stream) => stream.is_end_stream(),
-            Self::Http1(incoming) => incoming.is_end_stream(),
-        }
-    }
-
-    /// The next piece; `None` behind the last one. Trailers are left out: kube-apiserver reads none.
-    pub(crate) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        match self {
-            Self::Http2(stream) => {
-                let Some(polled) = ready!(stream.poll_data(context)) else { return Poll::Ready(None) };
-                let piece = polled.map_err(|_| Broken);
-                if let Ok(piece) = &piece {
-                    // Who takes a piece has room for it. Fails only when the stream is over.
-                    let _ = stream.flow_control().release_capacity(piece.len());
-                }
-                Poll::Ready(Some(piece))
-            }
-            Self::Http1(incoming) => loop {
-                match ready!(Pin::new(&mut *incoming).poll_frame(context)) {
-                    Some(Ok(frame)) => {
-                        if let Ok(piece) = frame.into_data() {
-                            return Poll::Ready(Some(Ok(piece)));
-                        }
-                    }
-                    Some(Err(_)) => return Poll::Ready(Some(Err(Broken))),
-                    None => return Poll::Ready(None),
-                }
-            },
         }
     }
 }

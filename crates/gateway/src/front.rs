@@ -4,18 +4,14 @@
 //! connections, handshakes, heads, streams. A connection is never dropped by a new configuration; it is only told to go when the gateway
 //! stops, and may then finish what it has begun.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::Clock;
+use kubewharf_front::{ACCEPT_PAUSE, Addresses, Outlet, Server, Stream};
 use kubewharf_upstream::wire::Socket;
 use parking_lot::Mutex;
 use rustls_pki_types::UnixTime;
@@ -25,16 +21,9 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::server::Acceptor;
 
 use crate::authentication::x509::ClientCertificate;
-use crate::body::Inbound;
 use crate::cluster::Cluster;
-use crate::gateway::ClientTimeouts;
-use crate::guard::Outlet;
-use crate::http2::{Connection, Requests, Stream};
-use crate::limits::{ACCEPT_PAUSE, HEAD_BYTES_MAX, HEADERS_MAX};
-use crate::per_address::PerAddress;
 use crate::proxy::{Client, Place, Proxy, forwarded_for};
 use crate::proxy_protocol::{self, TrustedPeers};
-use crate::watchdog::Watched;
 
 /// What all listeners share.
 pub(crate) struct Front {
@@ -45,10 +34,8 @@ pub(crate) struct Front {
     /// Places for connections, so many in all.
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) connections_max: usize,
-    pub(crate) per_address: Arc<PerAddress>,
-    pub(crate) timeouts: ClientTimeouts,
-    pub(crate) drain_timeout: Duration,
-    pub(crate) shutdown: Shutdown,
+    pub(crate) per_address: Arc<Addresses>,
+    pub(crate) server: Server,
 }
 
 impl Front {
@@ -59,13 +46,13 @@ impl Front {
             // A place first: clients beyond the limit wait in the kernel's queue instead of in our memory.
             let place = tokio::select! {
                 place = self.connections.clone().acquire_owned() => place.expect("it is never closed"),
-                () = self.shutdown.requested() => break,
+                () = self.server.shutdown.requested() => break,
                 // Only so that those that have ended give back their memory.
                 Some(_) = tasks.join_next() => continue,
             };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.shutdown.requested() => break,
+                () = self.server.shutdown.requested() => break,
             };
             match accepted {
                 Ok((stream, address)) => {
@@ -91,8 +78,7 @@ impl Front {
         let ended = async { drop(self.connections.acquire_many(all).await) };
         tokio::select! {
             () = ended => {}
-            () = tokio::time::sleep(self.drain_timeout) => {}
-            () = self.shutdown.requested_now() => {}
+            () = self.server.drain_is_over() => {}
         }
     }
 
@@ -112,11 +98,11 @@ impl Front {
             };
             // It is not there yet: the address is told once.
             let _ = place.of_address.set(of_address);
-            let stream = Outlet::new(Socket::new(stream), self.timeouts.send, may_pause.clone());
+            let stream = self.server.outlet(stream, may_pause.clone());
             Ok::<_, io::Error>(Some((address, self.handshake(stream).await?)))
         };
         // Boxed: a handshake needs some kilobytes, which the connection would keep to its end.
-        let timed = tokio::time::timeout(self.timeouts.handshake, Box::pin(handshake)).await;
+        let timed = tokio::time::timeout(self.server.timeouts.handshake, Box::pin(handshake)).await;
         let (address, (stream, cluster, by_sni)) = match timed {
             Ok(Ok(Some(done))) => done,
             Ok(Ok(None)) => return Ok(()),
@@ -131,7 +117,6 @@ impl Front {
         };
         let (_, connection) = stream.get_ref();
         let now = UnixTime::since_unix_epoch(Duration::from_millis(self.clock.wall_ms()));
-        let is_http2 = connection.alpn_protocol() == Some(b"h2");
         let client = Arc::new(Client {
             certificate: ClientCertificate::of_connection(connection, cluster.trust.as_deref(), now),
             proxy: self.proxy.clone(),
@@ -143,8 +128,7 @@ impl Front {
             place,
         });
         drop(cluster);
-        // Boxed: nearly all connections are HTTP/2, and would otherwise have room for the other.
-        if is_http2 { self.http2(stream, client).await } else { Box::pin(self.http1(stream, client)).await }
+        self.server.serve(stream, client).await
     }
 
     /// The TLS handshake, as the cluster wants it that the client names; and whether it named one.
@@ -166,58 +150,5 @@ impl Front {
         let tls = cluster.tls.as_ref().ok_or_else(|| io::Error::other("the cluster has no certificate for clients"))?;
         let stream = started.into_stream(tls.config().clone()).await?;
         Ok((stream, cluster, by_sni))
-    }
-
-    async fn http2(&self, stream: Stream, client: Arc<Client>) -> io::Result<()> {
-        let requests = Arc::new(Requests::default());
-        let mut connection = Connection::new(stream, client, self.timeouts.head, requests.clone());
-        tokio::select! {
-            result = &mut connection => return result,
-            () = requests.are_none(self.timeouts.head, self.timeouts.idle) => {
-                connection.graceful_shutdown();
-                // A request that crossed this on its way is answered, however long that takes.
-                tokio::select! {
-                    result = &mut connection => return result,
-                    () = requests.are_none(self.drain_timeout, self.drain_timeout) => return Ok(()),
-                    () = self.shutdown.requested() => {}
-                }
-            }
-            () = self.shutdown.requested() => connection.graceful_shutdown(),
-        }
-        self.drained(connection).await
-    }
-
-    async fn http1(&self, stream: Stream, client: Arc<Client>) -> io::Result<()> {
-        let service = service_fn(move |request| {
-            let client = client.clone();
-            async move { Ok::<_, std::convert::Infallible>(client.serve(request.map(Inbound::Http1)).await) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.timeouts.head)
-            .max_headers(HEADERS_MAX)
-            .max_buf_size(HEAD_BYTES_MAX as usize)
-            .preserve_header_case(true)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(Watched::new(connection));
-        tokio::select! {
-            result = connection.as_mut() => return result.unwrap_or(Ok(())).map_err(io::Error::other),
-            () = self.shutdown.requested() => {
-                if let Some(connection) = connection.as_mut().task() {
-                    connection.graceful_shutdown();
-                }
-            }
-        }
-        self.drained(async { connection.await.unwrap_or(Ok(())).map_err(io::Error::other) }).await
-    }
-
-    /// Lets a connection finish what it has begun, for as long as that may take.
-    async fn drained(&self, connection: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-        tokio::select! {
-            result = connection => result,
-            () = tokio::time::sleep(self.drain_timeout) => Ok(()),
-            () = self.shutdown.requested_now() => Ok(()),
-        }
     }
 }

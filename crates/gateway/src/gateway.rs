@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::RealClock;
 use kubewharf_foundation::descriptors;
+use kubewharf_front::{Addresses, Server, Timeouts};
 use kubewharf_upstream::EndpointSettings;
 use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
@@ -28,11 +29,10 @@ use crate::config::{
 use crate::drain::Drain;
 use crate::front::Front;
 use crate::limits::{
-    CONNECTIONS_MAX, DNS_INTERVAL, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, LISTEN_BACKLOG, OWN_DESCRIPTORS,
-    SEND_TIMEOUT, SPANS_FLUSH_TIMEOUT, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
+    CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG, OWN_DESCRIPTORS,
+    SPANS_FLUSH_TIMEOUT, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
 };
 use crate::metrics::Metrics;
-use crate::per_address::PerAddress;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::TrustedPeers;
 use crate::trace::{Exporter, TraceError, TraceOptions, Tracer};
@@ -61,32 +61,13 @@ pub struct Options {
     /// The same from one address, or from one /64 of IPv6; further ones are closed at once. 0 for no limit but that of all.
     pub connections_per_address_max: usize,
     /// How long clients may take.
-    pub client_timeouts: ClientTimeouts,
+    pub client_timeouts: Timeouts,
     /// Who may tell by the PROXY protocol whose connection it is.
     pub proxy_protocol_from: TrustedPeers,
     /// The access log.
     pub access_log: AccessLogTarget,
     /// Traces; `None` for none.
     pub traces: Option<TraceOptions>,
-}
-
-/// How long a client may take for what a connection needs beside its requests, before the connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientTimeouts {
-    /// For a PROXY header and the TLS handshake together.
-    pub handshake: Duration,
-    /// For the head of a request, or one frame of HTTP/2; and until the next request, over HTTP/1.1.
-    pub head: Duration,
-    /// Until the next request, over HTTP/2; up to twice that.
-    pub idle: Duration,
-    /// Until it takes a part of what is there for it.
-    pub send: Duration,
-}
-
-impl Default for ClientTimeouts {
-    fn default() -> Self {
-        Self { handshake: HANDSHAKE_TIMEOUT, head: HEAD_TIMEOUT, idle: IDLE_TIMEOUT, send: SEND_TIMEOUT }
-    }
 }
 
 impl Options {
@@ -104,7 +85,7 @@ impl Options {
             drain_timeout: Duration::from_secs(30),
             connections_max: CONNECTIONS_MAX,
             connections_per_address_max: 0,
-            client_timeouts: ClientTimeouts::default(),
+            client_timeouts: Timeouts::default(),
             proxy_protocol_from: TrustedPeers::default(),
             access_log: AccessLogTarget::Off,
             traces: None,
@@ -240,10 +221,12 @@ impl Gateway {
             proxy_protocol_peers: options.proxy_protocol_from,
             connections: Arc::new(Semaphore::new(connections_max)),
             connections_max,
-            per_address: PerAddress::new(options.connections_per_address_max),
-            timeouts: options.client_timeouts,
-            drain_timeout: options.drain_timeout,
-            shutdown: shutdown.clone(),
+            per_address: Addresses::new(options.connections_per_address_max),
+            server: Server {
+                timeouts: options.client_timeouts,
+                drain_timeout: options.drain_timeout,
+                shutdown: shutdown.clone(),
+            },
         });
         let mut background = JoinSet::new();
         background.spawn({

@@ -1,5 +1,7 @@
 //! Every bound of this crate that is not an option of the operator.
 
+pub use kubewharf_front::{HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT};
+
 // Authentication.
 
 /// Entries of each verdict cache of a cluster (tokens, impersonations); successes and refusals are counted apart.
@@ -90,8 +92,6 @@ pub(crate) const CONFIG_QUIET_WAIT_MAX: std::time::Duration = std::time::Duratio
 
 /// Client connections at once, unless the operator says otherwise.
 pub const CONNECTIONS_MAX: usize = 50_000;
-/// Time between two lines of the log about addresses that have too many connections.
-pub(crate) const REFUSALS_TOLD_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
 /// Open files that are not a client's: connections to kube-apiservers, which are few, logs, and what is read now and then.
 pub(crate) const OWN_DESCRIPTORS: usize = 1024;
 /// Connections that the kernel may hold that were not accepted yet.
@@ -100,49 +100,6 @@ pub(crate) const LISTEN_BACKLOG: u32 = 4096;
 pub(crate) const TCP_KEEPALIVE_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
 /// Time between two such questions.
 pub(crate) const TCP_KEEPALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
-/// Pause after a connection could not be accepted.
-pub(crate) const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
-/// The most that a PROXY header and a TLS handshake may take together, unless the operator says otherwise.
-pub const HANDSHAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-/// The most that the head of a request, or any one frame of HTTP/2, may take, and how long an HTTP/1.1 connection may be idle; unless the
-/// operator says otherwise.
-pub const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
-/// How long an HTTP/2 connection may be without a request, unless the operator says otherwise; up to twice that, as it is looked at now and
-/// then. Longer than Go's clients keep one (90 s).
-pub const IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(300);
-/// How long a client may take nothing of what is there for it, unless the operator says otherwise. Does not count against an answer over
-/// HTTP/1.1 that streams, nor an upgraded connection: their readers may pause.
-pub const SEND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
-/// Frames of HTTP/2 that ask for nothing (SETTINGS, PING, RST_STREAM, PRIORITY, and unknown ones) which a client may send at once.
-pub(crate) const CONTROL_FRAMES_BURST: u64 = 1000;
-/// The same in a second.
-pub(crate) const CONTROL_FRAMES_PER_SECOND: u64 = 100;
-/// Requests that give reason for one more of them, which may be a reset.
-pub(crate) const REQUESTS_PER_CONTROL_FRAME: u64 = 2;
-/// WINDOW_UPDATE frames that a client may send at once.
-pub(crate) const WINDOW_UPDATES_BURST: u64 = 10_000;
-/// The same in a second.
-pub(crate) const WINDOW_UPDATES_PER_SECOND: u64 = 1000;
-/// Bytes sent to a client that give reason for one more: there are clients that open both windows after each of a watch's events.
-pub(crate) const WRITTEN_BYTES_PER_WINDOW_UPDATE: u64 = 64;
-/// Longest head of a request, in bytes.
-pub const HEAD_BYTES_MAX: u32 = 96 << 10;
-/// Headers of an HTTP/1.1 request.
-pub const HEADERS_MAX: usize = 128;
-/// Requests at once on an HTTP/2 connection. Go's clients open another connection when it is reached.
-pub const STREAMS_PER_CONNECTION_MAX: u32 = 250;
-/// Streams of a connection that a client has reset and that are not forgotten yet, at which the connection ends.
-pub const RESET_STREAMS_MAX: usize = 100;
-/// What a client may send on one stream before it is read, in bytes.
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-/// The same on all streams of a connection together.
-pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
-/// What one stream holds that a client has no room for yet, in bytes.
-pub(crate) const SEND_BUFFER_BYTES: usize = 64 << 10;
-/// Time between pings on a quiet HTTP/2 connection.
-pub(crate) const KEEPALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
-/// How long the answer to a ping may take.
-pub(crate) const KEEPALIVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
 /// Connections of administrators at once.
 pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 64;
 

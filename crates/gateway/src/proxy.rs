@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
@@ -19,6 +19,8 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use kubewharf_front::places::Place as AddressPlace;
+use kubewharf_front::{Inbound, Pause, Service};
 use kubewharf_kube_api::{RequestInfo, Status, request_info, status};
 use kubewharf_upstream::{
     Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, SendError, UpgradeLease,
@@ -33,11 +35,10 @@ use crate::access_log::AccessLog;
 use crate::authentication::token::remove_websocket_token;
 use crate::authentication::x509::ClientCertificate;
 use crate::body::{
-    AnswerBody, Body, Events, Http1Body, Idle, Inbound, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off,
+    AnswerBody, Body, Events, Http1Body, Idle, Pace, RequestBody, Upload, UploadError, WatchEnd, read_off,
 };
 use crate::cluster::{Cluster, Clusters, PolicyAtWork};
 use crate::drain::{Drain, Turn};
-use crate::guard::Pause;
 use crate::identity::{IdentityHeaders, Mode, strip, strip_response};
 use crate::ids::audit_id;
 use crate::limit::breaker;
@@ -45,7 +46,6 @@ use crate::limits::{
     ANSWER_HELD_BYTES, BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX, UNREAD_LASTING_TIMEOUT, UNREAD_TIMEOUT,
 };
 use crate::metrics::Metrics;
-use crate::per_address::AddressPlace;
 use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};
 use crate::trace::{TraceContext, Tracer};
@@ -75,7 +75,7 @@ pub(crate) struct Client {
     pub(crate) certificate: Option<ClientCertificate>,
     /// The user who asked last and the headers for that user: mostly the next request is the same user's.
     pub(crate) named: Mutex<Option<Named>>,
-    /// Whether the connection waits for the client to read as long as that takes; see [`Outlet`](crate::guard::Outlet).
+    /// Whether the connection waits for the client to read as long as that takes; see [`Outlet`](kubewharf_front::Outlet).
     pub(crate) may_pause: Arc<AtomicBool>,
     /// Its place among all connections.
     pub(crate) place: Arc<Place>,
@@ -85,7 +85,7 @@ pub(crate) struct Client {
 pub(crate) struct Place {
     metrics: Arc<Metrics>,
     /// Its place among those of its address, once that is known.
-    pub(crate) of_address: OnceLock<AddressPlace>,
+    pub(crate) of_address: OnceLock<AddressPlace<IpAddr>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -141,9 +141,10 @@ pub(crate) struct Admitted<'a> {
     pub(crate) version: Version,
 }
 
-impl Client {
-    /// Answers a request.
-    pub(crate) async fn serve(self: Arc<Self>, request: Request<Inbound>) -> Response<Body> {
+impl Service for Client {
+    type Body = Body;
+
+    async fn serve(self: Arc<Self>, request: Request<Inbound>) -> Response<Body> {
         let mut record = Record::new(self.proxy.metrics.clone(), self.proxy.access_log.clone());
         let (mut parts, body) = request.into_parts();
         if let Some(tracer) = &self.proxy.tracer {
@@ -187,6 +188,13 @@ impl Client {
         }
     }
 
+    fn unread_timeout(body: &Body) -> Option<Duration> {
+        // A kube-apiserver's answer tells by itself; the client must take the gateway's own words too.
+        matches!(body, Body::Whole(..)).then_some(UNREAD_TIMEOUT)
+    }
+}
+
+impl Client {
     /// What is not read of the body stays in `body`.
     async fn answer(
         &self,

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use kubewharf_front::watchdog;
+
 use crate::access_log::AccessLog;
 use crate::metrics::{Metrics, PolicyMetrics};
 use crate::trace::Span;
-use crate::watchdog;
 
 /// Written down when it is dropped.
 pub(crate) struct Record {

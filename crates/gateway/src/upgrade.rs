@@ -17,12 +17,12 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use kubewharf_front::{Inbound, Pause};
 use kubewharf_kube_api::{RequestInfo, Status};
 use kubewharf_upstream::{EndpointId, Outcome, Upgrade, UpgradeLease};
 use smallvec::SmallVec;
 
-use crate::body::{Body, Http1Body, Inbound, Pace};
-use crate::guard::Pause;
+use crate::body::{Body, Http1Body, Pace};
 use crate::identity::strip_response;
 use crate::limits::{TRIES_MAX, UPGRADE_ANSWER_TIMEOUT};
 use crate::proxy::{Admitted, Answer, Place, Refused, timed_out, unavailable_now};

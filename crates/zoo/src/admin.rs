@@ -10,19 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use kubewharf_foundation::tls::Identity;
+use kubewharf_front::{Inbound, Service};
 use kubewharf_kube_api::Status;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::certificates::{Authority, LIFETIME_MAX, Subject};
-use crate::front::Client;
-use crate::limits::OWN_ANSWER_BYTES_MAX;
+use crate::limits::{OWN_ANSWER_BYTES_MAX, UNREAD_TIMEOUT};
 use crate::metrics::Metrics;
 use crate::proxy::{Body, json as json_response, respond};
 use crate::tenant::{GROUP, Tenant, Tenants};
@@ -86,21 +83,25 @@ struct Caller {
     groups: Vec<String>,
 }
 
-impl Client for AdminClient {
-    fn answer<'a>(&'a self, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
-        Box::pin(async move {
-            self.try_answer(request).await.unwrap_or_else(|status| {
-                tracing::info!(address = %self.address, code = status.code, message = %status.message, "an administrator is refused");
-                respond(&status)
-            })
+impl Service for AdminClient {
+    type Body = Body;
+
+    async fn serve(self: Arc<Self>, request: Request<Inbound>) -> Response<Body> {
+        self.try_answer(request).await.unwrap_or_else(|status| {
+            tracing::info!(address = %self.address, code = status.code, message = %status.message, "an administrator is refused");
+            respond(&status)
         })
+    }
+
+    fn unread_timeout(_: &Body) -> Option<Duration> {
+        Some(UNREAD_TIMEOUT)
     }
 }
 
 impl AdminClient {
-    async fn try_answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Box<Status>> {
+    async fn try_answer(&self, request: Request<Inbound>) -> Result<Response<Body>, Box<Status>> {
         let path = request.uri().path().to_owned();
-        let (head, incoming) = request.into_parts();
+        let (head, mut incoming) = request.into_parts();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match (&head.method, parts.as_slice()) {
             (&Method::GET, ["livez" | "healthz"]) => Ok(text("ok")),
@@ -121,8 +122,8 @@ impl AdminClient {
                 let (may, found) = tokio::join!(self.admin.check(&caller, &attributes), self.admin.tenants.fetch(name));
                 may?;
                 let found = found.map_err(|error| Box::new(error.to_client()))?;
-                let body = Limited::new(incoming, REQUEST_BYTES_MAX).collect().await;
-                let body = body.map_err(|error| Box::new(Status::bad_request(error.to_string())))?.to_bytes();
+                let body = incoming.whole(REQUEST_BYTES_MAX).await;
+                let body = body.map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
                 self.admin.sign(name, found.as_deref(), &body)
             }
             _ => Err(Box::new(Status::not_found("there is no such page; there are /livez, /readyz and /metrics"))),

@@ -18,7 +18,6 @@ mod limits;
 mod list;
 mod metrics;
 pub mod names;
-mod places;
 mod private;
 mod proto;
 mod proxy;

@@ -14,20 +14,8 @@ pub(crate) const OWN_ANSWER_BYTES_MAX: usize = 8 << 20;
 pub(crate) const EVENT_BYTES_MAX: usize = 16 << 20;
 /// Client connections at once.
 pub(crate) const CONNECTIONS_MAX: usize = 16_384;
-/// Requests at once on an HTTP/2 connection.
-pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 250;
-/// The most that a TLS handshake may take.
-pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most that the head of a request over HTTP/1.1 may take.
-pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an HTTP/2 connection may be without its first request.
-pub(crate) const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long it may then be without any; up to twice that.
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-/// Pause between two words about addresses with too many connections.
-pub(crate) const REFUSALS_TOLD_INTERVAL: Duration = Duration::from_secs(10);
-/// Pause after a connection could not be accepted.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a client may leave a piece of an answer unread.
+pub(crate) const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long connections may take to end when zoo stops.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lists of namespaces that one request for all of them has going at once.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::Method;
 use kubewharf_foundation::tls::{ClientAuth, ReloadingTls, ServerTls};
 use kubewharf_foundation::{Error as FoundationError, Shutdown};
+use kubewharf_front::{Addresses, Server, Timeouts};
 use kubewharf_upstream::SettingsError;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,9 +20,9 @@ use crate::admin::{Admin, AdminClient};
 use crate::authz::roles::Kind;
 use crate::certificates::{Authority, CertificateError, Subject};
 use crate::discovery::{self, Discovery};
-use crate::front::{Addresses, Front, Timeouts};
+use crate::front::Front;
 use crate::kubeconfig::{Kubeconfig, KubeconfigError};
-use crate::limits::{GATHERS_AT_ONCE, OWN_ANSWER_BYTES_MAX};
+use crate::limits::{DRAIN_TIMEOUT, GATHERS_AT_ONCE, OWN_ANSWER_BYTES_MAX};
 use crate::list::Sealer;
 use crate::metrics::Metrics;
 use crate::private;
@@ -149,21 +150,23 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     let followers = Kind::ALL.map(|kind| tokio::spawn(private::follow(kind, upstream.clone(), tenants.clone())));
     let admin = Arc::new(Admin { tenants: tenants.clone(), upstream, authority, metrics, server: server.clone() });
     let addresses = Addresses::new(options.connections_per_address_max);
+    let server_of_clients =
+        Arc::new(Server { timeouts: Timeouts::default(), drain_timeout: DRAIN_TIMEOUT, shutdown: shutdown.clone() });
     let front = Arc::new(Front {
-        connect: Box::new(move |identity, address| {
-            Arc::new(Client::new(proxy.clone(), identity.and_then(Subject::of), address))
+        connect: Box::new(move |identity, stay| {
+            Arc::new(Client::new(proxy.clone(), identity.and_then(Subject::of), stay))
         }),
         tls: tenants_tls.clone(),
         addresses: addresses.clone(),
-        timeouts: Timeouts::default(),
-        shutdown: shutdown.clone(),
+        server: server_of_clients.clone(),
     });
     let admin_front = Arc::new(Front {
-        connect: Box::new(move |identity, address| Arc::new(AdminClient { admin: admin.clone(), identity, address })),
+        connect: Box::new(move |identity, stay| {
+            Arc::new(AdminClient { admin: admin.clone(), identity, address: stay.address })
+        }),
         tls: admin_tls.clone(),
         addresses,
-        timeouts: Timeouts::default(),
-        shutdown: shutdown.clone(),
+        server: server_of_clients,
     });
     let background = [
         tokio::spawn(async move { match tenants.follow().await {} }),

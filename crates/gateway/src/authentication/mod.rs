@@ -22,12 +22,12 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use kubewharf_foundation::clock::Clock;
+use kubewharf_front::Addresses;
 use rustls_pki_types::UnixTime;
 use tokio::sync::Semaphore;
 
 use crate::User;
 use crate::limits::{REVIEWS_AT_ONCE_MAX, REVIEWS_WAITING_MAX, TOKENS_PER_ADDRESS_MAX};
-use crate::per_address::PerAddress;
 use crate::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
 use cache::{Decision, Verdict, VerdictCache, VerdictTimes};
 use jwt::{JwtAuthenticators, JwtOutcome};
@@ -287,7 +287,7 @@ impl Authenticator {
         let judge = Judge {
             jwt,
             reviewer: BoundedReviewer::new(reviewer, settings.review_timeout),
-            per_address: PerAddress::new(TOKENS_PER_ADDRESS_MAX),
+            per_address: Addresses::new(TOKENS_PER_ADDRESS_MAX),
             audiences: settings.audiences.clone().into(),
         };
         Self { settings, trust, judge, cache, anonymous: Arc::new(User::anonymous()), clock }
@@ -421,7 +421,7 @@ impl From<token::TokenError> for AuthenticationError {
 struct Judge {
     jwt: Option<Arc<JwtAuthenticators>>,
     reviewer: BoundedReviewer,
-    per_address: Arc<PerAddress>,
+    per_address: Arc<Addresses>,
     audiences: Arc<[String]>,
 }
 

@@ -1,13 +1,19 @@
 //! Clients that are no good ones.
 
 use std::io::{Read, Write};
+use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::tls::ServerTls;
+use kubewharf_front::{Inbound, Timeouts};
 use kubewharf_testkit::folder::Folder;
 use kubewharf_testkit::pki::Authority;
 use kubewharf_testkit::tls::Connection;
 
 use super::*;
+use crate::proxy::Body;
 
 const WITHIN: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(300);
@@ -17,9 +23,15 @@ const GOAWAY: u8 = 7;
 
 struct Greeter;
 
-impl Client for Greeter {
-    fn answer<'a>(&'a self, _request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
-        Box::pin(async { Response::new(Body::Whole(Bytes::from_static(b"hello"))) })
+impl Service for Greeter {
+    type Body = Body;
+
+    async fn serve(self: Arc<Self>, _request: Request<Inbound>) -> Response<Body> {
+        Response::new(Body::Whole(Bytes::from_static(b"hello")))
+    }
+
+    fn unread_timeout(_: &Body) -> Option<Duration> {
+        None
     }
 }
 
@@ -43,8 +55,11 @@ impl Server {
             connect: Box::new(|_, _| Arc::new(Greeter)),
             tls,
             addresses: Addresses::new(connections_per_address_max),
-            timeouts: Timeouts { head: SHORT, first_request: SHORT, idle: SHORT, leave: SHORT },
-            shutdown: shutdown.clone(),
+            server: Arc::new(Server {
+                timeouts: Timeouts { head: SHORT, idle: SHORT, ..Timeouts::default() },
+                drain_timeout: SHORT,
+                shutdown: shutdown.clone(),
+            }),
         });
         tokio::spawn(front.listen(listener));
         Self { address, root: authority.certificate().to_owned(), shutdown, _folder: folder }
@@ -119,20 +134,4 @@ async fn an_address_has_so_many_connections() {
         assert!(Instant::now() < until, "the place is given back");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_request_that_lasts_keeps_its_connection() {
-    let requests = Arc::new(Requests::default());
-    let (first, later) = (Duration::from_secs(30), Duration::from_secs(300));
-    let begun = Instant::now();
-    requests.are_none(first, later).await;
-    assert_eq!(begun.elapsed(), first);
-    let request = requests.begin();
-    let waits = tokio::time::timeout(Duration::from_secs(100_000), requests.are_none(first, later)).await;
-    assert!(waits.is_err());
-    drop(request);
-    let ended = Instant::now();
-    requests.are_none(first, later).await;
-    assert_eq!(ended.elapsed(), later);
 }

@@ -15,7 +15,7 @@ mod stored;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
+use kubewharf_front::Inbound;
 use kubewharf_kube_api::Status;
 use kubewharf_upstream::Class;
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ impl Asked {
         method: &Method,
         wanted: &Wanted<'_>,
         accept: &str,
-        incoming: Incoming,
+        incoming: Inbound,
     ) -> Result<Response<Body>, Box<Status>> {
         let kind = Kind::of_resource(&wanted.info.resource).expect("these are the private kinds");
         let form = Form::of_accept(accept).ok_or_else(|| {

@@ -12,6 +12,7 @@ use futures_util::stream::BoxStream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use http_body::{Frame, SizeHint};
+use kubewharf_front::Pause;
 use kubewharf_kube_api::Status;
 use kubewharf_kube_api::status;
 
@@ -25,7 +26,19 @@ pub(crate) enum Body {
     /// All of it; empty once it is taken.
     Whole(Bytes),
     /// Pieces, as they come.
-    Pieces(BoxStream<'static, Result<Bytes, Broken>>),
+    Pieces {
+        /// What comes.
+        pieces: BoxStream<'static, Result<Bytes, Broken>>,
+        /// Over HTTP/1.1.
+        pause: Option<Pause>,
+    },
+}
+
+impl Body {
+    /// Pieces, as they come.
+    pub(crate) fn streams(pieces: impl Stream<Item = Result<Bytes, Broken>> + Send + 'static) -> Self {
+        Self::Pieces { pieces: Box::pin(pieces), pause: None }
+    }
 }
 
 impl From<Bytes> for Body {
@@ -48,7 +61,7 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
             Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
-            Self::Pieces(pieces) => {
+            Self::Pieces { pieces, .. } => {
                 Pin::new(pieces).poll_next(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
             }
         }
@@ -61,7 +74,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
-            Self::Pieces(_) => SizeHint::default(),
+            Self::Pieces { .. } => SizeHint::default(),
         }
     }
 }

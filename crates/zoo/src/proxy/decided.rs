@@ -4,7 +4,7 @@
 
 use http::header::USER_AGENT;
 use http::{Method, Response, StatusCode};
-use hyper::body::Incoming;
+use kubewharf_front::Inbound;
 use kubewharf_kube_api::Status;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ impl Asked {
         method: &Method,
         wanted: &Wanted<'_>,
         kind: Kind,
-        incoming: Incoming,
+        incoming: Inbound,
     ) -> Result<Response<Body>, Box<Status>> {
         if *method != Method::POST {
             return Err(Box::new(Status::method_not_allowed()));

@@ -13,15 +13,13 @@ mod selector;
 mod target;
 mod upgrade;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WARNING};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use kubewharf_front::{Inbound, NotWhole, Service};
 use kubewharf_kube_api::users::PRIVILEGED_GROUP;
 use kubewharf_kube_api::{RequestInfo, Status};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
@@ -29,8 +27,8 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use crate::authz::{self, Policy, UserInfo, impersonation};
 use crate::certificates::Subject;
 use crate::discovery::Discovery;
-use crate::front;
-use crate::limits::{GATHER_PATIENCE, OWN_ANSWER_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::front::Stay;
+use crate::limits::{GATHER_PATIENCE, OWN_ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, UNREAD_TIMEOUT};
 use crate::list::Sealer;
 use crate::names::Names;
 use crate::rewrite::Kind;
@@ -62,7 +60,7 @@ pub(crate) struct Proxy {
 pub(crate) struct Client {
     proxy: Arc<Proxy>,
     subject: Option<Subject>,
-    address: SocketAddr,
+    stay: Stay,
 }
 
 /// A request whose tenant and user are known.
@@ -75,15 +73,15 @@ pub(crate) struct Asked {
 }
 
 impl Client {
-    pub(crate) fn new(proxy: Arc<Proxy>, subject: Option<Subject>, address: SocketAddr) -> Self {
-        Self { proxy, subject, address }
+    pub(crate) fn new(proxy: Arc<Proxy>, subject: Option<Subject>, stay: Stay) -> Self {
+        Self { proxy, subject, stay }
     }
 
-    async fn serve(&self, request: Request<Incoming>) -> Response<Body> {
-        match self.try_serve(request).await {
+    async fn answer(&self, request: Request<Inbound>) -> Response<Body> {
+        match self.try_answer(request).await {
             Ok(response) => response,
             Err(status) => {
-                tracing::debug!(address = %self.address, code = status.code, message = %status.message, "refused");
+                tracing::debug!(address = %self.stay.address, code = status.code, message = %status.message, "refused");
                 respond(&status)
             }
         }
@@ -107,7 +105,7 @@ impl Client {
         if is_there { Ok((tenant, account.user())) } else { Err(unauthorized()) }
     }
 
-    async fn try_serve(&self, request: Request<Incoming>) -> Result<Response<Body>, Box<Status>> {
+    async fn try_answer(&self, request: Request<Inbound>) -> Result<Response<Body>, Box<Status>> {
         let proxy = &self.proxy;
         let (tenant, user) = self.who(request.headers()).await?;
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
@@ -128,7 +126,7 @@ impl Client {
             return Err(Box::new(Status::forbidden_request(&asked.user.username, &info, &message)));
         }
         if upgrade::is_wanted(&head, &info) {
-            return asked.upgrade(&wanted, Request::from_parts(head, incoming)).await;
+            return asked.upgrade(&wanted, Request::from_parts(head, incoming), self.stay.clone()).await;
         }
         asked.serve(&method, &wanted, incoming).await
     }
@@ -159,9 +157,33 @@ impl Proxy {
     }
 }
 
-impl front::Client for Client {
-    fn answer<'a>(&'a self, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
-        Box::pin(self.serve(request))
+impl Service for Client {
+    type Body = Body;
+
+    async fn serve(self: Arc<Self>, request: Request<Inbound>) -> Response<Body> {
+        let is_http1 = matches!(request.body(), Inbound::Http1(_));
+        let mut response = if is_long_work(&request) {
+            // The connection's task has other requests to answer meanwhile. It ends with its request.
+            let client = self.clone();
+            let mut task = tokio::task::JoinSet::new();
+            task.spawn(async move { client.answer(request).await });
+            match task.join_next().await.expect("there is one") {
+                Ok(response) => response,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        } else {
+            self.answer(request).await
+        };
+        if let Body::Pieces { pause, .. } = response.body_mut()
+            && is_http1
+        {
+            *pause = Some(self.stay.pause());
+        }
+        response
+    }
+
+    fn unread_timeout(_: &Body) -> Option<Duration> {
+        Some(UNREAD_TIMEOUT)
     }
 }
 
@@ -253,14 +275,13 @@ impl Asked {
     }
 
     /// The body of a request.
-    pub(crate) async fn read_body(&self, incoming: Incoming) -> Result<Bytes, Box<Status>> {
-        match Limited::new(incoming, REQUEST_BYTES_MAX).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                Err(Box::new(Status::request_entity_too_large(&format!("limit is {REQUEST_BYTES_MAX}"))))
-            }
-            Err(error) => Err(Box::new(Status::bad_request(format!("the body can't be read: {error}")))),
-        }
+    pub(crate) async fn read_body(&self, mut incoming: Inbound) -> Result<Bytes, Box<Status>> {
+        incoming.whole(REQUEST_BYTES_MAX).await.map_err(|error| {
+            Box::new(match error {
+                NotWhole::TooLong(bytes_max) => Status::request_entity_too_large(&format!("limit is {bytes_max}")),
+                NotWhole::Broken(error) => Status::bad_request(format!("the body can't be read: {error}")),
+            })
+        })
     }
 
     /// A body as JSON, however it is written.
@@ -326,6 +347,13 @@ impl Asked {
         }
         headers
     }
+}
+
+/// Whether an answer may take long to put together: lists, watches that begin with one, and documents.
+fn is_long_work(request: &Request<Inbound>) -> bool {
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    RequestInfo::parse(request.method().as_str(), target)
+        .is_ok_and(|info| !info.is_resource_request || matches!(&*info.verb, "list" | "watch"))
 }
 
 /// What a client is told when the apiserver gave no answer.

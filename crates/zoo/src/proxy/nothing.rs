@@ -51,7 +51,7 @@ impl Asked {
             tokio::time::sleep_until(ends).await;
             None
         });
-        let mut response = Response::new(Body::Pieces(Box::pin(pieces)));
+        let mut response = Response::new(Body::streams(pieces));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
+use kubewharf_front::Inbound;
 use kubewharf_kube_api::Status;
 use kubewharf_upstream::Class;
 
@@ -27,7 +27,7 @@ impl Asked {
         self,
         method: &Method,
         wanted: &Wanted<'_>,
-        incoming: Incoming,
+        incoming: Inbound,
     ) -> Result<Response<Body>, Box<Status>> {
         let info = wanted.info;
         match wanted.outcome {
@@ -63,7 +63,7 @@ impl Asked {
         wanted: &Wanted<'_>,
         kind: Kind,
         accept: &str,
-        incoming: Incoming,
+        incoming: Inbound,
     ) -> Result<Response<Body>, Box<Status>> {
         self.prepare(method, wanted).await?;
         let mut headers = self.upstream_headers(Some(accept));
@@ -327,7 +327,7 @@ impl Asked {
         &self,
         method: &Method,
         wanted: &Wanted<'_>,
-        incoming: Incoming,
+        incoming: Inbound,
     ) -> Result<Response<Body>, Box<Status>> {
         let mut headers = self.upstream_headers(None);
         if let Some(length) =
@@ -353,7 +353,7 @@ impl Asked {
             let piece = answer.piece().await.transpose()?;
             Some((piece.map_err(|_| Broken), answer))
         });
-        let mut response = Response::new(Body::Pieces(Box::pin(pieces)));
+        let mut response = Response::new(Body::streams(pieces));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(response)

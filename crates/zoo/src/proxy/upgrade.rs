@@ -7,8 +7,8 @@ use http::header::{ACCEPT, CONNECTION, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE, US
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
+use kubewharf_front::Inbound;
 use kubewharf_kube_api::{RequestInfo, Status};
 use kubewharf_upstream::Strategy;
 
@@ -85,7 +85,8 @@ impl Asked {
     pub(super) async fn upgrade(
         &self,
         wanted: &Wanted<'_>,
-        mut request: Request<Incoming>,
+        mut request: Request<Inbound>,
+        stay: Stay,
     ) -> Result<Response<Body>, Box<Status>> {
         if wanted.outcome != Outcome::Namespaced || wanted.kind.is_some() {
             return Err(Box::new(Status::bad_request("this is no stream")));
@@ -93,9 +94,6 @@ impl Asked {
         if !request.body().is_end_stream() {
             return Err(Box::new(Status::bad_request("a request for a stream can't have a body")));
         }
-        let Some(stay) = request.extensions_mut().remove::<Stay>() else {
-            return Err(Box::new(Status::bad_request("this connection can't become a stream")));
-        };
         let unreachable = || Box::new(Status::service_unavailable("the apiserver can't be reached; try again"));
         let pool = self.proxy.upstream.pool();
         let endpoint = pool.pick(Strategy::RoundRobin, None, &[], "").ok_or_else(unreachable)?;
@@ -149,6 +147,7 @@ impl Asked {
         let server = hyper::upgrade::on(&mut answer);
         let client = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
+            let _pause = stay.pause();
             let (Ok(client), Ok(server)) = (client.await, server.await) else { return };
             let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
             tokio::select! {

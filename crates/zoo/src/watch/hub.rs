@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use kubewharf_front::places::{Place, Places};
 use kubewharf_kube_api::Status;
 use kubewharf_upstream::Class;
 use parking_lot::Mutex;
@@ -27,7 +28,6 @@ use crate::limits::{
     WATCHES_PER_TENANT_MAX,
 };
 use crate::names::{Names, TenantId};
-use crate::places::{Place, Places};
 use crate::rewrite::{self, Encoding, Kind};
 use crate::scan;
 use crate::tenant::{TENANT_LABEL, Tenant};

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Response};
+use kubewharf_front::places::Place;
 use kubewharf_kube_api::Status;
 use kubewharf_upstream::Class;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -26,7 +27,6 @@ use crate::kinds::Outcome;
 use crate::limits::{ANSWER_BYTES_MAX, WATCH_LASTS};
 use crate::list::Listed;
 use crate::names::TenantId;
-use crate::places::Place;
 use crate::proxy::{Asked, Body, Broken, Media, Wanted, failed, media_of};
 use crate::rewrite::{Encoding, Kind};
 use crate::upstream::{Answer, Question};
@@ -272,7 +272,7 @@ impl Stream for Watch {
 
 impl Watch {
     fn into_response(self, content_type: HeaderValue) -> Response<Body> {
-        let mut response = Response::new(Body::Pieces(Box::pin(self)));
+        let mut response = Response::new(Body::streams(self));
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         response
@@ -357,7 +357,7 @@ pub(crate) fn reshaped(
             }
         },
     );
-    let mut response = Response::new(Body::Pieces(Box::pin(pieces)));
+    let mut response = Response::new(Body::streams(pieces));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -32,11 +32,11 @@ enum Told {
 
 /// When an answer ends even though it is not complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Deadlines {
+pub struct Deadlines {
     /// If the body is not asked for more for so long: the client has no room for what it was given.
-    pub(crate) unread: Option<Duration>,
+    pub unread: Option<Duration>,
     /// Whatever happens.
-    pub(crate) end: Option<Instant>,
+    pub end: Option<Instant>,
 }
 
 impl Deadlines {
@@ -49,17 +49,18 @@ impl Deadlines {
 }
 
 /// The task that is polled ends at these deadlines, and no longer at those told before.
-pub(crate) fn expect(deadlines: Deadlines) {
+pub fn expect(deadlines: Deadlines) {
     TOLD.set(Told::Expect(deadlines));
 }
 
 /// The answer is over; its task may wait for the next request as long as it likes.
-pub(crate) fn over() {
+pub fn over() {
     TOLD.set(Told::Over);
 }
 
 /// Why the answer that is dropped now is not complete, if a watchdog ends it.
-pub(crate) fn ending() -> Option<&'static str> {
+#[must_use]
+pub fn ending() -> Option<&'static str> {
     ENDING.get()
 }
 
@@ -81,7 +82,7 @@ impl Drop for Ending {
 
 pin_project! {
     /// A task that writes answers. Its output is `None` if it was ended.
-    pub(crate) struct Watched<F> {
+    pub struct Watched<F> {
         #[pin]
         task: Option<F>,
         timer: Option<Pin<Box<Sleep>>>,
@@ -90,12 +91,14 @@ pin_project! {
 }
 
 impl<F> Watched<F> {
-    pub(crate) fn new(task: F) -> Self {
+    /// Nothing is expected of it yet.
+    #[must_use]
+    pub fn new(task: F) -> Self {
         Self { task: Some(task), timer: None, why: None }
     }
 
     /// The task, unless it has ended.
-    pub(crate) fn task(self: Pin<&mut Self>) -> Option<Pin<&mut F>> {
+    pub fn task(self: Pin<&mut Self>) -> Option<Pin<&mut F>> {
         self.project().task.as_pin_mut()
     }
 }

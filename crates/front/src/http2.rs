@@ -21,29 +21,26 @@ use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
-use kubewharf_upstream::wire::{Socket, Wire};
+use kubewharf_upstream::wire::Wire;
 use tokio::time::{Instant, Sleep};
 
-use crate::body::{Body, Inbound};
-use crate::guard::{Guarded, Outlet};
+use crate::guard::Guarded;
+use crate::inbound::Inbound;
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, RESET_STREAMS_MAX,
-    SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, UNREAD_TIMEOUT,
+    SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
 };
-use crate::proxy::Client;
 use crate::watchdog::{self, Deadlines, Watched};
-
-/// A client's connection within TLS.
-pub(crate) type Stream = tokio_rustls::server::TlsStream<Outlet<Socket>>;
+use crate::{Service, Stream};
 
 type Io = Guarded<Wire<Stream>>;
 
 /// A connection, to be polled to its end.
-pub(crate) struct Connection {
+pub(crate) struct Connection<S: Service> {
     state: State,
     wire: Wire<Stream>,
-    client: Arc<Client>,
-    answers: FuturesUnordered<Watched<Answer>>,
+    service: Arc<S>,
+    answers: FuturesUnordered<Watched<Answer<S>>>,
     requests: Arc<Requests>,
     keepalive: Keepalive,
     /// Nothing new is to be taken.
@@ -57,9 +54,9 @@ enum State {
     Over,
 }
 
-impl Connection {
-    /// Serves `client`, whose frames may take so long.
-    pub(crate) fn new(stream: Stream, client: Arc<Client>, frame_timeout: Duration, requests: Arc<Requests>) -> Self {
+impl<S: Service> Connection<S> {
+    /// Serves a client whose frames may take so long.
+    pub(crate) fn new(stream: Stream, service: Arc<S>, frame_timeout: Duration, requests: Arc<Requests>) -> Self {
         let wire = Wire::new(stream);
         let greeting = Builder::new()
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -73,7 +70,7 @@ impl Connection {
         Self {
             state: State::Greeting(Box::new(greeting)),
             wire,
-            client,
+            service,
             answers: FuturesUnordered::new(),
             requests,
             keepalive: Keepalive::new(),
@@ -104,7 +101,7 @@ impl Connection {
             match h2.poll_accept(context) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.requests.begun.fetch_add(1, Ordering::Relaxed);
-                    self.answers.push(Watched::new(Answer::new(self.client.clone(), request, respond)));
+                    self.answers.push(Watched::new(Answer::new(self.service.clone(), request, respond)));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(io::Error::other(error))),
                 Poll::Ready(None) => self.state = State::Over,
@@ -118,7 +115,7 @@ impl Connection {
     }
 }
 
-impl Future for Connection {
+impl<S: Service> Future for Connection<S> {
     type Output = io::Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -197,16 +194,16 @@ impl Requests {
 }
 
 /// A request, from its head to the end of its answer.
-enum Answer {
+enum Answer<S: Service> {
     /// The head of the answer is not known yet. Boxed: what that takes is given back before the answer streams.
-    Serving(Pin<Box<dyn Future<Output = Response<Body>> + Send>>, SendResponse<Bytes>),
-    Sending(Sending),
+    Serving(Pin<Box<dyn Future<Output = Response<S::Body>> + Send>>, SendResponse<Bytes>),
+    Sending(Sending<S>),
     Over,
 }
 
-impl Answer {
-    fn new(client: Arc<Client>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
-        Self::Serving(Box::pin(client.serve(request.map(Inbound::Http2))), respond)
+impl<S: Service> Answer<S> {
+    fn new(service: Arc<S>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        Self::Serving(Box::pin(service.serve(request.map(Inbound::Http2))), respond)
     }
 
     /// Ready when there is nothing more to do: all was handed over, or nobody wants it any more.
@@ -232,7 +229,7 @@ impl Answer {
     }
 }
 
-impl Future for Answer {
+impl<S: Service> Future for Answer<S> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -248,14 +245,14 @@ impl Future for Answer {
 }
 
 /// The body of an answer on its way to the client.
-struct Sending {
-    body: Body,
+struct Sending<S: Service> {
+    body: S::Body,
     sink: SendStream<Bytes>,
     /// A piece for which there was no room, and whether it is the last one.
     held: Option<(Bytes, bool)>,
 }
 
-impl Sending {
+impl<S: Service> Sending<S> {
     /// Moves the body on, a piece at a time: the next one is asked for when the one before is handed over. Ready at the end.
     fn advance(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // The waker that is still there from before would have this very answer woken as soon as it asks for room.
@@ -298,15 +295,20 @@ impl Sending {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(None) => return Poll::Ready(Some((Bytes::new(), true))),
-                Poll::Pending => return self.sink.poll_reset(context).map(|_| None),
+                Poll::Pending => {
+                    if S::unread_timeout(&self.body).is_some() {
+                        // It is not the client that is waited for.
+                        watchdog::expect(Deadlines::default());
+                    }
+                    return self.sink.poll_reset(context).map(|_| None);
+                }
             };
             match frame.into_data() {
                 Ok(piece) => {
                     let is_last = self.body.is_end_stream();
                     if !piece.is_empty() || is_last {
-                        if matches!(self.body, Body::Whole(..)) {
-                            // The client must take the gateway's own words too.
-                            watchdog::expect(Deadlines { unread: Some(UNREAD_TIMEOUT), end: None });
+                        if let Some(unread) = S::unread_timeout(&self.body) {
+                            watchdog::expect(Deadlines { unread: Some(unread), end: None });
                         }
                         return Poll::Ready(Some((piece, is_last)));
                     }
@@ -324,7 +326,7 @@ impl Sending {
 }
 
 /// The head as it goes out.
-fn prepared(mut response: Response<Body>) -> Response<Body> {
+fn prepared<B: http_body::Body>(mut response: Response<B>) -> Response<B> {
     let bytes = response.body().size_hint().exact().filter(|bytes| *bytes > 0);
     let headers = response.headers_mut();
     if let Some(bytes) = bytes
@@ -332,7 +334,7 @@ fn prepared(mut response: Response<Body>) -> Response<Body> {
     {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
     }
-    // The gateway's own answers have none; those of kube-apiservers do.
+    // A product's own answers have none; those of kube-apiservers do.
     if !headers.contains_key(DATE)
         && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now()))
     {

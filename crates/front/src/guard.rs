@@ -260,12 +260,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 }
 
 /// While it lives, the client of an HTTP/1.1 connection may pause: it reads an answer that streams, or a stream of its own protocol.
-pub(crate) struct Pause {
+pub struct Pause {
     may_pause: Arc<AtomicBool>,
 }
 
 impl Pause {
-    pub(crate) fn new(may_pause: Arc<AtomicBool>) -> Self {
+    /// From now on it may.
+    #[must_use]
+    pub fn new(may_pause: Arc<AtomicBool>) -> Self {
         may_pause.store(true, Ordering::Relaxed);
         Self { may_pause }
     }
@@ -278,7 +280,7 @@ impl Drop for Pause {
 }
 
 /// A client's connection, below TLS: it ends when the client takes nothing of what is there for it.
-pub(crate) struct Outlet<S> {
+pub struct Outlet<S> {
     stream: S,
     timeout: Duration,
     deadline: Deadline,
@@ -288,7 +290,8 @@ pub(crate) struct Outlet<S> {
 
 impl<S> Outlet<S> {
     /// The client may pause for `timeout`, or as long as it likes while `may_pause` says so.
-    pub(crate) fn new(stream: S, timeout: Duration, may_pause: Arc<AtomicBool>) -> Self {
+    #[must_use]
+    pub fn new(stream: S, timeout: Duration, may_pause: Arc<AtomicBool>) -> Self {
         Self { stream, timeout, deadline: Deadline::default(), may_pause }
     }
 

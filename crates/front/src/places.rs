@@ -10,22 +10,24 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 /// So many places for each.
-pub(crate) struct Places<K> {
+pub struct Places<K> {
     /// 0: there is no limit, and nothing is counted.
     max: usize,
     taken: Mutex<HashMap<K, usize>>,
 }
 
 /// One of them.
-pub(crate) struct Place<K: Copy + Eq + Hash>(Option<(Arc<Places<K>>, K)>);
+pub struct Place<K: Copy + Eq + Hash>(Option<(Arc<Places<K>>, K)>);
 
 impl<K: Copy + Eq + Hash> Places<K> {
-    pub(crate) fn new(max: usize) -> Arc<Self> {
+    /// So many places for each; 0: as many as they like.
+    #[must_use]
+    pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { max, taken: Mutex::default() })
     }
 
     /// One more place; none if this one has as many as it may.
-    pub(crate) fn enter(self: &Arc<Self>, key: K) -> Option<Place<K>> {
+    pub fn enter(self: &Arc<Self>, key: K) -> Option<Place<K>> {
         if self.max == 0 {
             return Some(Place(None));
         }
@@ -57,7 +59,8 @@ impl<K: Copy + Eq + Hash> Drop for Place<K> {
 }
 
 /// What is counted as one address. Whoever has an address of IPv6 has all others of its /64 too.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
         address => address,
