@@ -62,6 +62,8 @@ pub struct Ask<'a> {
     pub accept: &'static str,
     /// Whether it can read gzip. client-go can; kube-apiserver then packs answers from 128 KiB on.
     pub takes_gzip: bool,
+    /// Who it is for, if not who has connected.
+    pub user: Option<&'a str>,
     /// The media type of the body.
     pub content_type: &'static str,
     /// The body.
@@ -76,7 +78,7 @@ impl<'a> Ask<'a> {
 
     /// A request with a body of that type, and an answer in JSON.
     pub fn with(method: Method, target: &'a str, content_type: &'static str, body: Bytes) -> Self {
-        Self { method, target, accept: JSON, takes_gzip: false, content_type, body }
+        Self { method, target, accept: JSON, takes_gzip: false, user: None, content_type, body }
     }
 
     /// The same, answered in one of these media types.
@@ -87,6 +89,11 @@ impl<'a> Ask<'a> {
     /// The same, perhaps answered in gzip.
     pub fn packed(self) -> Self {
         Self { takes_gzip: true, ..self }
+    }
+
+    /// The same, on behalf of that user.
+    pub fn acting_as(self, user: &'a str) -> Self {
+        Self { user: Some(user), ..self }
     }
 
     fn head(&self, host: &str) -> http::Result<Request<()>> {
@@ -101,6 +108,9 @@ impl<'a> Ask<'a> {
         headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
         if self.takes_gzip {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        if let Some(user) = self.user {
+            headers.insert("impersonate-user", HeaderValue::from_str(user)?);
         }
         headers.insert(USER_AGENT, AGENT);
         Ok(request)

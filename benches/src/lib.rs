@@ -16,6 +16,7 @@ pub mod load;
 pub mod machine;
 pub mod program;
 pub mod tls;
+pub mod turns;
 pub mod usage;
 pub mod wire;
 pub mod zoo;

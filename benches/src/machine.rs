@@ -32,6 +32,20 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Any machine, for results that were made up.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self {
+            processor: "a processor".to_owned(),
+            cores: 2,
+            memory_gib: 8.0,
+            kernel: "6.1".to_owned(),
+            file_system: "ext4".to_owned(),
+            sync_p50_us: 100.0,
+            sync_p99_us: 200.0,
+        }
+    }
+
     /// This machine, with data in that folder.
     ///
     /// # Errors

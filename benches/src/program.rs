@@ -30,6 +30,28 @@ pub struct Output {
     pub no_run: bool,
 }
 
+/// Refuses flags that are zero.
+///
+/// # Errors
+/// When one is, as a sentence for the user.
+pub fn check_positive(flags: &[(&str, u64)]) -> Result<(), String> {
+    match flags.iter().find(|(_, value)| *value == 0) {
+        Some((flag, _)) => Err(format!("{flag} 0: must be at least 1")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a time for `--seconds` that makes no sense.
+///
+/// # Errors
+/// When it does not, as a sentence for the user.
+pub fn check_seconds(seconds: f64) -> Result<(), String> {
+    if seconds > 0.0 && seconds <= 3600.0 {
+        return Ok(());
+    }
+    Err(format!("--seconds {seconds}: must be above 0, and at most 3600"))
+}
+
 /// The results of a run.
 pub trait Results: Serialize + DeserializeOwned {
     /// The JSON that is kept.

@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::workloads::Workload;
-use crate::program::Output;
+use crate::program::{self, Output};
 
 /// One of the two stores that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -117,9 +117,7 @@ impl Options {
             ("--events", self.events),
             ("--seconds-max", self.seconds_max),
         ];
-        if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{flag} 0: must be at least 1"));
-        }
+        program::check_positive(&positive)?;
         if self.keys.is_empty() || self.keys.iter().any(|keys| *keys < self.in_flight as u64) {
             return Err(format!("--keys: at least one number, each at least --in-flight ({})", self.in_flight));
         }

@@ -135,19 +135,10 @@ pub(super) mod tests {
     }
 
     pub(in crate::brain) fn results(turns: Vec<SideTurn>) -> Results {
-        let machine = Machine {
-            processor: "a processor".to_owned(),
-            cores: 2,
-            memory_gib: 8.0,
-            kernel: "6.1".to_owned(),
-            file_system: "ext4".to_owned(),
-            sync_p50_us: 100.0,
-            sync_p99_us: 200.0,
-        };
         Results {
             date: "2026-01-01".to_owned(),
             command: "make bench-brain".to_owned(),
-            machine,
+            machine: Machine::example(),
             versions: vec![(Side::Etcd, "etcd 3.7".to_owned()), (Side::Brain, "kubewharf 0.1".to_owned())],
             options: Options::parse_from(["bench-brain", "--keys=1000"]),
             turns,

@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::workloads::Workload;
-use crate::program::Output;
+use crate::program::{self, Output};
 
 /// What stands between the clients and the kube-apiserver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
@@ -130,22 +130,18 @@ impl Options {
                 .for_each(|clients| *clients = clients.div_ceil(3));
         }
         let positive = [
-            ("--rounds", self.rounds as usize),
-            ("--connections", self.connections),
-            ("--in-flight", self.in_flight),
-            ("--list-bytes", self.list_bytes),
-            ("--idle-connections", self.idle_connections),
-            ("--idle-watches", self.idle_watches),
-            ("--watches-per-connection", self.watches_per_connection),
-            ("--watchers", self.watchers),
-            ("--writes", self.writes),
+            ("--rounds", u64::from(self.rounds)),
+            ("--connections", self.connections as u64),
+            ("--in-flight", self.in_flight as u64),
+            ("--list-bytes", self.list_bytes as u64),
+            ("--idle-connections", self.idle_connections as u64),
+            ("--idle-watches", self.idle_watches as u64),
+            ("--watches-per-connection", self.watches_per_connection as u64),
+            ("--watchers", self.watchers as u64),
+            ("--writes", self.writes as u64),
         ];
-        if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{flag} 0: must be at least 1"));
-        }
-        if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
-            return Err(format!("--seconds {}: must be above 0, and at most 3600", self.seconds));
-        }
+        program::check_positive(&positive)?;
+        program::check_seconds(self.seconds)?;
         Ok(self)
     }
 

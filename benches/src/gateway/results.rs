@@ -9,7 +9,7 @@ use super::report;
 use super::workloads::Workload;
 use crate::document::median;
 use crate::machine::Machine;
-use crate::program;
+use crate::{program, turns};
 
 /// A run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,17 +33,7 @@ pub struct Results {
 }
 
 /// One side's turn at a workload.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Turn {
-    /// Which side.
-    pub side: Side,
-    /// Rounds count from 0.
-    pub round: u32,
-    /// What was done.
-    pub workload: Workload,
-    /// What came of it.
-    pub measured: Measured,
-}
+pub type Turn = turns::Turn<Side, Workload, Measured>;
 
 /// What a number of connections or watches cost a fresh proxy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,8 +83,7 @@ impl program::Results for Results {
 impl Results {
     /// The median over the rounds of a number of a workload.
     pub fn of(&self, side: Side, workload: Workload, number: fn(&Measured) -> f64) -> Option<f64> {
-        let turns = self.turns.iter().filter(|turn| turn.side == side && turn.workload == workload);
-        median(turns.map(|turn| number(&turn.measured)).collect())
+        turns::of(&self.turns, side, workload, number)
     }
 
     /// KubeGateway's number of a round combined with another side's of the same round, and the median of that over the rounds: what
@@ -107,12 +96,7 @@ impl Results {
         combine: fn(f64, f64) -> f64,
         side: Side,
     ) -> Option<f64> {
-        let of = |side: Side, round: u32| {
-            let wanted = |turn: &&Turn| turn.side == side && turn.round == round && turn.workload == workload;
-            Some(number(&self.turns.iter().find(wanted)?.measured))
-        };
-        let rounds = (0..self.options.rounds).filter_map(|round| Some(combine(of(side, round)?, of(other, round)?)));
-        median(rounds.collect())
+        turns::paired(&self.turns, (side, other), workload, number, combine)
     }
 
     /// The median of the KiB that each of a thing costs.
@@ -150,19 +134,10 @@ pub(super) mod tests {
     }
 
     pub(in crate::gateway) fn results(turns: Vec<Turn>) -> Results {
-        let machine = Machine {
-            processor: "a processor".to_owned(),
-            cores: 2,
-            memory_gib: 8.0,
-            kernel: "6.1".to_owned(),
-            file_system: "ext4".to_owned(),
-            sync_p50_us: 100.0,
-            sync_p99_us: 200.0,
-        };
         Results {
             date: "2026-01-01".to_owned(),
             command: "make bench-gateway".to_owned(),
-            machine,
+            machine: Machine::example(),
             versions: vec![(Side::Haproxy, "HAProxy 2.6".to_owned()), (Side::Gateway, "kubewharf 0.1".to_owned())],
             options: Options::parse_from(["bench-gateway"]),
             turns,
@@ -180,21 +155,6 @@ pub(super) mod tests {
                 all_sent_seconds: 0.1,
             }],
         }
-    }
-
-    #[test]
-    fn a_ratio_is_that_of_one_round_so_a_slow_round_changes_it_little() {
-        let of_round = |round, factor: f64| {
-            [(Side::Haproxy, 10.0), (Side::Gateway, 15.0)]
-                .map(|(side, cpu_us)| turn(side, round, Workload::GetSmall, cpu_us * factor, 100.0))
-        };
-        let turns = [of_round(0, 1.0), of_round(1, 3.0), of_round(2, 2.0)].concat();
-        let results = results(turns);
-        let ratio =
-            results.paired(Side::Haproxy, Workload::GetSmall, Measured::proxy_cpu_us, |a, b| a / b, Side::Gateway);
-        assert!(ratio.is_some_and(|ratio| (ratio - 1.5).abs() < 1e-9), "{ratio:?}");
-        assert_eq!(results.of(Side::Gateway, Workload::GetSmall, Measured::proxy_cpu_us).map(f64::round), Some(30.0));
-        assert_eq!(results.of(Side::Gateway, Workload::Post, Measured::rate), None);
     }
 
     #[test]

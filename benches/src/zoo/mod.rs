@@ -57,6 +57,7 @@ pub async fn run(options: &Options, data: &Path, command: String, progress: &dyn
         turns: Vec::new(),
         watches: Vec::new(),
         creation: Vec::new(),
+        by_hand: Vec::new(),
         bulk: Vec::new(),
         memory: Vec::new(),
     };
@@ -162,6 +163,10 @@ impl Bench<'_> {
                 let (p50_ms, p99_ms) = (turn.whole.p50_ms, turn.whole.p99_ms);
                 (self.progress)(&format!("  {tenants} tenants, {at_once} at once: p50 {p50_ms:.1} p99 {p99_ms:.1} ms"));
                 results.creation.push(turn);
+                let turn = creation::by_hand(&cluster, round, tenants, at_once).await?;
+                let (p50_ms, p99_ms) = (turn.whole.p50_ms, turn.whole.p99_ms);
+                (self.progress)(&format!("  {tenants} by hand, {at_once} at once: p50 {p50_ms:.1} p99 {p99_ms:.1} ms"));
+                results.by_hand.push(turn);
             }
             let turn = creation::bulk(&cluster, round, options.bulk).await?;
             (self.progress)(&format!("  {} tenants: {:.0} a second", turn.tenants, turn.rate()));

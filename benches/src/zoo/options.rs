@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::program::Output;
+use crate::program::{self, Output};
 
 /// What stands between the clients and the kube-apiserver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -159,31 +159,27 @@ impl Options {
             self.tenants = self.tenants.div_ceil(50);
         }
         let positive = [
-            ("--rounds", self.rounds as usize),
-            ("--in-flight", self.in_flight),
-            ("--connections", self.connections),
-            ("--objects", self.objects),
-            ("--namespaces", self.namespaces),
-            ("--watching-tenants", self.watching_tenants),
-            ("--watches", self.watches),
-            ("--writes", self.writes),
-            ("--writers", self.writers),
-            ("--creation-rounds", self.creation_rounds as usize),
-            ("--single", self.single),
-            ("--parallel", self.parallel),
-            ("--bulk", self.bulk),
-            ("--tenants", self.tenants),
+            ("--rounds", u64::from(self.rounds)),
+            ("--in-flight", self.in_flight as u64),
+            ("--connections", self.connections as u64),
+            ("--objects", self.objects as u64),
+            ("--namespaces", self.namespaces as u64),
+            ("--watching-tenants", self.watching_tenants as u64),
+            ("--watches", self.watches as u64),
+            ("--writes", self.writes as u64),
+            ("--writers", self.writers as u64),
+            ("--creation-rounds", u64::from(self.creation_rounds)),
+            ("--single", self.single as u64),
+            ("--parallel", self.parallel as u64),
+            ("--bulk", self.bulk as u64),
+            ("--tenants", self.tenants as u64),
         ];
-        if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{flag} 0: must be at least 1"));
-        }
+        program::check_positive(&positive)?;
         if !self.objects.is_multiple_of(self.namespaces) {
             let (objects, namespaces) = (self.objects, self.namespaces);
             return Err(format!("--objects {objects}: must be a multiple of --namespaces ({namespaces})"));
         }
-        if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
-            return Err(format!("--seconds {}: must be above 0, and at most 3600", self.seconds));
-        }
+        program::check_seconds(self.seconds)?;
         Ok(self)
     }
 

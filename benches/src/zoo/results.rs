@@ -9,7 +9,7 @@ use super::report;
 use super::workloads::Workload;
 use crate::document::median;
 use crate::machine::Machine;
-use crate::program;
+use crate::{program, turns};
 
 /// A run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct Results {
     pub watches: Vec<WatchCount>,
     /// New tenants that are used.
     pub creation: Vec<CreationTurn>,
+    /// What that takes at least.
+    pub by_hand: Vec<HandTurn>,
     /// New tenants, as many as can be.
     pub bulk: Vec<BulkTurn>,
     /// Idle tenants.
@@ -43,17 +45,7 @@ pub struct Results {
 }
 
 /// One side's turn at a workload.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Turn {
-    /// Which side.
-    pub side: Side,
-    /// Rounds count from 0.
-    pub round: u32,
-    /// What was done.
-    pub workload: Workload,
-    /// What came of it.
-    pub measured: Measured,
-}
+pub type Turn = turns::Turn<Side, Workload, Measured>;
 
 /// The watches that tenants have, and those that they cost the kube-apiserver.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -101,6 +93,23 @@ pub struct CreationTurn {
     /// Until all were used.
     pub wall_seconds: f64,
     /// Processor time, with what was then left to do.
+    pub cpu_seconds: Cpu,
+}
+
+/// Namespaces that were made usable by hand, at the kube-apiserver itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HandTurn {
+    /// Rounds count from 0.
+    pub round: u32,
+    /// How many.
+    pub tenants: usize,
+    /// How many at a time.
+    pub at_once: usize,
+    /// Until an object is made by a new user.
+    pub whole: Spread,
+    /// Until all were used.
+    pub wall_seconds: f64,
+    /// Processor time.
     pub cpu_seconds: Cpu,
 }
 
@@ -167,19 +176,18 @@ impl program::Results for Results {
 impl Results {
     /// The median over the rounds of a number of a workload.
     pub fn of(&self, side: Side, workload: Workload, number: fn(&Measured) -> f64) -> Option<f64> {
-        let turns = self.turns.iter().filter(|turn| turn.side == side && turn.workload == workload);
-        median(turns.map(|turn| number(&turn.measured)).collect())
+        turns::of(&self.turns, side, workload, number)
     }
 
     /// How much larger KubeZoo's number of a round is than the other side's of the same round, and the median of that over the rounds: what
     /// the machine does meanwhile changes both.
     pub fn added(&self, workload: Workload, number: fn(&Measured) -> f64) -> Option<f64> {
-        let of = |side: Side, round: u32| {
-            let wanted = |turn: &&Turn| turn.side == side && turn.round == round && turn.workload == workload;
-            Some(number(&self.turns.iter().find(wanted)?.measured))
-        };
-        let rounds = 0..self.options.rounds;
-        median(rounds.filter_map(|round| Some(of(Side::Zoo, round)? - of(Side::Direct, round)?)).collect())
+        turns::paired(&self.turns, (Side::Zoo, Side::Direct), workload, number, |zoo, direct| zoo - direct)
+    }
+
+    /// The same of what was made by hand.
+    pub fn by_hand(&self, at_once: usize, number: impl Fn(&HandTurn) -> f64) -> Option<f64> {
+        median(self.by_hand.iter().filter(|turn| turn.at_once == at_once).map(number).collect())
     }
 
     /// The median over the rounds of a number of new tenants, so many at a time.
