@@ -48,7 +48,8 @@ pub trait Service: Send + Sync + 'static {
     type Body: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static;
 
     /// Answers a request.
-    fn serve(self: Arc<Self>, request: Request<Inbound>) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+    fn serve(self: Arc<Self>, request: Request<Inbound>)
+    -> impl Future<Output = Response<Self::Body>> + Send + 'static;
 
     /// How long an HTTP/2 client may leave a piece of this body unread; none if the body tells the [`watchdog`] itself.
     fn unread_timeout(body: &Self::Body) -> Option<Duration>;

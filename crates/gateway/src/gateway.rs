@@ -29,8 +29,8 @@ use crate::config::{
 use crate::drain::Drain;
 use crate::front::Front;
 use crate::limits::{
-    CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG, OWN_DESCRIPTORS,
-    SPANS_FLUSH_TIMEOUT, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL,
+    CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG, OWN_DESCRIPTORS, SPANS_FLUSH_TIMEOUT, TCP_KEEPALIVE_AFTER,
+    TCP_KEEPALIVE_INTERVAL,
 };
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;

@@ -34,6 +34,8 @@ pub(crate) const PROVISION_YIELD: Duration = Duration::from_millis(50);
 pub(crate) const PROVISION_YIELDS_MAX: u32 = 100;
 /// Tenants on their way out that are looked at and deleted from at once.
 pub(crate) const ENDINGS_AT_ONCE: usize = 4;
+/// How soon the apiserver's authorizer mostly knows a new binding.
+pub(crate) const BINDING_HEARD_WITHIN: Duration = Duration::from_millis(3);
 /// The longest pause after which a write is tried again that the apiserver's authorizer refuses although the binding is there.
 pub(crate) const BINDING_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an apiserver may take to agree to a stream, or to say why it does not.

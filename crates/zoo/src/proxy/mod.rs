@@ -112,8 +112,10 @@ impl Client {
         let method = request.method().clone();
         let info = RequestInfo::parse(method.as_str(), &target)
             .map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
-        let (head, incoming) = request.into_parts();
-        let mut asked = Asked { proxy: proxy.clone(), tenant, user, headers: head.headers.clone() };
+        let (mut head, incoming) = request.into_parts();
+        let is_upgrade = upgrade::is_wanted(&head, &info);
+        let headers = std::mem::take(&mut head.headers);
+        let mut asked = Asked { proxy: proxy.clone(), tenant, user, headers };
         asked.act_as_asked(&info).await?;
         asked.authorize(&info).await?;
         if !info.is_resource_request {
@@ -125,7 +127,7 @@ impl Client {
             let message = format!("tenants can only read {}", info.resource);
             return Err(Box::new(Status::forbidden_request(&asked.user.username, &info, &message)));
         }
-        if upgrade::is_wanted(&head, &info) {
+        if is_upgrade {
             return asked.upgrade(&wanted, Request::from_parts(head, incoming), self.stay.clone()).await;
         }
         asked.serve(&method, &wanted, incoming).await

@@ -11,7 +11,7 @@ use kubewharf_kube_api::Status;
 use kubewharf_upstream::Class;
 
 use crate::kinds::Outcome;
-use crate::limits::{ANSWER_BYTES_MAX, BINDING_PATIENCE, OWN_ANSWER_BYTES_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, BINDING_HEARD_WITHIN, BINDING_PATIENCE, OWN_ANSWER_BYTES_MAX};
 use crate::rewrite::{self, Direction, Encoding, Kind, PatchKind, RewriteError, Unchanged, Write};
 use crate::upstream::{Answer, Question, Whole};
 use crate::{proto, scan};
@@ -231,8 +231,12 @@ impl Asked {
             return upstream.send(&question).await.map_err(|error| failed(&error));
         }
         identity::impersonate(&self.user, self.names(), &mut question.headers);
-        let mut pause = Duration::from_millis(1);
-        let mut is_bound = false;
+        let mut pause = BINDING_HEARD_WITHIN;
+        let mut is_bound = self.tenant.is_just_bound(&wanted.info.namespace);
+        if is_bound {
+            // A request that is refused costs the apiserver more than the wait costs the client.
+            tokio::time::sleep(pause).await;
+        }
         loop {
             let answer = upstream.send(&question).await.map_err(|error| failed(&error))?;
             if answer.status != StatusCode::FORBIDDEN {

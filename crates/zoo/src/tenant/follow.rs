@@ -186,7 +186,7 @@ impl Tenants {
             }
             if let Some(place) = FIRST_NAMESPACES.iter().position(|first| *first == own) {
                 // Already set by a request that came meanwhile: as well.
-                let _ = tenant.first[place].set(());
+                let _ = tenant.first[place].set(None);
             }
         }
         Ok(())

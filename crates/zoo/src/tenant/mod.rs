@@ -15,6 +15,7 @@ mod policies;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 
 use http::Method;
 use parking_lot::{Mutex, RwLock};
@@ -22,7 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::limits::{ENDINGS_AT_ONCE, OWN_ANSWER_BYTES_MAX, PROVISIONS_AT_ONCE};
+use crate::limits::{BINDING_PATIENCE, ENDINGS_AT_ONCE, OWN_ANSWER_BYTES_MAX, PROVISIONS_AT_ONCE};
 use crate::names::{Names, TenantId};
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -59,8 +60,8 @@ pub struct Tenant {
     pub created: Box<str>,
     /// The version of its object when it was first seen.
     pub version: Box<str>,
-    /// Which of [`FIRST_NAMESPACES`] are there, with their binding.
-    first: [OnceCell<()>; FIRST_NAMESPACES.len()],
+    /// Which of [`FIRST_NAMESPACES`] are there, with their binding, and when this zoo made that.
+    first: [OnceCell<Option<Instant>>; FIRST_NAMESPACES.len()],
 }
 
 impl Tenant {
@@ -73,6 +74,13 @@ impl Tenant {
             version: object.metadata.resource_version.as_str().into(),
             first: Default::default(),
         }
+    }
+
+    /// Whether one of its first namespaces got its binding just now, so that the apiserver's authorizer may not have heard of it.
+    pub(crate) fn is_just_bound(&self, namespace: &str) -> bool {
+        let place = FIRST_NAMESPACES.iter().position(|first| *first == namespace);
+        let made = place.and_then(|place| *self.first[place].get()?);
+        made.is_some_and(|made| made.elapsed() < BINDING_PATIENCE)
     }
 
     /// Whether its first namespaces are all there.
@@ -196,9 +204,9 @@ impl Tenants {
         let new = Arc::new(new);
         if let Some(known) = known {
             for (cell, known) in new.first.iter().zip(&known.first) {
-                if known.initialized() {
+                if let Some(made) = known.get() {
                     // It is new, so this can't fail.
-                    let _ = cell.set(());
+                    let _ = cell.set(*made);
                 }
             }
         }

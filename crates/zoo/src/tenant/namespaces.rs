@@ -4,6 +4,7 @@
 //! never touched.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -91,9 +92,10 @@ impl Tenants {
         let namespace = FIRST_NAMESPACES[place];
         let made = tenant.first[place].get_or_try_init(|| async {
             self.make_namespace(tenant, namespace).await?;
-            self.bind(tenant, namespace).await
+            self.bind(tenant, namespace).await?;
+            Ok(Some(Instant::now()))
         });
-        made.await.copied()
+        made.await.map(drop)
     }
 
     /// Makes the Service by which every cluster's API is found.
