@@ -25,6 +25,7 @@ mod proxy;
 pub mod rewrite;
 mod scan;
 pub mod tenant;
+mod text;
 mod time;
 mod tokens;
 pub mod upstream;
