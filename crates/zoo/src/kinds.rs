@@ -176,6 +176,8 @@ pub enum Field {
     Keep,
     /// A namespace.
     Namespace,
+    /// The namespace of what an event is about, which may be in none: upstream a mark in this other field says so.
+    AboutNamespace(&'static str),
     /// The name of a cluster-scoped object of the tenant's.
     OwnName,
     /// The name of an object of any kind, which has the prefix upstream if the kind is cluster-scoped: the selector may name the kind in
@@ -316,7 +318,7 @@ const LEGACY_EVENT_FIELDS: &[(&str, Field)] = &[
     ("involvedObject.fieldPath", Field::Keep),
     ("involvedObject.kind", Field::Keep),
     ("involvedObject.name", Field::ObjectName),
-    ("involvedObject.namespace", Field::Namespace),
+    ("involvedObject.namespace", Field::AboutNamespace("involvedObject.fieldPath")),
     ("involvedObject.resourceVersion", Field::Keep),
     ("involvedObject.uid", Field::Keep),
     ("reason", Field::Keep),
@@ -332,7 +334,7 @@ const EVENT_FIELDS: &[(&str, Field)] = &[
     ("regarding.fieldPath", Field::Keep),
     ("regarding.kind", Field::Keep),
     ("regarding.name", Field::ObjectName),
-    ("regarding.namespace", Field::Namespace),
+    ("regarding.namespace", Field::AboutNamespace("regarding.fieldPath")),
     ("regarding.resourceVersion", Field::Keep),
     ("regarding.uid", Field::Keep),
     ("reportingController", Field::Keep),
@@ -586,7 +588,8 @@ mod tests {
         assert_eq!(field("", "pods", "metadata.namespace"), Some(Field::Namespace));
         assert_eq!(field("", "pods", "spec.nodeName"), Some(Field::Keep));
         assert_eq!(field("", "pods", "spec.nonsense"), None);
-        assert_eq!(field("", "events", "involvedObject.namespace"), Some(Field::Namespace));
+        let about = Some(Field::AboutNamespace("involvedObject.fieldPath"));
+        assert_eq!(field("", "events", "involvedObject.namespace"), about);
         assert_eq!(field("", "events", "regarding.name"), None);
         assert_eq!(field("events.k8s.io", "events", "regarding.name"), Some(Field::ObjectName));
         assert_eq!(field("rbac.authorization.k8s.io", "clusterroles", "metadata.name"), Some(Field::OwnName));

@@ -24,6 +24,7 @@ mod proxy;
 pub mod rewrite;
 mod scan;
 pub mod tenant;
+mod text;
 mod time;
 mod tokens;
 pub mod upstream;

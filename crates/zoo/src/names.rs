@@ -167,7 +167,7 @@ impl Names {
 
     /// Text for people that kube-apiserver or a controller wrote, with the tenant's own names in it.
     ///
-    /// The prefix is taken away wherever it is, and so is the UID. A tenant knows neither, so they can't be part of what the tenant wrote.
+    /// The prefix is taken away wherever it is, and so is the UID with the label or the term of a selector that zoo has added. A tenant knows neither, so they can't be part of what the tenant wrote.
     #[must_use]
     pub fn text_outward<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let has = |part: &[u8]| memchr::memmem::find(text.as_bytes(), part).is_some();
@@ -176,7 +176,10 @@ impl Names {
         match (has(&self.prefix), has_uid) {
             (false, false) => Cow::Borrowed(text),
             (_, false) => Cow::Owned(text.replace(self.prefix(), "")),
-            (_, true) => Cow::Owned(text.replace(self.prefix(), "").replace(&*self.uid, "")),
+            (_, true) => {
+                let text = crate::text::without_label(text, &self.uid);
+                Cow::Owned(text.replace(self.prefix(), "").replace(&*self.uid, ""))
+            }
         }
     }
 }

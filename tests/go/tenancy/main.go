@@ -56,6 +56,7 @@ var areas = []struct {
 	{"lists", lists},
 	{"watches", watches},
 	{"informers", runInformers},
+	{"events", clusterEvents},
 	{"patches", patches},
 	{"subresources", subresources},
 	{"deletes", deletes},

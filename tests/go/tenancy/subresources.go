@@ -60,7 +60,8 @@ func subresources(s *session) {
 	s.tell("evict none", nil, core.Pods(s.namespace).EvictV1(s.ctx, eviction))
 	s.tell("log of none", nil, core.Pods(s.namespace).GetLogs("nothing", &corev1.PodLogOptions{}).Do(s.ctx).Error())
 
-	namespace, err := core.Namespaces().Get(s.ctx, s.other, metav1.GetOptions{})
+	// One of its own: its managed fields tell who has done it.
+	namespace, err := core.Namespaces().Create(s.ctx, namespaceNamed("tenancy-finalized"), metav1.CreateOptions{})
 	if err == nil {
 		namespace.Spec.Finalizers = append(namespace.Spec.Finalizers, "example.com/own")
 		namespace, err = core.Namespaces().Finalize(s.ctx, namespace, metav1.UpdateOptions{})

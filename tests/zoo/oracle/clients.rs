@@ -10,16 +10,24 @@ use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
 use super::judge::{Answered, judge};
-use super::kubectl::TO_COME_VARIABLE;
 use super::normal;
 use super::side::Outcome;
 use crate::fixture::World;
 
 /// The program's areas, in the order in which they run.
-const AREAS: &[&str] = &["lists", "watches", "informers"];
-/// Areas that touch what tenants do not have yet, or of which not every difference has been judged. They run if
-/// [`TO_COME_VARIABLE`] is set.
-const TO_COME: &[&str] = &["kinds", "patches", "subresources", "deletes", "forms", "http", "discovery"];
+const AREAS: &[&str] = &[
+    "lists",
+    "watches",
+    "informers",
+    "events",
+    "kinds",
+    "patches",
+    "subresources",
+    "deletes",
+    "forms",
+    "http",
+    "discovery",
+];
 
 /// A test for each area.
 pub(super) fn trials(world: &Arc<World>) -> Vec<Trial> {
@@ -27,8 +35,7 @@ pub(super) fn trials(world: &Arc<World>) -> Vec<Trial> {
         let world = world.clone();
         Trial::test(format!("clients/{area}"), move || compare(&world, area))
     };
-    let to_come = if std::env::var_os(TO_COME_VARIABLE).is_some() { TO_COME } else { &[] };
-    AREAS.iter().chain(to_come).map(trial).collect()
+    AREAS.iter().map(trial).collect()
 }
 
 /// Runs an area on both sides at once.

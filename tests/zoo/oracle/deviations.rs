@@ -9,7 +9,7 @@ pub(super) struct Deviation {
     pub(super) group: &'static str,
     /// A part of the operation.
     pub(super) operation: &'static str,
-    /// A part of what the tenant is answered.
+    /// A part of what the tenant is answered; or which side alone came to the operation, in the judge's words.
     pub(super) answer: &'static str,
     /// Why.
     pub(super) reason: &'static str,

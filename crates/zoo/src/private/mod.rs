@@ -26,6 +26,7 @@ use crate::authz::roles::{Kind, Object, RBAC_API_VERSION, RBAC_GROUP};
 use crate::limits::{ANSWER_BYTES_MAX, PRIVATE_TRIES_MAX};
 use crate::proxy::{
     Asked, Body, Media, Wanted, escape, failed, json as json_response, json_line, media_of, respond, segment,
+    unsupported,
 };
 use crate::upstream::{Question, Whole};
 
@@ -482,14 +483,7 @@ impl Private<'_> {
                 Media::JsonPatch => patch::apply(&mut new, &patch).map_err(|error| self.unfit(&error))?,
                 // No list of these kinds is merged by keys, so the two are one, but for directives, which nobody writes for them.
                 Media::MergePatch | Media::StrategicMergePatch => patch::merge(&mut new, &patch),
-                _ => {
-                    return Err(Box::new(Status::unsupported_media_type(
-                        "the body of the request was in an unknown format - accepted media types include: \
-                         application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, \
-                         application/strategic-merge-patch+json",
-                    ))
-                    .into());
-                }
+                _ => return Err(unsupported(&Method::PATCH).into()),
             }
             let version = |object: &Value| object.pointer("/metadata/resourceVersion").cloned();
             let is_of_this_version = version(&new) == version(&old);

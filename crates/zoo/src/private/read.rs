@@ -67,7 +67,7 @@ impl Private<'_> {
             }
             Form::Partial(version) => json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": meta,
-                "items": objects.iter().map(|object| without_type(shape::partial(object, version))).collect::<Vec<_>>(),
+                "items": objects.iter().map(|object| shape::partial(object, version)).collect::<Vec<_>>(),
             }),
             Form::Whole => json!({
                 "kind": format!("{}List", self.kind.name()), "apiVersion": RBAC_API_VERSION, "metadata": meta,

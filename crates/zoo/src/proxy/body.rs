@@ -89,6 +89,13 @@ pub(crate) fn respond(status: &Status) -> Response<Body> {
     response
 }
 
+/// The answer to a request for a path at which there is nothing.
+pub(crate) fn no_page() -> Response<Body> {
+    let mut response = json(StatusCode::NOT_FOUND, Bytes::from_static(b"404 page not found\n"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
 /// JSON as kube-apiserver writes it: with a line break at its end.
 pub(crate) fn json_line(value: &serde_json::Value) -> Bytes {
     let mut text = value.to_string().into_bytes();

@@ -14,6 +14,7 @@ use crate::rewrite::Kind;
 use crate::time::{now, rfc3339};
 use crate::tokens::{Account, TOKEN_AUDIENCE};
 
+use super::target::by_router;
 use super::{Asked, Body, Wanted, failed, json as json_response, json_line, segment};
 
 /// How long a token lasts if its request does not say.
@@ -31,7 +32,7 @@ impl Asked {
         incoming: Inbound,
     ) -> Result<Response<Body>, Box<Status>> {
         if *method != Method::POST {
-            return Err(Box::new(Status::method_not_allowed()));
+            return Err(by_router(Status::method_not_allowed()));
         }
         let body = self.read_body(incoming).await?;
         let body = self.body_json(kind, &body)?;

@@ -40,6 +40,7 @@ use crate::watch::Hubs;
 
 pub(crate) use body::{Body, Broken, json, json_line, respond};
 pub(crate) use negotiate::{Media, of_body as media_of};
+pub(crate) use object::unsupported;
 pub(crate) use target::{Wanted, escape, segment};
 
 /// What all requests share.
@@ -118,6 +119,9 @@ impl Client {
         let mut asked = Asked { proxy: proxy.clone(), tenant, user, headers };
         asked.act_as_asked(&info).await?;
         asked.authorize(&info).await?;
+        if target.starts_with("//") {
+            return Ok(body::no_page());
+        }
         if !info.is_resource_request {
             return asked.other(&method, &target, &info).await;
         }
@@ -269,10 +273,10 @@ impl Asked {
                 let query = target.split_once('?').map(|(_, query)| query);
                 match self.proxy.discovery.respond(path, query, &self.headers).await {
                     Some(response) => Ok(response.map(Body::Whole)),
-                    None => Err(Box::new(Status::resource_not_found())),
+                    None => Ok(body::no_page()),
                 }
             }
-            _ => Err(Box::new(Status::resource_not_found())),
+            _ => Ok(body::no_page()),
         }
     }
 

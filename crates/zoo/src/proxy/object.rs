@@ -16,6 +16,7 @@ use crate::rewrite::{self, Direction, Encoding, Kind, PatchKind, RewriteError, U
 use crate::upstream::{Answer, Question, Whole};
 use crate::{proto, scan};
 
+use super::target::by_router;
 use super::{Asked, Body, Broken, Media, Wanted, failed, identity, negotiate};
 
 /// Namespaces that no cluster lets go.
@@ -159,7 +160,7 @@ impl Asked {
             Media::MergePatch => patch(PatchKind::Merge, &mut output),
             Media::StrategicMergePatch => patch(PatchKind::Strategic, &mut output),
             Media::ApplyPatch => patch(PatchKind::Apply, &mut output),
-            Media::Other => return Err(unsupported()),
+            Media::Other => return Err(unsupported(method)),
         };
         let unchanged = rewritten.map_err(|error| self.not_rewritten(wanted, error))?;
         if wanted.outcome == Outcome::OwnCluster && *method == Method::POST {
@@ -392,7 +393,11 @@ fn not_acceptable() -> Box<Status> {
     ))
 }
 
-fn unsupported() -> Box<Status> {
+/// The answer to a body that is in no known format.
+pub(crate) fn unsupported(method: &Method) -> Box<Status> {
+    if *method == Method::PATCH {
+        return by_router(Status::unsupported_media_type("415: Unsupported Media Type"));
+    }
     Box::new(Status::unsupported_media_type(
         "the body of the request was in an unknown format - accepted media types include: application/json, \
          application/yaml, application/vnd.kubernetes.protobuf",

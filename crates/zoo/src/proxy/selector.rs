@@ -31,10 +31,14 @@ pub(super) fn map_fields(
             mapped.push_str(term);
             continue;
         };
+        if let Some(Field::AboutNamespace(mark)) = meaning(field) {
+            map_about_namespace(field, operator, value, mark, names, &mut mapped);
+            continue;
+        }
         let is_mapped = match meaning(field) {
             Some(Field::Namespace | Field::OwnName) => true,
             Some(Field::ObjectName) => kind == Some("Namespace"),
-            Some(Field::Keep) | None => false,
+            Some(Field::Keep | Field::AboutNamespace(_)) | None => false,
         };
         mapped.push_str(field);
         mapped.push_str(operator);
@@ -45,6 +49,21 @@ pub(super) fn map_fields(
         mapped.push_str(value);
     }
     Ok(mapped)
+}
+
+/// A requirement of the namespace of what events are about. An event about what is in none has the mark in another field upstream, and the
+/// namespace `default`.
+fn map_about_namespace(field: &str, operator: &str, value: &str, mark: &str, names: &Names, mapped: &mut String) {
+    let prefix = names.prefix();
+    let is_equal = operator != "!=";
+    if value.is_empty() {
+        mapped.push_str(&format!("{mark}{operator}{prefix}"));
+        return;
+    }
+    mapped.push_str(&format!("{field}{operator}{prefix}{value}"));
+    if is_equal {
+        mapped.push_str(&format!(",{mark}!={prefix}"));
+    }
 }
 
 /// The terms; a comma behind a backslash belongs to its term.
@@ -137,6 +156,7 @@ mod tests {
         let meaning = |field: &str| match field {
             "metadata.namespace" => Some(Field::Namespace),
             "involvedObject.name" => Some(Field::ObjectName),
+            "involvedObject.namespace" => Some(Field::AboutNamespace("mark")),
             _ => Some(Field::Keep),
         };
         let map = |selector: &str| map_fields(selector, meaning, &names).expect("mapped").replace(names.prefix(), "P-");
@@ -147,6 +167,10 @@ mod tests {
             map("involvedObject.name=a,involvedObject.kind=Namespace"),
             "involvedObject.name=P-a,involvedObject.kind=Namespace"
         );
+        assert_eq!(map("involvedObject.namespace=a"), "involvedObject.namespace=P-a,mark!=P-");
+        assert_eq!(map("involvedObject.namespace!=a"), "involvedObject.namespace!=P-a");
+        assert_eq!(map("involvedObject.namespace=,x=y"), "mark=P-,x=y");
+        assert_eq!(map("involvedObject.namespace!="), "mark!=P-");
         assert_eq!(map("nonsense"), "nonsense");
     }
 

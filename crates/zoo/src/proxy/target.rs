@@ -29,7 +29,7 @@ impl<'a> Wanted<'a> {
     /// Understands a request for a resource; refuses what tenants do not have, and what is not said in one of the ways that are understood.
     pub(crate) fn of(method: &Method, info: &'a RequestInfo<'a>, query: &'a str) -> Result<Self, Box<Status>> {
         let (group, resource, subresource) = (&*info.api_group, &*info.resource, &*info.subresource);
-        let no_such = || Box::new(Status::resource_not_found());
+        let no_such = || by_router(Status::resource_not_found());
         let is_read = matches!(*method, Method::GET | Method::HEAD);
         let is_method_of_verb = match &*info.verb {
             "get" | "list" | "watch" => is_read,
@@ -41,7 +41,7 @@ impl<'a> Wanted<'a> {
             _ => false,
         };
         if info.verb.is_empty() {
-            return Err(Box::new(Status::method_not_allowed()));
+            return Err(by_router(Status::method_not_allowed()));
         }
         let mut parts = info.parts.iter();
         let (_, name, third) = (parts.next(), parts.next(), parts.next());
@@ -58,7 +58,7 @@ impl<'a> Wanted<'a> {
         }
         let known = kinds::find(group, resource).expect("it is served");
         if known.namespaced && info.namespace.is_empty() && !is_read && known.outcome != Outcome::Decided {
-            return Err(Box::new(Status::method_not_allowed()));
+            return Err(by_router(Status::method_not_allowed()));
         }
         // One object of a namespaced kind is in a namespace.
         if known.namespaced && info.namespace.is_empty() && name.is_some() {
@@ -212,6 +212,12 @@ impl<'a> Wanted<'a> {
         let _ = write!(mapped, "{comma}{}", self.own_labels(names));
         Ok(mapped)
     }
+}
+
+/// An answer as kube-apiserver's router gives it: with details that say nothing.
+pub(super) fn by_router(mut status: Status) -> Box<Status> {
+    status.details = Some(Box::default());
+    Box::new(status)
 }
 
 /// A query, unescaped as it is read.

@@ -3,7 +3,7 @@
 //! Invariant: what isn't changed stays byte for byte.
 
 use super::edits::Edits;
-use super::marks::{Addition, Entries, Entry};
+use super::marks::{Addition, Entries, Entry, Whole};
 use super::plan::{Node, Rule, What};
 use super::scan::{Fallible, Raw, Scan, escape};
 use super::schema::Shape;
@@ -90,6 +90,7 @@ impl Walk<'_> {
     }
 
     pub(super) fn json_object(&mut self, scan: &mut Scan<'_>, node: &'static Node) -> Fallible<Verdict> {
+        let node = if node.whole == Some(Whole::About) { self.json_about(scan, node)? } else { node };
         scan.expect(b'{', "an object")?;
         let base = self.held.len();
         let mut seen = 0u64;

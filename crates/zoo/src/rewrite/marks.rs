@@ -6,6 +6,7 @@
 //! Invariant: a field without a rule is kept both ways. A test goes through all fields that look like a name and fails if one has neither a
 //! rule nor an entry in the list of those that are kept on purpose.
 
+use super::about::{UNPLACED, UNPLACED_FIELD};
 use super::value::Op;
 
 /// Labels, annotations and finalizers in this domain are KubeZoo's. Tenants neither write nor see them.
@@ -128,6 +129,8 @@ pub(super) enum Whole {
     Reference {
         versioned: bool,
     },
+    /// The same, of what an event is about.
+    About,
     /// The same, of the owner of an object, whom the host's collector of garbage must find.
     Owner,
     /// The same in the answer to a request, so outward only.
@@ -228,6 +231,14 @@ pub(super) static MARKS: &[(&str, &str, Mark)] = &[
     ("meta.v1.WatchEvent", "object", Mark::Object),
     ("meta.v1.List", "items", Mark::Object),
     ("events.v1.Event", "note", TEXT),
+    ("core.v1.Event", "involvedObject", Mark::As("core.v1.ObjectReference@about")),
+    ("events.v1.Event", "regarding", Mark::As("core.v1.ObjectReference@about")),
+    // It may hold the mark of what is in no namespace, which can't be copied to where it would be told.
+    ("core.v1.ObjectReference@about", "fieldPath", TEXT),
+    (UNPLACED, "namespace", Mark::Withhold),
+    (UNPLACED, "fieldPath", Mark::Withhold),
+    (UNPLACED_FIELD, "namespace", Mark::Withhold),
+    (UNPLACED_FIELD, "fieldPath", NAME),
     // References.
     ("core.v1.ObjectReference", "apiVersion", OF_GROUP),
     ("core.v1.ObjectReference", "kind", KIND),
@@ -350,6 +361,7 @@ pub(super) static WHOLES: &[(&str, Whole)] = &[
     ("autoscaling.v1.CrossVersionObjectReference@scaled", Whole::Nothing),
     ("autoscaling.v2.CrossVersionObjectReference@scaled", Whole::Nothing),
     ("core.v1.ObjectReference@secret", Whole::Nothing),
+    ("core.v1.ObjectReference@about", Whole::About),
     ("rbac.v1.Subject", Whole::Subject),
     ("rbac.v1.RoleRef", Whole::RoleRef),
     ("meta.v1.LabelSelectorRequirement", Whole::Requirement { of_namespaces: false }),

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 
 use crate::names::Names;
 
+mod about;
 mod edits;
 #[rustfmt::skip]
 #[allow(unused_imports, reason = "every file has the same ones")]

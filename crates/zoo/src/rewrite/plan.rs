@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use super::about::{UNPLACED, UNPLACED_FIELD};
 use super::marks::{ADDITIONS, Addition, Deny, Entries, MARKS, Mark, Slot, WHOLES, Whole, is_own_message};
 use super::schema::{self, Field, Message, Shape, Type};
 use super::value::Op;
@@ -101,8 +102,10 @@ impl Plan {
         for message in schema::all().filter(|message| message.root || message.name.starts_with("zoo.")) {
             compiler.node(message.name);
         }
-        // Lists in annotations and events of watches have no kind.
+        // What events are about, lists in annotations and events of watches have no kind.
         for name in [
+            UNPLACED,
+            UNPLACED_FIELD,
             "meta.v1.WatchEvent",
             "autoscaling.v1.HorizontalPodAutoscalerCondition",
             "autoscaling.v1.MetricSpec",
@@ -139,7 +142,9 @@ impl Compiler {
             Whole::Details => self.outward,
             Whole::Requirement { of_namespaces } => *of_namespaces || !self.outward,
             Whole::Nothing => false,
-            Whole::Reference { .. } | Whole::Owner | Whole::Subject | Whole::RoleRef | Whole::Secret => true,
+            Whole::Reference { .. } | Whole::About | Whole::Owner | Whole::Subject | Whole::RoleRef | Whole::Secret => {
+                true
+            }
         });
         let mut wire = Vec::new();
         for field in message.fields {
@@ -309,7 +314,9 @@ mod tests {
             for (.., message) in schema::kinds() {
                 assert!(plan.find(message.name).is_some(), "{}", message.name);
             }
-            assert!(plan.find("meta.v1.WatchEvent").is_some());
+            for name in ["meta.v1.WatchEvent", UNPLACED, UNPLACED_FIELD] {
+                assert!(plan.find(name).is_some(), "{name}");
+            }
             for (name, node) in &plan.by_name {
                 let special = crate::rewrite::transcode::Special::of(name).is_some();
                 assert!(!special || plan.node(*node).wire.is_empty(), "{name} is no object in JSON");

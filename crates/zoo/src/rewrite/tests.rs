@@ -459,3 +459,36 @@ fn protobuf_that_could_be_read_in_two_ways_is_refused() {
     assert!(matches!(rewrite_wire(Kind::custom(), CREATE, &custom), Err(RewriteError::Unsupported(_))));
     assert_eq!(type_of(Encoding::Protobuf, &custom).unwrap().kind, "Foo");
 }
+
+#[test]
+fn an_event_about_what_is_in_no_namespace_is_in_default() {
+    let event = kind("v1", "Event");
+    both_ways(
+        event,
+        r#"{"involvedObject":{"kind":"Namespace","name":"a"},"message":"m"}"#,
+        r#"{"involvedObject":{"namespace":"P-default","fieldPath":"P-","kind":"Namespace","name":"P-a"},"message":"m"}"#,
+    );
+    both_ways(event, r#"{"involvedObject":{}}"#, r#"{"involvedObject":{"namespace":"P-default","fieldPath":"P-"}}"#);
+    both_ways(
+        kind("events.k8s.io/v1", "Event"),
+        r#"{"regarding":{"kind":"Node","name":"n","fieldPath":"spec"},"related":{"kind":"Node","name":"n"}}"#,
+        r#"{"regarding":{"namespace":"P-default","kind":"Node","name":"n","fieldPath":"P-spec"},"related":{"kind":"Node","name":"n"}}"#,
+    );
+    for (tenant, cluster) in [
+        (r#"{"fieldPath":null,"namespace":""}"#, r#"{"fieldPath":"P-","namespace":"P-default"}"#),
+        (
+            r#"{"namespace":null,"namespace":""}"#,
+            r#"{"fieldPath":"P-","namespace":"P-default","namespace":"P-default"}"#,
+        ),
+    ] {
+        let about = |text: &str| format!(r#"{{"involvedObject":{text}}}"#);
+        assert_eq!(rewrite(event, CREATE, &about(tenant)).unwrap(), upstream(&about(cluster)));
+        outward(event, &about(cluster), &about("{}"));
+    }
+    // One that says a namespace has no mark.
+    both_ways(
+        event,
+        r#"{"involvedObject":{"kind":"Namespace","name":"a","namespace":"default","fieldPath":"x"}}"#,
+        r#"{"involvedObject":{"kind":"Namespace","name":"P-a","namespace":"P-default","fieldPath":"x"}}"#,
+    );
+}

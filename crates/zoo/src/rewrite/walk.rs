@@ -126,7 +126,7 @@ impl<'n> Walk<'n> {
     }
 
     /// What is being walked may be merged into what there is.
-    fn is_merged(&self) -> bool {
+    pub(super) fn is_merged(&self) -> bool {
         self.is_partial() || self.mode == Mode::Strategic
     }
 
@@ -163,12 +163,12 @@ impl<'n> Walk<'n> {
     ) -> Fallible<Decision> {
         let text = |slot| read(slot).map(Option::unwrap_or_default);
         Ok(match whole {
-            Whole::Reference { .. } | Whole::Owner | Whole::Details => {
+            Whole::Reference { .. } | Whole::About | Whole::Owner | Whole::Details => {
                 let kind = text(Slot::Kind)?;
                 let group = read(Slot::Group)?;
                 let group = group.as_deref().filter(|group| !group.is_empty());
                 let group = match whole {
-                    Whole::Reference { versioned: true } | Whole::Owner => {
+                    Whole::Reference { versioned: true } | Whole::About | Whole::Owner => {
                         group.map(|version| version.split_once('/').map_or("", |(group, _)| group))
                     }
                     _ => group,

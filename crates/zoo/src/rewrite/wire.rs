@@ -7,7 +7,7 @@
 use super::RewriteError;
 use super::TypeMeta;
 use super::edits::{put_varint, varint_length};
-use super::marks::{Addition, Entries, Entry, TENANT_LABEL};
+use super::marks::{Addition, Entries, Entry, TENANT_LABEL, Whole};
 use super::plan::{Node, Rule, What};
 use super::scan::{Fallible, Scan};
 use super::schema::Shape;
@@ -153,10 +153,13 @@ impl Walk<'_> {
     }
 
     fn wire_message(&mut self, input: &[u8], span: Span, node: &'static Node) -> Walked {
+        let (node, mut growth) = match node.whole {
+            Some(Whole::About) => self.wire_about(input, span, node)?,
+            _ => (node, 0),
+        };
         let base = self.held.len();
         let mut fields = Fields::of(input, span);
         let mut seen = 0u64;
-        let mut growth = 0;
         while let Some(found) = fields.next()? {
             let Some((index, rule)) = node.by_number(found.number) else { continue };
             if !found.delimited {

@@ -150,6 +150,8 @@ fn value(
             "resource" => choices.pick(&["namespaces", "pods"]),
             "key" => choices.pick(&[NAMESPACE_LABEL, "app"]),
             "type" => choices.pick(&["kubernetes.io/tls", "Opaque"]),
+            // An empty one of what an event is about comes back as none.
+            "namespace" | "fieldPath" if message.name == "core.v1.ObjectReference" => choices.pick(&["a", "default"]),
             _ => choices.pick(TEXTS),
         }),
         Type::Bytes => json!(STANDARD.encode(choices.text())),

@@ -138,8 +138,8 @@ impl Oracle {
         let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
         let name = object.get("name").unwrap_or(&Value::Null);
         match whole {
-            Whole::Reference { .. } | Whole::Owner => {
-                let versioned = matches!(whole, Whole::Reference { versioned: true } | Whole::Owner);
+            Whole::Reference { .. } | Whole::About | Whole::Owner => {
+                let versioned = matches!(whole, Whole::Reference { versioned: true } | Whole::About | Whole::Owner);
                 let slot = |slot: Slot| {
                     let is_slot =
                         |field: &str| matches!(mark(message.name, field), Some(Mark::Slot(found)) if found == slot);

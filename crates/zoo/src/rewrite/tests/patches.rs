@@ -273,6 +273,25 @@ fn a_value_is_carried_only_to_where_it_means_the_same() {
 }
 
 #[test]
+fn the_mark_of_what_is_in_no_namespace_is_carried_nowhere() {
+    for (group, about) in [("v1", "involvedObject"), ("events.k8s.io/v1", "regarding")] {
+        let event = kind(group, "Event");
+        for path in ["/metadata/annotations/a", "/metadata/labels/a", "/reason", "/related/fieldPath", "/related/name"]
+        {
+            for op in ["copy", "move"] {
+                let operation = format!(r#"[{{"op":"{op}","from":"/{about}/fieldPath","path":"{path}"}}]"#);
+                is_refused(PatchKind::Json, event, &operation);
+            }
+        }
+        let whole = format!(r#"[{{"op":"replace","path":"/{about}","value":{{"kind":"Node","name":"n"}}}}]"#);
+        let upstream = format!(
+            r#"[{{"op":"replace","path":"/{about}","value":{{"namespace":"P-default","fieldPath":"P-","kind":"Node","name":"n"}}}}]"#
+        );
+        becomes(PatchKind::Json, event, &whole, &upstream);
+    }
+}
+
+#[test]
 fn an_apply_patch_is_a_whole_object_in_json_or_yaml() {
     becomes(
         PatchKind::Apply,
