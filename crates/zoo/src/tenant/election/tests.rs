@@ -68,16 +68,15 @@ fn a_silent_leader_is_followed_after_its_lease_and_one_that_says_farewell_at_onc
     assert_eq!((other.until_ms(), other.holder()), (0, Some("one")));
     round(&mut other, &mut server, 15_500);
     assert_eq!(other.until_ms(), 25_500);
-    let spec = &server.lease.as_ref().expect("a lease").1;
+    let spec = server.lease.clone().expect("a lease").1;
     assert_eq!((spec.lease_transitions, spec.lease_duration_seconds), (1, 15));
     assert_eq!((spec.acquire_time.as_str(), &spec.renew_time), ("1970-01-01T00:00:15.500000Z", &spec.acquire_time));
     // The first finds out when it writes at a version that is not there any more.
     round(&mut one, &mut server, 1_016_000);
     assert_eq!(one.until_ms(), 0);
-    let acquired = spec.acquire_time.clone();
     round(&mut other, &mut server, 17_500);
-    let spec = server.lease.as_ref().expect("a lease").1.clone();
-    assert_eq!((spec.lease_transitions, spec.acquire_time), (1, acquired), "kept, not taken anew");
+    let kept = server.lease.clone().expect("a lease").1;
+    assert_eq!((kept.lease_transitions, kept.acquire_time), (1, spec.acquire_time), "kept, not taken anew");
     let farewell = other.release(at(18_000)).expect("it holds the lease");
     server.write(&farewell).expect("written");
     assert_eq!(other.until_ms(), 0);
