@@ -2,7 +2,7 @@
 //!
 //! Invariant: everything here ends with the test program, and its logs stay when a test failed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
@@ -24,6 +24,8 @@ pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 const SUBJECT_VARIABLE: &str = "KUBEWHARF_ZOO_SUBJECT";
 /// Kubernetes makes no endpoint of an address of the loopback network. Nobody calls this one: it is for documents.
 const ADVERTISED: &str = "--advertise-address=192.0.2.1";
+/// The same of another KubeZoo.
+const ADVERTISED_TOO: &str = "--advertise-address=192.0.2.2";
 /// The tenant that the oracle judges.
 const TENANT: &str = "judged";
 
@@ -59,8 +61,16 @@ pub(crate) struct Zoo {
     pub(crate) process: Mutex<Process>,
     spec: Spec,
     pub(crate) cluster: Cluster,
+    address: SocketAddr,
     pub(crate) admin_address: SocketAddr,
     pub(crate) folder: Folder,
+}
+
+/// Another KubeZoo in front of the same cluster.
+pub(crate) struct Another {
+    pub(crate) process: Process,
+    pub(crate) admin_address: SocketAddr,
+    _folder: Folder,
 }
 
 impl Zoo {
@@ -69,16 +79,28 @@ impl Zoo {
         let cluster = Cluster::start();
         let folder = Folder::new("zoo").unwrap();
         let (address, admin_address) = (free_port(), free_port());
-        let spec = Spec::new("zoo", product().unwrap(), folder.path())
-            .arg("zoo")
-            .arg(format!("--upstream-kubeconfig={}", cluster.apiserver.kubeconfig().display()))
-            .arg(format!("--listen={address}"))
-            .arg(format!("--admin-listen={admin_address}"))
-            .arg(format!("--data-dir={}", folder.path().join("data").display()));
+        let spec = spec(&cluster, &folder, address, admin_address, ADVERTISED);
         let process = Mutex::new(spec.start().unwrap());
-        let zoo = Self { process, spec, cluster, admin_address, folder };
+        let zoo = Self { process, spec, cluster, address, admin_address, folder };
         zoo.wait_until_ready();
         zoo
+    }
+
+    /// Starts another one beside it: the same keys, the same port, another address.
+    pub(crate) fn start_another(&self) -> Another {
+        let folder = Folder::new("another-zoo").unwrap();
+        std::fs::create_dir(folder.path().join("data")).unwrap();
+        for name in ["ca.crt", "ca.key", "tokens.key"] {
+            std::fs::copy(self.folder.path().join("data").join(name), folder.path().join("data").join(name)).unwrap();
+        }
+        let IpAddr::V4(ip) = self.address.ip() else { panic!("the loopback network is of IPv4") };
+        let [first, second, third, fourth] = ip.octets();
+        // No process of a test has such an address of its own.
+        let address = (Ipv4Addr::new(first, second | 128, third, fourth), self.address.port()).into();
+        let admin_address = free_port();
+        let mut process = spec(&self.cluster, &folder, address, admin_address, ADVERTISED_TOO).start().unwrap();
+        wait_until_ready(&mut process, &folder, admin_address);
+        Another { process, admin_address, _folder: folder }
     }
 
     /// Starts it again after its end, and waits until it is ready.
@@ -88,13 +110,7 @@ impl Zoo {
     }
 
     fn wait_until_ready(&self) {
-        let ca = self.folder.path().join("data/ca.crt");
-        let ready = |_: &Process| {
-            let Ok(root) = std::fs::read_to_string(&ca) else { return false };
-            let client = Client::with_root(&format!("https://{}", self.admin_address), &root, None);
-            client.get("/readyz").is_ok_and(|answer| answer.status == 200)
-        };
-        self.process.lock().unwrap().wait_until(WITHIN, ready).unwrap();
+        wait_until_ready(&mut self.process.lock().unwrap(), &self.folder, self.admin_address);
     }
 
     /// The certificate of the authority that signs for KubeZoo and its tenants.
@@ -123,6 +139,26 @@ impl Zoo {
         let names = Names::of_uid(object["metadata"]["uid"].as_str().unwrap());
         Tenant::new(name, &text, names)
     }
+}
+
+fn spec(cluster: &Cluster, folder: &Folder, address: SocketAddr, admin_address: SocketAddr, advertised: &str) -> Spec {
+    Spec::new("zoo", product().unwrap(), folder.path())
+        .arg("zoo")
+        .arg(format!("--upstream-kubeconfig={}", cluster.apiserver.kubeconfig().display()))
+        .arg(format!("--listen={address}"))
+        .arg(format!("--admin-listen={admin_address}"))
+        .arg(format!("--data-dir={}", folder.path().join("data").display()))
+        .arg(advertised)
+}
+
+fn wait_until_ready(process: &mut Process, folder: &Folder, admin_address: SocketAddr) {
+    let ca = folder.path().join("data/ca.crt");
+    let ready = |_: &Process| {
+        let Ok(root) = std::fs::read_to_string(&ca) else { return false };
+        let client = Client::with_root(&format!("https://{admin_address}"), &root, None);
+        client.get("/readyz").is_ok_and(|answer| answer.status == 200)
+    };
+    process.wait_until(WITHIN, ready).unwrap();
 }
 
 /// A tenant, and the credential of its administrator.

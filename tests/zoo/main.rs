@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod attacks;
+mod control;
 mod crash;
 mod fixture;
 mod oracle;
@@ -31,6 +32,10 @@ fn main() {
     trials.extend(taint::trials(&world));
     trials.push(Trial::test("crash/clients_go_on_and_no_tenant_stays_half_made", || {
         crash::clients_go_on_and_no_tenant_stays_half_made();
+        Ok(())
+    }));
+    trials.push(Trial::test("control/several_zoos_have_one_leader_and_tell_what_they_do", || {
+        control::several_zoos_have_one_leader_and_tell_what_they_do();
         Ok(())
     }));
     let conclusion = libtest_mimic::run(&arguments, trials);

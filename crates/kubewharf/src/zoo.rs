@@ -1,6 +1,6 @@
 //! `kubewharf zoo`: reads the flags and runs zoo; `tenant` is the administrator's tool.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -107,6 +107,10 @@ struct Serve {
     /// The URL at which tenants reach this zoo, such as that of a load balancer; https:// and the address to listen at if not set.
     #[arg(long, value_name = "URL")]
     external_url: Option<String>,
+    /// The address at which others, such as tenants' pods, reach this zoo at the port of --listen: tenants' Service kubernetes leads there. The
+    /// address of --listen if not set; if that is no single one, the one from which this machine reaches the host's apiserver.
+    #[arg(long, value_name = "ADDRESS")]
+    advertise_address: Option<IpAddr>,
     /// A storage class of the host that tenants may use; may be given several times. Without any, they may use each; volumes without a
     /// class are out of their reach in any case.
     #[arg(long, value_name = "NAME")]
@@ -163,6 +167,7 @@ fn serve(flags: Serve) -> anyhow::Result<()> {
         admin_listen: flags.admin_listen.expect(required),
         data_dir: flags.data_dir.expect(required),
         external_url: flags.external_url,
+        advertise_address: flags.advertise_address,
         storage_classes: flags.storage_class,
         tls: flags.tls_cert.zip(flags.tls_key),
         connections_per_address_max: flags.connections_per_address_max,
@@ -207,9 +212,13 @@ fn tenant(command: TenantCommand) -> anyhow::Result<()> {
                 let name = &wanted.tenant.name;
                 administrator.delete(name).await?;
                 if wanted.timeout > 0 {
-                    let gone = administrator.gone(name, |held| eprintln!("{held}"));
+                    let mut last = String::from("no zoo has begun to end it: does one run and lead?");
+                    let gone = administrator.gone(name, |held| {
+                        eprintln!("{held}");
+                        held.clone_into(&mut last);
+                    });
                     if tokio::time::timeout(Duration::from_secs(wanted.timeout), gone).await.is_err() {
-                        bail!("tenant {name} is not gone after {} s", wanted.timeout);
+                        bail!("tenant {name} is not gone after {} s: {last}", wanted.timeout);
                     }
                     println!("tenant {name} is gone");
                 }

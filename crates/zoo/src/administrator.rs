@@ -101,6 +101,8 @@ struct Metadata {
     name: String,
     uid: String,
     creation_timestamp: String,
+    #[serde(default)]
+    finalizers: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -242,10 +244,10 @@ impl Administrator {
             match found {
                 Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => return,
                 Ok(tenant) => {
-                    let held = tenant.status.conditions.first().map_or("", |condition| &condition.message);
-                    if tenant.status.phase == "Deleting" && held != told {
-                        held.clone_into(&mut told);
-                        tell(held);
+                    let held = tenant.held();
+                    if !held.is_empty() && held != told {
+                        tell(&held);
+                        told = held;
                     }
                 }
                 // It may come back.
@@ -253,6 +255,18 @@ impl Administrator {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+}
+
+impl Tenant {
+    /// What it waits for on its way out: what zoo says; and others' finalizers on its object, when zoo's own is gone.
+    fn held(&self) -> String {
+        let finalizers = &self.metadata.finalizers;
+        if !finalizers.is_empty() && !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+            return format!("waiting for who has put finalizers on the Tenant object: {}", finalizers.join(", "));
+        }
+        let ready = self.status.conditions.first().filter(|_| self.status.phase == "Deleting");
+        ready.map(|condition| condition.message.clone()).unwrap_or_default()
     }
 }
 

@@ -2,15 +2,17 @@
 //!
 //! Invariant: clients are served only when what zoo needs upstream is installed there.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use kubewharf_foundation::tls::{ClientAuth, ReloadingTls, ServerTls};
 use kubewharf_foundation::{Error as FoundationError, Shutdown};
 use kubewharf_front::{Addresses, Server, Timeouts};
 use kubewharf_upstream::SettingsError;
+use ring::rand::{SecureRandom, SystemRandom};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -27,13 +29,16 @@ use crate::list::Sealer;
 use crate::metrics::Metrics;
 use crate::private;
 use crate::proxy::{Client, Proxy};
-use crate::tenant::{Tenants, crd};
+use crate::tenant::{Tenants, check_address, crd};
 use crate::tokens::Tokens;
 use crate::upstream::{Upstream, UpstreamError};
 use crate::watch::Hubs;
 
 /// Where zoo tells, in the host, how it is reached.
 pub const INFORMATION_PATH: &str = "/api/v1/namespaces/kube-system/configmaps/kubewharf-zoo";
+
+/// How long the end of this zoo may take after its clients' connections have ended.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What zoo is told.
 #[derive(Clone, Debug)]
@@ -48,6 +53,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// What tenants find their API under; the listening address if none.
     pub external_url: Option<String>,
+    /// The address at which others reach this zoo at its listener's port, such as pods; found out if none.
+    pub advertise_address: Option<IpAddr>,
     /// Storage classes of the host that tenants may use; all if none is named.
     pub storage_classes: Vec<String>,
     /// The certificate and key that zoo shows (PEM files), instead of one by its own authority.
@@ -79,6 +86,14 @@ pub enum StartError {
         /// Why.
         error: std::io::Error,
     },
+    /// An address can't be told to others.
+    #[error("--advertise-address={address}: {problem}")]
+    Advertise {
+        /// Which.
+        address: IpAddr,
+        /// Why not.
+        problem: &'static str,
+    },
     /// What is needed upstream can't be installed.
     #[error("the apiserver behind: {0}")]
     Install(#[from] UpstreamError),
@@ -103,12 +118,13 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     let listener = bind(options.listen).await?;
     let admin_listener = bind(options.admin_listen).await?;
     let (address, admin_address) = (local(&listener)?, local(&admin_listener)?);
+    let advertised = advertised(options.advertise_address, address, &kubeconfig.server).await?;
     let server = options.external_url.clone().unwrap_or_else(|| format!("https://{address}"));
     let (certificate, key) = match &options.tls {
         Some(pair) => pair.clone(),
         None => {
             let pair = (options.data_dir.join("zoo.crt"), options.data_dir.join("zoo.key"));
-            authority.serve_as(own_names(address, admin_address, &server), &pair.0, &pair.1)?;
+            authority.serve_as(own_names(address, admin_address, advertised, &server), &pair.0, &pair.1)?;
             pair
         }
     };
@@ -129,7 +145,7 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     let admin_tls = tls(has_client_ca.then_some(client_ca))?;
     publish(&upstream, &server, &format!("https://{admin_address}"), authority.certificate_pem()).await?;
 
-    let tenants = Tenants::new(upstream.clone(), address.port());
+    let tenants = Tenants::new(upstream.clone(), address.port(), own_identity());
     let hubs = Hubs::new(upstream.clone(), tenants.clone());
     let metrics = Arc::new(Metrics::new(tenants.clone(), hubs.clone()));
     let sealer = Sealer::new(&authority.secret("continue tokens"));
@@ -148,6 +164,11 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
         gathers: Semaphore::new(GATHERS_AT_ONCE),
     });
     let followers = Kind::ALL.map(|kind| tokio::spawn(private::follow(kind, upstream.clone(), tenants.clone())));
+    let election = {
+        let (leadership, upstream, shutdown) = (tenants.leadership().clone(), upstream.clone(), shutdown.clone());
+        tokio::spawn(async move { leadership.stand(&upstream, &shutdown).await })
+    };
+    let endpoints = tokio::spawn(tenants.clone().keep_endpoints(advertised, shutdown.clone()));
     let admin = Arc::new(Admin { tenants: tenants.clone(), upstream, authority, metrics, server: server.clone() });
     let addresses = Addresses::new(options.connections_per_address_max);
     let server_of_clients =
@@ -168,7 +189,9 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
         addresses,
         server: server_of_clients,
     });
+    let of_kubezoo = tenants.clone();
     let background = [
+        tokio::spawn(async move { match of_kubezoo.follow_kubezoo().await {} }),
         tokio::spawn(async move { match tenants.follow().await {} }),
         tokio::spawn(async move { report(tenants_tls.watch().await) }),
         tokio::spawn(async move { report(admin_tls.watch().await) }),
@@ -181,6 +204,10 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     }
     for task in followers {
         task.abort();
+    }
+    // They say farewell to the other zoos. Clients' connections take longer to end, as a rule.
+    if tokio::time::timeout(FAREWELL_TIMEOUT, async { tokio::join!(election, endpoints) }).await.is_err() {
+        tracing::warn!("the other zoos could not be told that this one ends");
     }
     Ok(())
 }
@@ -198,15 +225,64 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError::Listen { address: ([0, 0, 0, 0], 0).into(), error })
 }
 
+/// A name that no other zoo has: of its machine, and of this run.
+fn own_identity() -> String {
+    let mut random = [0u8; 8];
+    // Without, the number of the process still tells zoos of one machine apart.
+    if SystemRandom::new().fill(&mut random).is_err() {
+        random[..4].copy_from_slice(&std::process::id().to_be_bytes());
+    }
+    let run = random.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{run}", if machine.trim().is_empty() { "zoo" } else { machine.trim() })
+}
+
+/// Where others reach this zoo: as told; or where it listens, if that is one address of this machine; or by the address from which this machine
+/// reaches the apiserver behind. None if that is one which nobody else can reach.
+async fn advertised(
+    told: Option<IpAddr>,
+    listens: SocketAddr,
+    upstream: &str,
+) -> Result<Option<SocketAddr>, StartError> {
+    if let Some(address) = told {
+        check_address(address).map_err(|problem| StartError::Advertise { address, problem })?;
+        return Ok(Some(SocketAddr::new(address, listens.port())));
+    }
+    let found = if listens.ip().is_unspecified() { route_to(upstream).await } else { Some(listens.ip()) };
+    let usable = found.filter(|address| check_address(*address).is_ok());
+    if usable.is_none() {
+        tracing::info!(
+            ?found,
+            "the Service kubernetes of tenants does not lead to this zoo: no --advertise-address is set, and none is found that others reach"
+        );
+    }
+    Ok(usable.map(|address| SocketAddr::new(address, listens.port())))
+}
+
+/// The address from which this machine reaches that of a URL. Nothing is sent.
+async fn route_to(url: &str) -> Option<IpAddr> {
+    let url: http::Uri = url.parse().ok()?;
+    let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    for target in tokio::net::lookup_host((host, url.port_u16().unwrap_or(443))).await.ok()? {
+        let any: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let Ok(socket) = tokio::net::UdpSocket::bind(any).await else { continue };
+        if socket.connect(target).await.is_ok() {
+            return Some(socket.local_addr().ok()?.ip());
+        }
+    }
+    None
+}
+
 /// What zoo's own certificate must name.
-fn own_names(address: SocketAddr, admin: SocketAddr, server: &str) -> Vec<String> {
+fn own_names(address: SocketAddr, admin: SocketAddr, advertised: Option<SocketAddr>, server: &str) -> Vec<String> {
     let mut names = vec![
         "localhost".to_owned(),
         "kubernetes".to_owned(),
         "kubernetes.default".to_owned(),
         "kubernetes.default.svc".to_owned(),
     ];
-    names.extend([address, admin].map(|address| address.ip().to_string()));
+    names
+        .extend([Some(address), Some(admin), advertised].into_iter().flatten().map(|address| address.ip().to_string()));
     if let Some(host) = server.parse::<http::Uri>().ok().as_ref().and_then(http::Uri::host) {
         names.push(host.trim_start_matches('[').trim_end_matches(']').to_owned());
     }

@@ -8,17 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use kubewharf_upstream::Class;
 use serde_json::Value;
 
 use crate::authz::Policy;
 use crate::authz::roles::{Kind, Object};
-use crate::limits::{EVENT_BYTES_MAX, OWN_ANSWER_BYTES_MAX};
+use crate::limits::EVENT_BYTES_MAX;
 use crate::names::{Names, TenantId};
 use crate::rewrite::Encoding;
-use crate::tenant::{TENANT_LABEL, Tenants};
-use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
-use crate::watch::{Facts, Splitter};
+use crate::tenant::{Events, TENANT_LABEL, Tenants};
+use crate::upstream::{Upstream, UpstreamError};
+use crate::watch::Facts;
 
 use super::stored;
 
@@ -42,34 +41,18 @@ async fn follow_once(kind: Kind, upstream: &Upstream, tenants: &Tenants) -> Resu
     let mut version = list(kind, &path, upstream, tenants).await?;
     tenants.policies_are_known(kind);
     loop {
-        let target = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={version}");
-        let headers = own_headers("application/json");
-        let question = Question { method: Method::GET, target, headers, body: Default::default(), class: Class::Watch };
-        let mut answer = upstream.send(&question).await?;
-        if !answer.status.is_success() {
-            let status = answer.status;
-            let body = answer.whole(OWN_ANSWER_BYTES_MAX).await?.body;
-            return Err(UpstreamError::Answer { method: Method::GET, path, status, body });
-        }
-        let broken = |problem: &dyn std::fmt::Display| UpstreamError::Content {
-            path: path.clone(),
-            problem: problem.to_string(),
-        };
-        let mut splitter = Splitter::new(Encoding::Json);
-        while let Some(piece) = answer.piece().await? {
-            splitter.push(&piece);
-            while let Some(line) = splitter.next().map_err(|error| broken(&error))? {
-                let facts = Facts::of(Encoding::Json, &line).map_err(|error| broken(&error))?;
-                if facts.kind == "ERROR" {
-                    return Err(broken(&String::from_utf8_lossy(&line)));
-                }
-                if facts.version > 0 {
-                    version = facts.version.to_string();
-                }
-                let mut event: Value = serde_json::from_slice(&line).map_err(|error| broken(&error))?;
-                if facts.kind != "BOOKMARK" {
-                    take(kind, event["object"].take(), facts.kind != "DELETED", tenants);
-                }
+        let mut events = Events::open(upstream, &path, &version).await?;
+        while let Some(line) = events.next().await? {
+            let facts = Facts::of(Encoding::Json, &line).map_err(|error| events.wrong(&error))?;
+            if facts.kind == "ERROR" {
+                return Err(events.wrong(&String::from_utf8_lossy(&line)));
+            }
+            if facts.version > 0 {
+                version = facts.version.to_string();
+            }
+            let mut event: Value = serde_json::from_slice(&line).map_err(|error| events.wrong(&error))?;
+            if facts.kind != "BOOKMARK" {
+                take(kind, event["object"].take(), facts.kind != "DELETED", tenants);
             }
         }
     }

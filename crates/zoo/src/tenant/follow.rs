@@ -8,16 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use kubewharf_upstream::Class;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::authz::roles::Kind;
-use crate::limits::{EVENT_BYTES_MAX, OWN_ANSWER_BYTES_MAX, PROVISION_DELAY};
+use crate::limits::{OWN_ANSWER_BYTES_MAX, PROVISION_DELAY};
 use crate::names::{Names, TenantId};
-use crate::private;
-use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
+use crate::upstream::{Upstream, UpstreamError};
 
+use super::events::{Event, Events};
 use super::{FINALIZER, FIRST_NAMESPACES, Metadata, TENANT_LABEL, TENANTS_PATH, TenantObject, Tenants};
 
 /// Objects in a page of a list.
@@ -45,16 +43,8 @@ struct Partial {
     metadata: Metadata,
 }
 
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    #[serde(borrow)]
-    object: &'a serde_json::value::RawValue,
-}
-
 /// All objects at a path, page by page; and the version they were read at.
-async fn list<T: serde::de::DeserializeOwned>(
+pub(super) async fn list<T: serde::de::DeserializeOwned>(
     upstream: &Upstream,
     path: &str,
 ) -> Result<(Vec<T>, String), UpstreamError> {
@@ -74,9 +64,14 @@ async fn list<T: serde::de::DeserializeOwned>(
 impl Tenants {
     /// Follows the objects for as long as it is polled.
     pub(crate) async fn follow(self: Arc<Self>) -> std::convert::Infallible {
+        let mut terms = self.leadership.terms();
         loop {
-            if let Err(error) = self.follow_once().await {
-                tracing::warn!(%error, "the tenants can't be followed; trying again");
+            tokio::select! {
+                done = self.follow_once() => if let Err(error) = done {
+                    tracing::warn!(%error, "the tenants can't be followed; trying again");
+                },
+                // Whoever begins to lead looks at all of them, for what the one before has left.
+                _ = terms.changed() => continue,
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -99,47 +94,27 @@ impl Tenants {
         for object in objects {
             self.bring_about(object);
         }
+        self.look_at_endpoints_again();
         let mut version = version;
         loop {
-            let target = format!("{TENANTS_PATH}?watch=1&allowWatchBookmarks=true&resourceVersion={version}");
-            let headers = own_headers("application/json");
-            let question =
-                Question { method: Method::GET, target, headers, body: Default::default(), class: Class::Watch };
-            let mut answer = self.upstream.send(&question).await?;
-            if !answer.status.is_success() {
-                let status = answer.status;
-                let body = answer.whole(OWN_ANSWER_BYTES_MAX).await?.body;
-                return Err(UpstreamError::Answer { method: Method::GET, path: question.target, status, body });
-            }
-            let mut rest = Vec::new();
-            while let Some(piece) = answer.piece().await? {
-                rest.extend_from_slice(&piece);
-                while let Some(end) = memchr::memchr(b'\n', &rest) {
-                    match self.take_event(&rest[..end])? {
-                        Some(newer) => version = newer,
-                        None => return Ok(()),
-                    }
-                    rest.drain(..=end);
-                }
-                if rest.len() > EVENT_BYTES_MAX {
-                    return Err(UpstreamError::TooLong(EVENT_BYTES_MAX));
+            let mut events = Events::open(&self.upstream, TENANTS_PATH, &version).await?;
+            while let Some(line) = events.next().await? {
+                match self.take_event(&line).map_err(|error| events.wrong(&error))? {
+                    Some(newer) => version = newer,
+                    None => return Ok(()),
                 }
             }
         }
     }
 
     /// The version of the event; none if the list must be read again.
-    fn take_event(self: &Arc<Self>, line: &[u8]) -> Result<Option<String>, UpstreamError> {
-        let wrong = |error: serde_json::Error| UpstreamError::Content {
-            path: TENANTS_PATH.to_owned(),
-            problem: error.to_string(),
-        };
-        let event: Event<'_> = serde_json::from_slice(line).map_err(wrong)?;
+    fn take_event(self: &Arc<Self>, line: &[u8]) -> Result<Option<String>, serde_json::Error> {
+        let event: Event<'_> = serde_json::from_slice(line)?;
         if event.kind == "ERROR" {
             tracing::info!(status = event.object.get(), "the watch of tenants ends");
             return Ok(None);
         }
-        let object: TenantObject = serde_json::from_str(event.object.get()).map_err(wrong)?;
+        let object: TenantObject = serde_json::from_str(event.object.get())?;
         let version = object.metadata.resource_version.clone();
         match event.kind {
             "ADDED" | "MODIFIED" => {
@@ -147,6 +122,7 @@ impl Tenants {
                 self.bring_about(object);
             }
             "DELETED" => {
+                self.kubezoo.tenant_has_changed(&object.metadata.name);
                 let id = TenantId::of_uid(&object.metadata.uid);
                 self.remove(id);
                 if let Some(next) = self.busy.lock().get_mut(&id) {
@@ -166,7 +142,8 @@ impl Tenants {
             let Some(tenant) = self.by_id(id) else {
                 // By its label and its name, it was a tenant's that is gone.
                 let uid = metadata.labels.get(TENANT_LABEL).map(String::as_str).unwrap_or_default();
-                if TenantId::of_uid(uid) == id && metadata.deletion_timestamp.is_none() {
+                let is_orphan = TenantId::of_uid(uid) == id && metadata.deletion_timestamp.is_none();
+                if is_orphan && self.leadership.leads() {
                     tracing::info!(namespace = metadata.name, "a namespace has outlived its tenant, and is deleted");
                     self.delete_namespace(&metadata.name).await?;
                 }
@@ -177,7 +154,7 @@ impl Tenants {
                 continue;
             }
             if !bound.contains(metadata.name.as_str()) {
-                if metadata.deletion_timestamp.is_none() && !tenant.is_ending {
+                if metadata.deletion_timestamp.is_none() && !tenant.is_ending && self.leadership.leads() {
                     tracing::info!(namespace = metadata.name, "a namespace that was left half made is finished");
                     self.bind(&tenant, own).await?;
                 } else {
@@ -193,14 +170,17 @@ impl Tenants {
     }
 
     /// Makes, in the background, what a tenant has from the beginning; or takes away what one has that is on its way out. One thing at a time
-    /// for each tenant, and then what it has become meanwhile.
+    /// for each tenant, and then what it has become meanwhile. Only the leader does.
     fn bring_about(self: &Arc<Self>, object: TenantObject) {
+        if object.is_of_kubezoo() {
+            self.kubezoo.tenant_has_changed(&object.metadata.name);
+        }
         let id = TenantId::of_uid(&object.metadata.uid);
         if let Some(next) = self.busy.lock().get_mut(&id) {
             *next = Some(object);
             return;
         }
-        if self.is_as_it_should_be(&object) {
+        if self.is_as_it_should_be(&object) || !self.leadership.leads() {
             return;
         }
         self.busy.lock().insert(id, None);
@@ -243,12 +223,15 @@ impl Tenants {
         // Whoever made the tenant goes first: what a first request needs, it makes itself.
         tokio::time::sleep(PROVISION_DELAY).await;
         let Some(tenant) = self.by_id(TenantId::of_uid(&object.metadata.uid)) else { return Ok(()) };
-        if tenant.is_ending {
+        if tenant.is_ending || !self.leadership.leads() {
             return Ok(());
         }
         self.ensure_all_later(&tenant).await?;
         let _permit = self.provisions.acquire().await.expect("it is never closed");
         self.let_requests_pass().await;
+        if !self.leadership.leads() {
+            return Ok(());
+        }
         if !object.metadata.finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             let mut finalizers = object.metadata.finalizers.clone();
             finalizers.push(FINALIZER.to_owned());
@@ -263,22 +246,14 @@ impl Tenants {
         }
         if object.status.phase != "Active" {
             self.make_service(&tenant).await?;
+            self.make_endpoints(&tenant).await;
             self.set_phase(object, &tenant.names, "Active", ("True", "Provisioned", "its namespaces are there"))
                 .await?;
         }
         Ok(())
     }
 
-    async fn delete_namespace(&self, name: &str) -> Result<(), UpstreamError> {
-        let target = format!("/api/v1/namespaces/{name}");
-        match self.upstream.own(Method::DELETE, &target, &Value::Null, OWN_ANSWER_BYTES_MAX).await {
-            // It is gone, or on its way.
-            Err(error) if matches!(error.status(), Some(StatusCode::NOT_FOUND | StatusCode::CONFLICT)) => Ok(()),
-            done => done.map(drop),
-        }
-    }
-
-    async fn set_phase(
+    pub(super) async fn set_phase(
         &self,
         object: &TenantObject,
         names: &Names,
@@ -299,71 +274,17 @@ impl Tenants {
         .await
     }
 
-    async fn patch(&self, object: &TenantObject, subresource: &str, patch: &Value) -> Result<(), UpstreamError> {
-        let question = Question {
-            method: Method::PATCH,
-            target: format!("{TENANTS_PATH}/{}{subresource}", object.metadata.name),
-            headers: own_headers("application/merge-patch+json"),
-            body: patch.to_string().into(),
-            class: Class::Short,
-        };
-        let answer = self.upstream.send(&question).await?.whole(OWN_ANSWER_BYTES_MAX).await?;
-        match answer.status {
-            status if status.is_success() => Ok(()),
+    pub(super) async fn patch(
+        &self,
+        object: &TenantObject,
+        subresource: &str,
+        patch: &Value,
+    ) -> Result<(), UpstreamError> {
+        let target = format!("{TENANTS_PATH}/{}{subresource}", object.metadata.name);
+        match self.upstream.own_merge(&target, patch, OWN_ANSWER_BYTES_MAX).await {
             // Gone, or changed by somebody else, whose event comes.
-            StatusCode::NOT_FOUND | StatusCode::CONFLICT => Ok(()),
-            status => {
-                Err(UpstreamError::Answer { method: Method::PATCH, path: question.target, status, body: answer.body })
-            }
+            Err(error) if matches!(error.status(), Some(StatusCode::NOT_FOUND | StatusCode::CONFLICT)) => Ok(()),
+            done => done.map(drop),
         }
-    }
-
-    /// Deletes what is the tenant's, waits until it is gone, and lets the object go.
-    async fn take_away(self: &Arc<Self>, object: &TenantObject) -> Result<(), UpstreamError> {
-        if !object.metadata.finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
-            return Ok(());
-        }
-        let uid = &object.metadata.uid;
-        let names = Names::of_uid(uid);
-        let path = format!("/api/v1/namespaces?labelSelector={}%3D{uid}", TENANT_LABEL.replace('/', "%2F"));
-        let (mut told, mut was_empty) = (String::new(), false);
-        loop {
-            let look = self.endings.acquire().await.expect("it is never closed");
-            let (namespaces, _): (Vec<Partial>, _) = list(&self.upstream, &path).await?;
-            if namespaces.is_empty() {
-                // Another zoo may not have known yet that the tenant ends, and have made one more.
-                if std::mem::replace(&mut was_empty, true) {
-                    break;
-                }
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-            was_empty = false;
-            for Partial { metadata } in &namespaces {
-                // By ownership, and by name as well: never anything else.
-                if metadata.deletion_timestamp.is_some() || names.outward(&metadata.name).is_none() {
-                    continue;
-                }
-                self.delete_namespace(&metadata.name).await?;
-            }
-            // Few of them, so that the status does not grow with the tenant.
-            let held: Vec<&str> = namespaces.iter().take(3).map(|partial| partial.metadata.name.as_str()).collect();
-            let more = if namespaces.len() > held.len() { ", …" } else { "" };
-            let message = format!("waiting for the end of {} namespaces: {}{more}", namespaces.len(), held.join(", "));
-            if message != told {
-                self.set_phase(object, &names, "Deleting", ("False", "Deleting", &message)).await?;
-                told = message;
-            }
-            drop(look);
-            tokio::time::sleep(PAUSE).await;
-        }
-        for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_namespaced()) {
-            let path = format!("/apis/{}/{}", private::STORED_API_VERSION, private::resource(kind));
-            let target = format!("{path}?labelSelector={}%3D{uid}", TENANT_LABEL.replace('/', "%2F"));
-            self.upstream.own(Method::DELETE, &target, &Value::Null, usize::MAX).await?;
-        }
-        let finalizers: Vec<&String> =
-            object.metadata.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-        self.patch(object, "", &json!({ "metadata": { "finalizers": finalizers } })).await
     }
 }

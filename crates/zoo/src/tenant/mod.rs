@@ -8,9 +8,17 @@
 
 mod admission;
 pub mod crd;
+mod election;
+mod ending;
+mod endpoints;
+mod events;
 mod follow;
+mod kubezoo;
+mod leader;
+mod lease;
 mod namespaces;
 mod policies;
+mod presence;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +34,10 @@ use tokio::sync::{OnceCell, Semaphore};
 use crate::limits::{BINDING_PATIENCE, ENDINGS_AT_ONCE, OWN_ANSWER_BYTES_MAX, PROVISIONS_AT_ONCE};
 use crate::names::{Names, TenantId};
 use crate::upstream::{Upstream, UpstreamError};
+
+pub(crate) use endpoints::check_address;
+pub(crate) use events::Events;
+pub(crate) use leader::Leadership;
 
 /// The group of zoo's own objects.
 pub const GROUP: &str = "tenancy.kubewharf.io";
@@ -115,6 +127,15 @@ pub(crate) struct Metadata {
     pub(crate) deletion_timestamp: Option<String>,
     pub(crate) finalizers: Vec<String>,
     pub(crate) labels: HashMap<String, String>,
+    pub(crate) owner_references: Vec<OwnerReference>,
+}
+
+/// What is read of an object's owner.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct OwnerReference {
+    pub(crate) api_version: String,
+    pub(crate) uid: String,
 }
 
 /// All tenants that are known.
@@ -124,6 +145,10 @@ pub struct Tenants {
     port: u16,
     by_id: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     policies: policies::Policies,
+    leadership: Arc<Leadership>,
+    /// Where tenants are told that their API is.
+    addresses: endpoints::Addresses,
+    kubezoo: kubezoo::KubeZoo,
     /// Bounds what is made in the background at once.
     provisions: Semaphore,
     /// Bounds what is looked at and deleted in the background at once.
@@ -135,17 +160,26 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    pub(crate) fn new(upstream: Arc<Upstream>, port: u16) -> Arc<Self> {
+    /// Those of the host behind `upstream`, which find their API at this port of the zoo of this name.
+    pub(crate) fn new(upstream: Arc<Upstream>, port: u16, me: String) -> Arc<Self> {
         Arc::new(Self {
             upstream,
             port,
             by_id: RwLock::default(),
             policies: policies::Policies::default(),
+            leadership: Arc::new(Leadership::new(me)),
+            addresses: endpoints::Addresses::default(),
+            kubezoo: kubezoo::KubeZoo::default(),
             provisions: Semaphore::new(PROVISIONS_AT_ONCE),
             endings: Semaphore::new(ENDINGS_AT_ONCE),
             waiting: AtomicUsize::new(0),
             busy: Mutex::default(),
         })
+    }
+
+    /// Whether this zoo does what nobody waits for.
+    pub(crate) fn leadership(&self) -> &Arc<Leadership> {
+        &self.leadership
     }
 
     /// The tenant of this id, if it is known here.
