@@ -17,16 +17,18 @@ use tokio::sync::Semaphore;
 
 use crate::admin::{Admin, AdminClient};
 use crate::authz::roles::Kind;
-use crate::certificates::{Authority, CertificateError, Subject};
+use crate::certificates::{Authority, CertificateError};
 use crate::discovery::{self, Discovery};
 use crate::front::{Addresses, Front, Timeouts};
 use crate::kubeconfig::{Kubeconfig, KubeconfigError};
 use crate::limits::{GATHERS_AT_ONCE, OWN_ANSWER_BYTES_MAX};
 use crate::list::Sealer;
 use crate::metrics::Metrics;
+use crate::mounted::Mounted;
 use crate::private;
 use crate::proxy::{Client, Proxy};
-use crate::tenant::{Tenants, crd};
+use crate::tenant::mutation::Access;
+use crate::tenant::{Tenants, crd, roots};
 use crate::tokens::Tokens;
 use crate::upstream::{Upstream, UpstreamError};
 use crate::watch::Hubs;
@@ -111,7 +113,9 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
             pair
         }
     };
-    crd::install(&upstream, &options.storage_classes).await?;
+    let (host, port) = advertised(&server, address);
+    let access = Access { host, port, authority: authority.certificate_pem().to_owned() };
+    crd::install(&upstream, &options.storage_classes, &access).await?;
     let client_ca = options.data_dir.join("upstream-client-ca.crt");
     let administrators = find_administrators(&upstream).await?;
     let has_client_ca = administrators.is_some();
@@ -144,15 +148,16 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
         discovery,
         columns,
         tokens,
+        mounted: Mounted::new(),
+        server: server.clone(),
         gathers: Semaphore::new(GATHERS_AT_ONCE),
     });
     let followers = Kind::ALL.map(|kind| tokio::spawn(private::follow(kind, upstream.clone(), tenants.clone())));
+    let upstream_of_roots = upstream.clone();
     let admin = Arc::new(Admin { tenants: tenants.clone(), upstream, authority, metrics, server: server.clone() });
     let addresses = Addresses::new(options.connections_per_address_max);
     let front = Arc::new(Front {
-        connect: Box::new(move |identity, address| {
-            Arc::new(Client::new(proxy.clone(), identity.and_then(Subject::of), address))
-        }),
+        connect: Box::new(move |identity, address| Arc::new(Client::new(proxy.clone(), identity, address))),
         tls: tenants_tls.clone(),
         addresses: addresses.clone(),
         timeouts: Timeouts::default(),
@@ -167,6 +172,7 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     });
     let background = [
         tokio::spawn(async move { match tenants.follow().await {} }),
+        tokio::spawn(async move { roots::renew(&upstream_of_roots, &access.authority).await }),
         tokio::spawn(async move { report(tenants_tls.watch().await) }),
         tokio::spawn(async move { report(admin_tls.watch().await) }),
     ];
@@ -193,6 +199,15 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError::Listen { address: ([0, 0, 0, 0], 0).into(), error })
+}
+
+/// The host and port at which pods find their tenant's API: as all clients do.
+fn advertised(server: &str, address: SocketAddr) -> (String, u16) {
+    let uri = server.parse::<http::Uri>().ok();
+    match uri.as_ref().and_then(|uri| Some((uri.host()?, uri.port_u16().unwrap_or(443)))) {
+        Some((host, port)) => (host.trim_start_matches('[').trim_end_matches(']').to_owned(), port),
+        None => (address.ip().to_string(), address.port()),
+    }
 }
 
 /// What zoo's own certificate must name.

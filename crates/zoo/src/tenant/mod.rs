@@ -9,8 +9,10 @@
 mod admission;
 pub mod crd;
 mod follow;
+pub(crate) mod mutation;
 mod namespaces;
 mod policies;
+pub(crate) mod roots;
 
 use std::collections::HashMap;
 use std::sync::Arc;
