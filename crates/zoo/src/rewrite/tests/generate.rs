@@ -150,6 +150,9 @@ fn value(
             "resource" => choices.pick(&["namespaces", "pods"]),
             "key" => choices.pick(&[NAMESPACE_LABEL, "app"]),
             "type" => choices.pick(&["kubernetes.io/tls", "Opaque"]),
+            // An empty one comes back as none.
+            "audience" => choices.pick(&["vault", "https://x/y"]),
+            "fieldPath" => choices.pick(&["metadata.namespace", "metadata.name", "metadata.labels['a']"]),
             _ => choices.pick(TEXTS),
         }),
         Type::Bytes => json!(STANDARD.encode(choices.text())),
