@@ -173,7 +173,7 @@ fn pods() -> Value {
         deny(
             format!(
                 "request.operation != 'CREATE' || !has(object.spec.volumes) || object.spec.volumes.all(v, \
-                 !has(v.projected) || !has(v.projected.sources) || v.projected.sources.all(s, !has(s.serviceAccountToken) || \
+                 !has(v.projected) || !has(v.projected.sources) || v.projected.sources == null || v.projected.sources.all(s, !has(s.serviceAccountToken) || \
                  (has(s.serviceAccountToken.audience) && (s.serviceAccountToken.audience == {own} || \
                  s.serviceAccountToken.audience.startsWith({own} + ':')))))"
             ),

@@ -170,7 +170,7 @@ fn projected() -> String {
     );
     format!(
         "!has(object.spec.volumes) ? [] : object.spec.volumes.transformList(i, v, \
-         has(v.projected) && has(v.projected.sources), JSONPatch{{op: 'replace', \
+         has(v.projected) && has(v.projected.sources) && v.projected.sources != null, JSONPatch{{op: 'replace', \
          path: '/spec/volumes/' + string(i) + '/projected/sources', value: v.projected.sources.map(s, \
          size(s) != 1 ? dyn(s) : \
          has(s.serviceAccountToken) ? dyn({{'serviceAccountToken': dyn({{\
@@ -182,7 +182,8 @@ fn projected() -> String {
     )
 }
 
-/// The variables of containers: first those by which the API is found, as the author's own may refer to them.
+/// The variables of containers: first those by which the API is found, as the author's own may refer to them. That there are containers is not
+/// yet certain.
 fn variables(list: &str) -> String {
     let from = |path: &str| format!("dyn({{'fieldRef': dyn({{'fieldPath': dyn(\"{path}\")}})}})");
     let added = VARIABLES.map(|(name, annotation)| {
@@ -194,7 +195,7 @@ fn variables(list: &str) -> String {
     });
     let namespace = from(&path_of(NAMESPACE_ANNOTATION));
     format!(
-        "!has(object.spec.{list}) ? [] : object.spec.{list}.transformList(i, c, JSONPatch{{op: 'add', \
+        "!has(object.spec.{list}) || object.spec.{list} == null ? [] : object.spec.{list}.transformList(i, c, JSONPatch{{op: 'add', \
          path: '/spec/{list}/' + string(i) + '/env', value: {} + (has(c.env) ? c.env.map(e, \
          has(e.valueFrom) && size(e.valueFrom) == 1 && (!has(e.value) || e.value == '') && \
          has(e.valueFrom.fieldRef) && e.valueFrom.fieldRef.fieldPath == '{NAMESPACE_PATH}' ? \
