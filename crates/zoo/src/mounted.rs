@@ -52,11 +52,13 @@ pub(crate) enum MountedError {
 pub(crate) struct Mounted {
     turns: Semaphore,
     /// Good ones and others, so that these can't push out those.
-    remembered: [Mutex<HashMap<Key, (Instant, Option<Judged>)>>; 2],
+    remembered: [Mutex<Remembered>; 2],
 }
 
 /// A hash of the tenant, the token and the audiences.
 type Key = [u8; 32];
+/// Verdicts, and when they were given.
+type Remembered = HashMap<Key, (Instant, Option<Judged>)>;
 
 #[derive(Deserialize)]
 struct Claims {
@@ -118,7 +120,7 @@ impl Mounted {
     }
 
     fn recall(&self, key: &Key) -> Option<Option<Judged>> {
-        let fresh = |remembered: &Mutex<HashMap<Key, (Instant, Option<Judged>)>>| {
+        let fresh = |remembered: &Mutex<Remembered>| {
             let remembered = remembered.lock();
             let (since, judged) = remembered.get(key)?;
             (since.elapsed() < VERDICT_LASTS).then(|| judged.clone())
