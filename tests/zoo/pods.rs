@@ -24,9 +24,12 @@ const MOUNTED: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long a verdict on a token is remembered by KubeZoo, and then some.
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(12);
 
+/// Looks at what KubeZoo does, and fails if it is wrong.
+type Test = fn(&Zoo);
+
 /// The tests of this module.
 pub(crate) fn trials(world: &Arc<World>) -> Vec<Trial> {
-    let tests: [(&str, fn(&Zoo)); 5] = [
+    let tests: [(&str, Test); 5] = [
         ("a_pod_reaches_its_tenants_api_as_in_a_cluster", reaches_its_api),
         ("what_was_read_of_a_pod_changes_nothing_when_it_is_written", changes_nothing),
         ("a_pods_token_is_good_in_its_tenant_only_and_ends_with_the_pod", is_good_in_its_tenant_only),
