@@ -14,6 +14,7 @@ mod control;
 mod crash;
 mod fixture;
 mod oracle;
+mod pods;
 mod taint;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ fn main() {
     let world = Arc::new(World::new());
     let mut trials = oracle::trials(&world);
     trials.extend(attacks::trials(&world));
+    trials.extend(pods::trials(&world));
     trials.extend(taint::trials(&world));
     trials.push(Trial::test("crash/clients_go_on_and_no_tenant_stays_half_made", || {
         crash::clients_go_on_and_no_tenant_stays_half_made();

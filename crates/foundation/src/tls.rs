@@ -372,11 +372,14 @@ pub struct Identity {
     pub uris: Vec<String>,
     /// IP addresses among the alternative names.
     pub addresses: Vec<std::net::IpAddr>,
+    /// All of the certificate (DER).
+    pub der: Vec<u8>,
 }
 
 /// Reads the names in a certificate that a handshake has verified.
 pub fn identity(certificate: &CertificateDer<'_>) -> Result<Identity, Error> {
     let broken = |error: &dyn fmt::Display| Error::Tls(format!("a client certificate can't be read: {error}"));
+    let der = certificate.to_vec();
     let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| broken(&error))?;
     let subject = certificate.subject();
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
@@ -385,6 +388,7 @@ pub fn identity(certificate: &CertificateDer<'_>) -> Result<Identity, Error> {
     let mut identity = Identity {
         common_name: subject.iter_common_name().next().map(text).transpose()?.unwrap_or_default(),
         organizations: subject.iter_organization().map(text).collect::<Result<_, _>>()?,
+        der,
         ..Identity::default()
     };
     let names = certificate.subject_alternative_name().map_err(|error| broken(&error))?;

@@ -32,12 +32,22 @@ pub(crate) const PROVISION_DELAY: Duration = Duration::from_millis(250);
 pub(crate) const PROVISION_YIELD: Duration = Duration::from_millis(50);
 /// How often it waits for that.
 pub(crate) const PROVISION_YIELDS_MAX: u32 = 100;
+/// Authorities for pods that are looked at in one request.
+pub(crate) const ROOTS_PER_PAGE: u32 = 500;
 /// Tenants on their way out that are looked at and deleted from at once.
 pub(crate) const ENDINGS_AT_ONCE: usize = 4;
 /// How soon the apiserver's authorizer mostly knows a new binding.
 pub(crate) const BINDING_HEARD_WITHIN: Duration = Duration::from_millis(3);
 /// The longest pause after which a write is tried again that the apiserver's authorizer refuses although the binding is there.
 pub(crate) const BINDING_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the apiserver's word on a token that a kubelet mounted is taken, as at a kube-apiserver.
+pub(crate) const VERDICT_LASTS: Duration = Duration::from_secs(10);
+/// How many such words are remembered of good tokens, and of others.
+pub(crate) const VERDICTS_MAX: usize = 8192;
+/// Tokens that the apiserver is asked about at once.
+pub(crate) const VERDICTS_AT_ONCE: usize = 32;
+/// How long a request waits for that.
+pub(crate) const VERDICTS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an apiserver may take to agree to a stream, or to say why it does not.
 pub(crate) const UPGRADE_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest answer that is no agreement to a stream, in bytes.

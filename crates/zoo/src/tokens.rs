@@ -8,7 +8,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::rand::SystemRandom;
+use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
 };
@@ -20,8 +20,10 @@ use crate::certificates::{self, CertificateError};
 
 /// The audience of a token for the tenant's own API.
 pub(crate) const TOKEN_AUDIENCE: &str = "https://kubernetes.default.svc";
+/// The key, in what is told of a user, of which credential says who it is.
+pub(crate) const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 /// Longest token that is looked at, in bytes.
-const TOKEN_BYTES_MAX: usize = 16 << 10;
+pub(crate) const TOKEN_BYTES_MAX: usize = 16 << 10;
 
 /// A service account of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +65,22 @@ impl Account {
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) account: Account,
+    /// What tells it from all other tokens.
+    pub(crate) id: String,
     /// Those of its audiences that were asked for.
     pub(crate) audiences: Vec<String>,
+}
+
+impl Known {
+    /// The user that it is of, and which token says so.
+    pub(crate) fn user(&self) -> UserInfo {
+        let mut user = self.account.user();
+        if !self.id.is_empty() {
+            // In the keys' order.
+            user.extra.insert(0, (CREDENTIAL_ID.to_owned(), vec![format!("JTI={}", self.id)]));
+        }
+        user
+    }
 }
 
 /// Signs and checks.
@@ -80,6 +96,8 @@ struct Claims {
     exp: u64,
     iat: u64,
     iss: String,
+    #[serde(default)]
+    jti: String,
     nbf: u64,
     sub: String,
     #[serde(rename = "kubernetes.io")]
@@ -109,6 +127,23 @@ struct Header {
     alg: String,
 }
 
+/// Who signs a tenant's tokens. All tenants' are signed with one key, so whoever checks one without asking tells them apart by this.
+fn issuer(tenant_uid: &str) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, format!("issuer of {tenant_uid}").as_bytes());
+    format!("{TOKEN_AUDIENCE}/{}", URL_SAFE_NO_PAD.encode(&hash.as_ref()[..15]))
+}
+
+/// What OpenID Connect Discovery tells of a tenant's issuer.
+pub(crate) fn configuration(tenant_uid: &str, server: &str) -> serde_json::Value {
+    json!({
+        "issuer": issuer(tenant_uid),
+        "jwks_uri": format!("{}/openid/v1/jwks", server.trim_end_matches('/')),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    })
+}
+
 impl Tokens {
     /// With the key in this file, which is made if it is not there. All zoos with the same authority need the same one.
     pub(crate) fn open(path: &Path) -> Result<Self, CertificateError> {
@@ -132,7 +167,8 @@ impl Tokens {
             aud: audiences.to_vec(),
             exp: ends,
             iat: begins,
-            iss: TOKEN_AUDIENCE.to_owned(),
+            iss: issuer(tenant_uid),
+            jti: self.new_id(),
             nbf: begins,
             sub: format!("system:serviceaccount:{namespace}:{name}"),
             kubernetes: Kubernetes {
@@ -185,7 +221,33 @@ impl Tokens {
             uid: serviceaccount.uid,
             bound: bound("pod", pod).or_else(|| bound("secret", secret)),
         };
-        Ok(Known { account, audiences: meant })
+        Ok(Known { account, id: claims.jti, audiences: meant })
+    }
+
+    /// The key that tokens are signed with, as a set of JSON Web Keys (RFC 7517).
+    pub(crate) fn keys(&self) -> serde_json::Value {
+        // A point that is not compressed: a mark, and the two coordinates.
+        let (x, y) = self.key.public_key().as_ref()[1..].split_at(32);
+        let [x, y] = [x, y].map(|coordinate| URL_SAFE_NO_PAD.encode(coordinate));
+        json!({ "keys": [{
+            "use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256", "x": x, "y": y,
+        }] })
+    }
+
+    /// A random UUID (RFC 9562, version 4).
+    fn new_id(&self) -> String {
+        let mut bytes = [0; 16];
+        self.random.fill(&mut bytes).expect("the system has randomness");
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let mut id = String::with_capacity(36);
+        for (place, byte) in bytes.iter().enumerate() {
+            if matches!(place, 4 | 6 | 8 | 10) {
+                id.push('-');
+            }
+            id.push_str(&format!("{byte:02x}"));
+        }
+        id
     }
 }
 
@@ -212,6 +274,15 @@ mod tests {
         assert_eq!(known.account.user().username, "system:serviceaccount:default:robot");
         assert!(tokens.check(&token, &audience, 2000).is_err(), "expired");
         assert!(tokens.check(&token, &["other".to_owned()], 1500).is_err(), "of another audience");
+        let claims = |token: &str| -> Claims {
+            let claims = token.split('.').nth(1).expect("three parts");
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).expect("base 64")).expect("JSON")
+        };
+        let issued = claims(&token);
+        assert_eq!(issued.iss, configuration("t", "https://x")["issuer"]);
+        assert_ne!(issued.iss, issuer("u"), "all tenants have one key");
+        assert_eq!(known.user().extra[0], (CREDENTIAL_ID.to_owned(), vec![format!("JTI={}", issued.jti)]));
+        assert_ne!(claims(&tokens.sign(&account, &audience, 1000, 2000)).jti, issued.jti);
         let again = Tokens::open(&folder.path().join("tokens.key")).expect("there");
         assert!(again.check(&token, &audience, 1500).is_ok());
         let foreign = Tokens::open(&folder.path().join("other.key")).expect("made");

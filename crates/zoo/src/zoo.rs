@@ -20,16 +20,18 @@ use tokio::sync::Semaphore;
 
 use crate::admin::{Admin, AdminClient};
 use crate::authz::roles::Kind;
-use crate::certificates::{Authority, CertificateError, Subject};
+use crate::certificates::{Authority, CertificateError};
 use crate::discovery::{self, Discovery};
 use crate::front::Front;
 use crate::kubeconfig::{Kubeconfig, KubeconfigError};
 use crate::limits::{DRAIN_TIMEOUT, GATHERS_AT_ONCE, OWN_ANSWER_BYTES_MAX};
 use crate::list::Sealer;
 use crate::metrics::Metrics;
+use crate::mounted::Mounted;
 use crate::private;
 use crate::proxy::{Client, Proxy};
-use crate::tenant::{Tenants, check_address, crd};
+use crate::tenant::mutation::Access;
+use crate::tenant::{Tenants, check_address, crd, roots};
 use crate::tokens::Tokens;
 use crate::upstream::{Upstream, UpstreamError};
 use crate::watch::Hubs;
@@ -118,7 +120,7 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     let listener = bind(options.listen).await?;
     let admin_listener = bind(options.admin_listen).await?;
     let (address, admin_address) = (local(&listener)?, local(&admin_listener)?);
-    let advertised = advertised(options.advertise_address, address, &kubeconfig.server).await?;
+    let advertised = find_advertised(options.advertise_address, address, &kubeconfig.server).await?;
     let server = options.external_url.clone().unwrap_or_else(|| format!("https://{address}"));
     let (certificate, key) = match &options.tls {
         Some(pair) => pair.clone(),
@@ -128,7 +130,9 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
             pair
         }
     };
-    crd::install(&upstream, &options.storage_classes).await?;
+    let (host, port) = place_for_pods(options.external_url.as_deref(), advertised.unwrap_or(address));
+    let access = Access { host, port, authority: authority.certificate_pem().to_owned() };
+    crd::install(&upstream, &options.storage_classes, &access).await?;
     let client_ca = options.data_dir.join("upstream-client-ca.crt");
     let administrators = find_administrators(&upstream).await?;
     let has_client_ca = administrators.is_some();
@@ -161,6 +165,8 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
         discovery,
         columns,
         tokens,
+        mounted: Mounted::new(),
+        server: server.clone(),
         gathers: Semaphore::new(GATHERS_AT_ONCE),
     });
     let followers = Kind::ALL.map(|kind| tokio::spawn(private::follow(kind, upstream.clone(), tenants.clone())));
@@ -169,14 +175,13 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
         tokio::spawn(async move { leadership.stand(&upstream, &shutdown).await })
     };
     let endpoints = tokio::spawn(tenants.clone().keep_endpoints(advertised, shutdown.clone()));
+    let upstream_of_roots = upstream.clone();
     let admin = Arc::new(Admin { tenants: tenants.clone(), upstream, authority, metrics, server: server.clone() });
     let addresses = Addresses::new(options.connections_per_address_max);
     let server_of_clients =
         Arc::new(Server { timeouts: Timeouts::default(), drain_timeout: DRAIN_TIMEOUT, shutdown: shutdown.clone() });
     let front = Arc::new(Front {
-        connect: Box::new(move |identity, stay| {
-            Arc::new(Client::new(proxy.clone(), identity.and_then(Subject::of), stay))
-        }),
+        connect: Box::new(move |identity, stay| Arc::new(Client::new(proxy.clone(), identity, stay))),
         tls: tenants_tls.clone(),
         addresses: addresses.clone(),
         server: server_of_clients.clone(),
@@ -193,6 +198,7 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     let background = [
         tokio::spawn(async move { match of_kubezoo.follow_kubezoo().await {} }),
         tokio::spawn(async move { match tenants.follow().await {} }),
+        tokio::spawn(async move { roots::renew(&upstream_of_roots, &access.authority).await }),
         tokio::spawn(async move { report(tenants_tls.watch().await) }),
         tokio::spawn(async move { report(admin_tls.watch().await) }),
     ];
@@ -239,7 +245,7 @@ fn own_identity() -> String {
 
 /// Where others reach this zoo: as told; or where it listens, if that is one address of this machine; or by the address from which this machine
 /// reaches the apiserver behind. None if that is one which nobody else can reach.
-async fn advertised(
+async fn find_advertised(
     told: Option<IpAddr>,
     listens: SocketAddr,
     upstream: &str,
@@ -271,6 +277,15 @@ async fn route_to(url: &str) -> Option<IpAddr> {
         }
     }
     None
+}
+
+/// The host and port at which pods find their tenant's API: as all clients do, or where this zoo is if clients are told no URL.
+fn place_for_pods(external_url: Option<&str>, here: SocketAddr) -> (String, u16) {
+    let url = external_url.and_then(|url| url.parse::<http::Uri>().ok());
+    match url.as_ref().and_then(|url| Some((url.host()?, url.port_u16().unwrap_or(443)))) {
+        Some((host, port)) => (host.trim_start_matches('[').trim_end_matches(']').to_owned(), port),
+        None => (here.ip().to_string(), here.port()),
+    }
 }
 
 /// What zoo's own certificate must name.

@@ -6,6 +6,7 @@ mod again;
 mod identities;
 mod objects;
 mod paths;
+mod pods;
 mod upstream;
 
 use std::sync::{Arc, OnceLock};
@@ -111,7 +112,7 @@ impl Findings {
 /// The tests of this module.
 pub(crate) fn trials(world: &Arc<World>) -> Vec<Trial> {
     let scene: Arc<OnceLock<Scene>> = Arc::default();
-    let tests: [(&str, Attack); 12] = [
+    let tests: [(&str, Attack); 13] = [
         ("what_writes_for_a_tenant_upstream_reaches_nothing_else", upstream::reaches_nothing_else),
         ("a_tenants_credential_is_worth_nothing_upstream", upstream::credentials_are_worth_nothing),
         ("a_tenants_service_accounts_reach_nothing_else_upstream", upstream::service_accounts_reach_nothing_else),
@@ -121,6 +122,7 @@ pub(crate) fn trials(world: &Arc<World>) -> Vec<Trial> {
         ("who_acts_as_another_stays_in_the_tenant", identities::impersonation_stays_within),
         ("no_path_leads_out", paths::no_path_leads_out),
         ("no_object_reaches_out", objects::no_object_reaches_out),
+        ("tokens_in_pods_are_for_their_tenant_only", pods::tokens_are_for_the_tenant_only),
         ("bindings_to_everybody_bind_the_tenants_own", objects::everybody_is_the_tenants_own),
         ("selectors_of_namespaces_stay_within", objects::selectors_stay_within),
         ("a_tenant_that_is_made_again_is_another", again::is_another),

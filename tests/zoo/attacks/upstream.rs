@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Findings, HOST_NAMESPACE, SELF_REVIEWS, Scene, parsed, self_review};
 
 /// The headers that make a request one of the attacker's, as the role bindings in its namespace tell.
-fn headers(scene: &Scene) -> Vec<(String, String)> {
+pub(super) fn headers(scene: &Scene) -> Vec<(String, String)> {
     let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings", scene.attackers_default());
     let bindings = scene.host().get(&path).unwrap().ok().unwrap();
     let mut headers = vec![("impersonate-user".to_owned(), scene.attacker.names.inward("admin"))];

@@ -62,7 +62,12 @@ pub(super) fn namespaced(resource: &Resource, namespace: &str, marker: &str) -> 
         "metadata": {"labels": {"app": marker}},
         "spec": {
             "schedulerName": "none", "restartPolicy": "Always",
-            "containers": [{"name": "c", "image": marker, "env": [{"name": "A", "value": marker}]}],
+            "containers": [{"name": "c", "image": marker, "env": [
+                {"name": "A", "value": marker}, {"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            ]}],
+            "volumes": [{"name": "v", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "token", "audience": marker}},
+            ]}}],
         },
     });
     let mut once = template.clone();

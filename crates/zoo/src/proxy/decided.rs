@@ -8,8 +8,9 @@ use kubewharf_front::Inbound;
 use kubewharf_kube_api::Status;
 use serde_json::{Value, json};
 
-use crate::authz::review;
+use crate::authz::{UserInfo, review};
 use crate::limits::OWN_ANSWER_BYTES_MAX;
+use crate::mounted;
 use crate::rewrite::Kind;
 use crate::time::{now, rfc3339};
 use crate::tokens::{Account, TOKEN_AUDIENCE};
@@ -157,18 +158,21 @@ impl Asked {
             _ => vec![TOKEN_AUDIENCE.to_owned()],
         };
         let known = self.proxy.tokens.check(token, &audiences, now());
-        let status = match known {
+        let known = match known {
             Ok(known)
                 if known.account.tenant_uid == self.names().uid() && self.is_still_there(&known.account).await? =>
             {
-                let user = known.account.user();
-                json!({ "authenticated": true, "user": user, "audiences": known.audiences })
+                Some((known.user(), known.audiences))
             }
-            Ok(_) => json!({ "error": "invalid bearer token", "user": {} }),
+            Ok(_) => None,
             Err(why) => {
-                tracing::debug!(why, "a token is not good");
-                json!({ "error": "invalid bearer token", "user": {} })
+                tracing::debug!(why, "a token is not zoo's");
+                self.mounted_token(token, &audiences).await?
             }
+        };
+        let status = match known {
+            Some((user, audiences)) => json!({ "authenticated": true, "user": user, "audiences": audiences }),
+            None => json!({ "error": "invalid bearer token", "user": {} }),
         };
         review["kind"] = "TokenReview".into();
         review["apiVersion"] = "authentication.k8s.io/v1".into();
@@ -177,6 +181,19 @@ impl Asked {
         }
         review["status"] = status;
         Ok(json_response(StatusCode::CREATED, json_line(&review)))
+    }
+
+    /// Who shows a token that a kubelet mounted in one of the tenant's pods.
+    async fn mounted_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<(UserInfo, Vec<String>)>, Box<Status>> {
+        if mounted::claimed_tenant(token, now()).is_none_or(|uid| uid != self.names().uid()) {
+            return Ok(None);
+        }
+        let judged = self.proxy.judge_mounted(&self.tenant, token, audiences).await?;
+        Ok(judged.map(|judged| (judged.user, judged.audiences)))
     }
 
     async fn is_still_there(&self, account: &Account) -> Result<bool, Box<Status>> {

@@ -3,20 +3,32 @@
 //! Invariant: upstream, a tenant's user has the tenant's prefix and one group, the tenant's, and no other.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use kubewharf_foundation::tls::Identity;
 
 use crate::authz::UserInfo;
 use crate::certificates::Subject;
 use crate::names::Names;
 use crate::tenant::upstream_group;
+use crate::tokens::CREDENTIAL_ID;
 
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 
 /// Whom a certificate names. As at a kube-apiserver, who is known is in a group of its own.
-pub(crate) fn of_certificate(subject: &Subject) -> UserInfo {
+pub(crate) fn of_certificate(subject: &Subject, credential: &str) -> UserInfo {
     let mut groups = subject.groups.clone();
     groups.push("system:authenticated".to_owned());
-    UserInfo { username: subject.user.clone(), groups, ..UserInfo::default() }
+    let extra = vec![(CREDENTIAL_ID.to_owned(), vec![credential.to_owned()])];
+    UserInfo { username: subject.user.clone(), groups, extra, ..UserInfo::default() }
+}
+
+/// Which certificate it is, as Kubernetes tells it of a user.
+pub(crate) fn credential_id(identity: &Identity) -> String {
+    let mut id = "X509SHA256=".to_owned();
+    for byte in ring::digest::digest(&ring::digest::SHA256, &identity.der).as_ref() {
+        id.push_str(&format!("{byte:02x}"));
+    }
+    id
 }
 
 /// Makes a request upstream zoo's own again.

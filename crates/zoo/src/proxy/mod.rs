@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WARNING};
 use http::{HeaderMap, HeaderValue, Request, Response};
+use kubewharf_foundation::tls::Identity;
 use kubewharf_front::{Inbound, NotWhole, Service};
 use kubewharf_kube_api::users::PRIVILEGED_GROUP;
 use kubewharf_kube_api::{RequestInfo, Status};
@@ -30,11 +31,12 @@ use crate::discovery::Discovery;
 use crate::front::Stay;
 use crate::limits::{GATHER_PATIENCE, OWN_ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, UNREAD_TIMEOUT};
 use crate::list::Sealer;
-use crate::names::Names;
+use crate::mounted::{self, Judged, Mounted, MountedError};
+use crate::names::{Names, TenantId};
 use crate::rewrite::Kind;
 use crate::tenant::{Tenant, Tenants};
 use crate::time::now;
-use crate::tokens::{Account, TOKEN_AUDIENCE, Tokens};
+use crate::tokens::{self, Account, TOKEN_AUDIENCE, Tokens};
 use crate::upstream::{Upstream, UpstreamError};
 use crate::watch::Hubs;
 
@@ -49,6 +51,9 @@ pub(crate) struct Proxy {
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) sealer: Sealer,
     pub(crate) tokens: Tokens,
+    pub(crate) mounted: Mounted,
+    /// What tenants find their API under.
+    pub(crate) server: String,
     pub(crate) hubs: Arc<Hubs>,
     pub(crate) discovery: Arc<Discovery<Arc<Upstream>>>,
     /// The columns of tables of roles and bindings, once the apiserver has told them.
@@ -61,6 +66,8 @@ pub(crate) struct Proxy {
 pub(crate) struct Client {
     proxy: Arc<Proxy>,
     subject: Option<Subject>,
+    /// Which certificate it showed.
+    credential: String,
     stay: Stay,
 }
 
@@ -74,8 +81,9 @@ pub(crate) struct Asked {
 }
 
 impl Client {
-    pub(crate) fn new(proxy: Arc<Proxy>, subject: Option<Subject>, stay: Stay) -> Self {
-        Self { proxy, subject, stay }
+    pub(crate) fn new(proxy: Arc<Proxy>, identity: Option<Identity>, stay: Stay) -> Self {
+        let credential = identity.as_ref().map(identity::credential_id).unwrap_or_default();
+        Self { proxy, subject: identity.and_then(Subject::of), credential, stay }
     }
 
     async fn answer(&self, request: Request<Inbound>) -> Response<Body> {
@@ -95,15 +103,23 @@ impl Client {
         if let Some(subject) = &self.subject {
             // Its object may be just made, or just gone.
             let tenant = tenants.find(&subject.tenant_uid, &subject.tenant).await.map_err(|error| failed(&error))?;
-            return Ok((tenant.ok_or_else(unauthorized)?, identity::of_certificate(subject)));
+            return Ok((tenant.ok_or_else(unauthorized)?, identity::of_certificate(subject, &self.credential)));
         }
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let known = self.proxy.tokens.check(token.ok_or_else(unauthorized)?, &[TOKEN_AUDIENCE.to_owned()], now());
-        let account = known.map_err(|_| unauthorized())?.account;
+        let token = token.ok_or_else(unauthorized)?;
+        let audiences = [TOKEN_AUDIENCE.to_owned()];
+        let Ok(known) = self.proxy.tokens.check(token, &audiences, now()) else {
+            let uid = mounted::claimed_tenant(token, now()).ok_or_else(unauthorized)?;
+            let tenant = tenants.by_id(TenantId::of_uid(&uid)).filter(|tenant| *tenant.names.uid() == uid);
+            let tenant = tenant.ok_or_else(unauthorized)?;
+            let judged = self.proxy.judge_mounted(&tenant, token, &audiences).await?;
+            return Ok((tenant, judged.ok_or_else(unauthorized)?.user));
+        };
+        let account = &known.account;
         let tenant = tenants.find(&account.tenant_uid, &account.tenant).await.map_err(|error| failed(&error))?;
         let tenant = tenant.ok_or_else(unauthorized)?;
-        let is_there = self.proxy.is_still_there(&tenant, &account).await.map_err(|error| failed(&error))?;
-        if is_there { Ok((tenant, account.user())) } else { Err(unauthorized()) }
+        let is_there = self.proxy.is_still_there(&tenant, account).await.map_err(|error| failed(&error))?;
+        if is_there { Ok((tenant, known.user())) } else { Err(unauthorized()) }
     }
 
     async fn try_answer(&self, request: Request<Inbound>) -> Result<Response<Body>, Box<Status>> {
@@ -139,6 +155,19 @@ impl Client {
 }
 
 impl Proxy {
+    /// What a token says that a kubelet mounted in a pod of the tenant's; none if it is not good for one of these audiences.
+    pub(crate) async fn judge_mounted(
+        &self,
+        tenant: &Tenant,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<Judged>, Box<Status>> {
+        self.mounted.judge(&self.upstream, &tenant.names, token, audiences).await.map_err(|error| match error {
+            MountedError::TooMany => Box::new(Status::too_many_requests(error.to_string(), 1)),
+            MountedError::Upstream(error) => failed(&error),
+        })
+    }
+
     /// Whether a service account, and what its token is bound to, is still there.
     pub(crate) async fn is_still_there(&self, tenant: &Tenant, account: &Account) -> Result<bool, UpstreamError> {
         let namespace = tenant.names.inward(&account.namespace);
@@ -269,6 +298,14 @@ impl Asked {
                 let version = upstream.own(http::Method::GET, "/version", nothing, OWN_ANSWER_BYTES_MAX).await;
                 Ok(json(http::StatusCode::OK, version.map_err(|error| failed(&error))?))
             }
+            // What those need who check tokens of the tenant's service accounts without asking for each.
+            "/.well-known/openid-configuration" if is_read => {
+                let configuration = tokens::configuration(self.names().uid(), &self.proxy.server);
+                Ok(public("application/json", json_line(&configuration)))
+            }
+            "/openid/v1/jwks" if is_read => {
+                Ok(public("application/jwk-set+json", json_line(&self.proxy.tokens.keys())))
+            }
             _ if is_read || *method == http::Method::HEAD => {
                 let query = target.split_once('?').map(|(_, query)| query);
                 match self.proxy.discovery.respond(path, query, &self.headers).await {
@@ -360,6 +397,15 @@ fn is_long_work(request: &Request<Inbound>) -> bool {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     RequestInfo::parse(request.method().as_str(), target)
         .is_ok_and(|info| !info.is_resource_request || matches!(&*info.verb, "list" | "watch"))
+}
+
+/// A document that anybody may keep for an hour, as at a kube-apiserver.
+fn public(content_type: &'static str, document: Bytes) -> Response<Body> {
+    let mut response = json(http::StatusCode::OK, document);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let kept = HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(http::header::CACHE_CONTROL, kept);
+    response
 }
 
 /// What a client is told when the apiserver gave no answer.

@@ -2,8 +2,6 @@
 //!
 //! Invariant: a body that was not understood goes nowhere.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use kubewharf_front::Inbound;

@@ -134,7 +134,7 @@ impl Walk<'_> {
         members.close(&mut self.edits);
         if node.adds {
             for (index, rule) in node.json.iter().enumerate() {
-                if let Some(addition) = rule.addition
+                if let Some(addition) = rule.addition.filter(|addition| self.has_to_add(*addition))
                     && seen & (1 << index) == 0
                 {
                     if self.is_partial() {
@@ -148,6 +148,9 @@ impl Walk<'_> {
                     members.add(scan.at - 1, &member, &mut self.edits);
                 }
             }
+        }
+        if members.removed && node.goes_with_a_field {
+            return Ok(Verdict::Remove);
         }
         self.json_whole(scan, node, base)
     }
@@ -202,7 +205,7 @@ impl Walk<'_> {
             return Ok(Verdict::Keep);
         }
         if scan.take_null() {
-            match addition {
+            match addition.filter(|addition| self.has_to_add(*addition)) {
                 None => {}
                 Some(Addition::Label | Addition::Metadata) if self.is_partial() => {
                     return Err(refused("", "not all of it can be taken away at once: KubeZoo's label is there"));
@@ -287,15 +290,16 @@ impl Walk<'_> {
         if op == Op::Text {
             // The prefix has no characters that are written as escapes, and no escape has one of its beginning.
             if let Ok(text) = std::str::from_utf8(raw.bytes)
-                && let Change::Replace(text) = op.change(self.outward(), self.names, text)
+                && let Change::Replace(text) = self.change(op, text)?
             {
                 self.edits.replace(raw.start, raw.end, text.as_bytes());
             }
             return Ok(Verdict::Keep);
         }
         let text = raw.text()?;
-        match op.change(self.outward(), self.names, &text) {
+        match self.change(op, &text)? {
             Change::Keep => {}
+            Change::Remove => return Ok(Verdict::Remove),
             // What is before the place may be written with escapes.
             Change::Prefix(at) if raw.bytes.starts_with(&text.as_bytes()[..at]) => self.edits.prefix(raw.start + at),
             Change::Prefix(at) => {

@@ -157,6 +157,8 @@ pub(super) enum Addition {
     Requirement,
     /// Metadata with the tenant's label, to an object that has none.
     Metadata,
+    /// The audience that only zoo takes, to a token in a pod that names none.
+    Audience,
 }
 
 const PLAIN: Entries = Entries { refused: RESERVED, hidden: RESERVED, labelled: false, values: &[] };
@@ -326,6 +328,8 @@ pub(super) static MARKS: &[(&str, &str, Mark)] = &[
     ("core.v1.PodSpec@pod", "priorityClassName", deny(CLASS, When::Creating)),
     ("core.v1.PodSpec", "runtimeClassName", deny(CLASS, When::Always)),
     ("core.v1.PodSpec@pod", "runtimeClassName", deny(CLASS, When::Creating)),
+    ("core.v1.ServiceAccountTokenProjection", "audience", Mark::Value(Op::Audience)),
+    ("core.v1.ObjectFieldSelector", "fieldPath", Mark::Value(Op::FieldPath)),
     ("core.v1.ResourceQuotaSpec", "hard", Mark::Entries(&QUOTA)),
     ("core.v1.PodStatus", "hostIP", Mark::Withhold),
     ("core.v1.PodStatus", "hostIPs", Mark::Withhold),
@@ -373,4 +377,8 @@ pub(super) static WHOLES: &[(&str, Whole)] = &[
 pub(super) static ADDITIONS: &[(&str, &str, Addition)] = &[
     ("meta.v1.ObjectMeta@own", "labels", Addition::Label),
     ("meta.v1.LabelSelector@namespaces", "matchExpressions", Addition::Requirement),
+    ("core.v1.ServiceAccountTokenProjection", "audience", Addition::Audience),
 ];
+
+/// Messages that go when one of their fields goes: a variable that only zoo gives to a container is none without where it comes from.
+pub(super) static GO_WITH_A_FIELD: &[&str] = &["core.v1.ObjectFieldSelector", "core.v1.EnvVarSource", "core.v1.EnvVar"];

@@ -27,6 +27,7 @@ mod kind;
 mod marks;
 mod patch;
 mod plan;
+mod pods;
 mod scan;
 mod schema;
 #[cfg(test)]

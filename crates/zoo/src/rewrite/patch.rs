@@ -288,6 +288,8 @@ impl Walk<'_> {
             Target::Entry(entries, key) => self.entry_verdict(entries, key).map(|_| ()),
             Target::Value { sealed, .. } if sealed > 0 => Err(refused("", SEALED)),
             Target::Value { addition: Some(Addition::Requirement), .. } => Err(refused("", SEALED)),
+            // The apiserver adds it again.
+            Target::Value { addition: Some(Addition::Audience), .. } => Ok(()),
             Target::Value { addition: Some(_), .. } => {
                 Err(refused("", "it can't be taken away: KubeZoo's label is there"))
             }

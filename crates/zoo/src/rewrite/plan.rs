@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::about::{UNPLACED, UNPLACED_FIELD};
-use super::marks::{ADDITIONS, Addition, Deny, Entries, MARKS, Mark, Slot, WHOLES, Whole, is_own_message};
+use super::marks::{
+    ADDITIONS, Addition, Deny, Entries, GO_WITH_A_FIELD, MARKS, Mark, Slot, WHOLES, Whole, is_own_message,
+};
 use super::schema::{self, Field, Message, Shape, Type};
 use super::value::Op;
 
@@ -33,6 +35,8 @@ pub(super) struct Node {
     pub(super) wire: Vec<Rule>,
     /// Something is added to one of its fields.
     pub(super) adds: bool,
+    /// It goes when one of its fields goes.
+    pub(super) goes_with_a_field: bool,
 }
 
 /// What becomes of a field.
@@ -177,6 +181,7 @@ impl Compiler {
         }
         self.nodes[id as usize].wire = wire;
         self.nodes[id as usize].whole = whole;
+        self.nodes[id as usize].goes_with_a_field = self.outward && GO_WITH_A_FIELD.contains(&name);
         id
     }
 
@@ -299,7 +304,7 @@ mod tests {
         for (message, name, _) in ADDITIONS {
             assert!(field(message, name).is_some(), "{message}.{name}");
         }
-        for (message, _) in WHOLES {
+        for message in WHOLES.iter().map(|(message, _)| message).chain(GO_WITH_A_FIELD) {
             assert!(schema::find(message).is_some(), "{message}");
         }
         for message in schema::all() {
@@ -336,7 +341,7 @@ mod tests {
     #[test]
     fn what_has_no_rule_is_not_entered() {
         let pod_spec = OUTWARD.node(OUTWARD.find("core.v1.PodSpec").unwrap());
-        assert!(pod_spec.by_key(b"containers").is_none());
+        assert!(pod_spec.by_key(b"tolerations").is_none());
         let metadata = OUTWARD.node(OUTWARD.find("meta.v1.ObjectMeta@root").unwrap());
         assert!(metadata.by_key(b"managedFields").is_none());
     }

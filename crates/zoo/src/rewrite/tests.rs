@@ -8,6 +8,7 @@ use super::*;
 mod generate;
 mod oracle;
 mod patches;
+mod pods;
 mod properties;
 
 static NAMES: LazyLock<Names> = LazyLock::new(|| Names::of_uid("6f0a0d8c-58ab-4f7b-9f20-1c2d3e4f5a6b"));

@@ -20,6 +20,10 @@ pub(super) enum Op {
     Group,
     /// Text for people.
     Text,
+    /// Whom a token in a pod is for; decided by [`super::pods`].
+    Audience,
+    /// What of itself a pod is told; decided by [`super::pods`].
+    FieldPath,
 }
 
 /// What is to be done with a string.
@@ -32,6 +36,8 @@ pub(super) enum Change {
     Strip(usize),
     /// Another text comes in its place.
     Replace(String),
+    /// It goes.
+    Remove,
     /// It names an object that isn't the tenant's.
     Foreign,
 }
@@ -42,7 +48,7 @@ impl Op {
             return Change::Keep;
         }
         match (self, outward) {
-            (Self::Text, false) => Change::Keep,
+            (Self::Text, false) | (Self::Audience | Self::FieldPath, _) => Change::Keep,
             (Self::Text, true) => match names.text_outward(text) {
                 Cow::Borrowed(_) => Change::Keep,
                 Cow::Owned(text) => Change::Replace(text),
@@ -65,7 +71,7 @@ impl Op {
             Change::Prefix(at) => Some(format!("{}{}{}", &text[..at], names.prefix(), &text[at..])),
             Change::Strip(at) => Some(format!("{}{}", &text[..at], &text[at + PREFIX_LENGTH..])),
             Change::Replace(text) => Some(text),
-            Change::Foreign => Some(String::new()),
+            Change::Remove | Change::Foreign => Some(String::new()),
         }
     }
 

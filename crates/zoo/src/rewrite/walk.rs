@@ -13,9 +13,10 @@ use super::marks::{
 use super::plan::{INWARD, NodeId, OUTWARD, Plan, What};
 use super::scan::{Fallible, Scan, escape};
 use super::schema::Shape;
-use super::value::Op;
-use super::{Direction, Refusal, RewriteError, Unchanged, Write};
+use super::value::{Change, Op};
+use super::{Direction, Refusal, RewriteError, Unchanged, Write, pods};
 use crate::names::Names;
+use crate::pods::audience_inward;
 
 /// How deep objects in strings in objects may be. Deeper ones are text.
 pub(super) const EMBEDDED_MAX: u8 = 3;
@@ -118,6 +119,22 @@ impl<'n> Walk<'n> {
 
     pub(super) fn outward(&self) -> bool {
         self.plan.outward
+    }
+
+    /// What becomes of a string.
+    pub(super) fn change(&self, op: Op, text: &str) -> Fallible<Change> {
+        let of_pods = pods::change(op, self.outward(), self.is_of_pod(), self.names, text)?;
+        Ok(of_pods.unwrap_or_else(|| op.change(self.outward(), self.names, text)))
+    }
+
+    /// What is being walked is a pod, or what is to be changed of one: nothing that merely describes pods.
+    fn is_of_pod(&self) -> bool {
+        self.embedded == 0 && self.kind.message() == "core.v1.Pod"
+    }
+
+    /// Whether something is to be added where it is not.
+    pub(super) fn has_to_add(&self, addition: Addition) -> bool {
+        !self.outward() && (addition != Addition::Audience || self.is_of_pod())
     }
 
     /// What is being walked is surely merged into what there is.
@@ -317,17 +334,20 @@ impl<'n> Walk<'n> {
                 put(TENANT_LABEL);
                 put("\":\"");
             }
+            Addition::Audience => put("\""),
             Addition::Requirement => {
                 put("{\"key\":\"");
                 put(TENANT_LABEL);
                 put("\",\"operator\":\"In\",\"values\":[\"");
             }
         }
-        escape(self.names.uid(), true, &mut json);
-        json.extend_from_slice(match addition {
-            Addition::Label | Addition::Metadata => b"\"",
-            Addition::Requirement => b"\"]}",
-        });
+        let (added, end): (&str, &[u8]) = match addition {
+            Addition::Audience => (&audience_inward(self.names.uid(), ""), b"\""),
+            Addition::Label | Addition::Metadata => (self.names.uid(), b"\""),
+            Addition::Requirement => (self.names.uid(), b"\"]}"),
+        };
+        escape(added, true, &mut json);
+        json.extend_from_slice(end);
         json
     }
 
@@ -337,6 +357,7 @@ impl<'n> Walk<'n> {
             Addition::Label => (b"{", b"}"),
             Addition::Requirement => (b"[", b"]"),
             Addition::Metadata => (b"{\"labels\":{", b"}}"),
+            Addition::Audience => (b"", b""),
         };
         [before, &self.addition_json(addition), after].concat()
     }

@@ -14,6 +14,7 @@ use super::schema::Shape;
 use super::value::{Change, Op};
 use super::walk::{Decision, Held, Span, Verdict, Walk, refused};
 use crate::names::PREFIX_LENGTH;
+use crate::pods::audience_inward;
 
 /// What every body in protobuf begins with.
 pub(super) const MAGIC: &[u8] = b"k8s\0";
@@ -160,6 +161,7 @@ impl Walk<'_> {
         let base = self.held.len();
         let mut fields = Fields::of(input, span);
         let mut seen = 0u64;
+        let mut goes = false;
         while let Some(found) = fields.next()? {
             let Some((index, rule)) = node.by_number(found.number) else { continue };
             if !found.delimited {
@@ -175,6 +177,7 @@ impl Walk<'_> {
             let (more, verdict) = walked.map_err(|error| error.within(rule.name))?;
             growth += more;
             if verdict == Verdict::Remove {
+                goes = node.goes_with_a_field;
                 self.edits.truncate(mark);
                 self.edits.remove(found.span.tag, found.span.end);
                 growth -= (found.span.end - found.span.tag) as i64;
@@ -182,14 +185,17 @@ impl Walk<'_> {
         }
         if !self.outward() {
             for (index, rule) in node.wire.iter().enumerate() {
-                if let Some(addition) = rule.addition
-                    && (addition != Addition::Metadata || seen & (1 << index) == 0)
+                if let Some(addition) = rule.addition.filter(|addition| self.has_to_add(*addition))
+                    && (!matches!(addition, Addition::Metadata | Addition::Audience) || seen & (1 << index) == 0)
                 {
                     let field = self.addition_wire(rule, addition);
                     growth += field.len() as i64;
                     self.edits.replace(span.end, span.end, &field);
                 }
             }
+        }
+        if goes {
+            return Ok((0, Verdict::Remove));
         }
         let (more, verdict) = self.wire_whole(input, node, base)?;
         Ok((growth + more, verdict))
@@ -310,15 +316,18 @@ impl Walk<'_> {
             (Err(_), Op::Text) => return Ok(KEPT),
             (Err(_), _) => return malformed("a text that is not UTF-8", field.start),
         };
-        let change = op.change(self.outward(), self.names, text);
+        let change = self.change(op, text)?;
         self.wire_change(field, change)
     }
 
     fn wire_change(&mut self, field: Span, change: Change) -> Walked {
+        if change == Change::Remove {
+            return Ok((0, Verdict::Remove));
+        }
         self.wire_nested(field, |walk| {
             let prefix = PREFIX_LENGTH as i64;
             let growth = match change {
-                Change::Keep => 0,
+                Change::Keep | Change::Remove => 0,
                 Change::Prefix(at) => {
                     walk.edits.prefix(field.start + at);
                     prefix
@@ -370,6 +379,7 @@ impl Walk<'_> {
                 [delimited(1, TENANT_LABEL.as_bytes()), delimited(2, b"In"), delimited(3, uid)].concat()
             }
             Addition::Metadata => delimited(LABELS_NUMBER, &label),
+            Addition::Audience => audience_inward(self.names.uid(), "").into_bytes(),
         };
         delimited(rule.number, &value)
     }

@@ -9,7 +9,10 @@
 use serde_json::{Value, json};
 
 use super::TENANT_LABEL;
+use crate::pods::AUDIENCE_START;
 
+/// The version of the kinds of all policies.
+pub(super) const API_VERSION: &str = "admissionregistration.k8s.io/v1";
 /// The name of the policy for pods, and of its binding.
 pub(super) const PODS: &str = "pods.tenancy.kubewharf.io";
 /// The name of the policy for statuses, and of its binding.
@@ -40,18 +43,28 @@ pub(super) fn objects(storage_classes: &[String]) -> Vec<(String, Value)> {
 
 fn binding(name: &str) -> Value {
     json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "apiVersion": API_VERSION, "kind": "ValidatingAdmissionPolicyBinding",
         "metadata": { "name": name },
         "spec": {
             "policyName": name, "validationActions": ["Deny"],
-            "matchResources": { "namespaceSelector": { "matchExpressions": [{ "key": TENANT_LABEL, "operator": "Exists" }] } },
+            "matchResources": of_tenants(),
         },
     })
 }
 
+/// The audience of tokens for the API of the tenant that a namespace is of, in CEL.
+pub(super) fn own_audience() -> String {
+    format!("('{AUDIENCE_START}' + namespaceObject.metadata.labels['{TENANT_LABEL}'])")
+}
+
+/// What selects the tenants' namespaces.
+pub(super) fn of_tenants() -> Value {
+    json!({ "namespaceSelector": { "matchExpressions": [{ "key": TENANT_LABEL, "operator": "Exists" }] } })
+}
+
 fn policy(name: &str, rules: &Value, variables: &Value, validations: &Value) -> Value {
     json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "apiVersion": API_VERSION, "kind": "ValidatingAdmissionPolicy",
         "metadata": { "name": name },
         "spec": {
             "failurePolicy": "Fail", "matchConstraints": { "resourceRules": rules },
@@ -95,6 +108,7 @@ fn pods() -> Value {
         })
         .join(" && ");
     let off = |field: &str| format!("(!has(object.spec.{field}) || !object.spec.{field})");
+    let own = own_audience();
     let deny = |expression: String, message: &str| json!({ "expression": expression, "message": message });
     let validations = json!([
         deny(
@@ -155,6 +169,15 @@ fn pods() -> Value {
                  object.spec.securityContext.sysctls.all(s, s.name in {SYSCTLS})"
             ),
             "a tenant's pod can't set this kernel parameter",
+        ),
+        deny(
+            format!(
+                "request.operation != 'CREATE' || !has(object.spec.volumes) || object.spec.volumes.all(v, \
+                 !has(v.projected) || !has(v.projected.sources) || v.projected.sources == null || v.projected.sources.all(s, !has(s.serviceAccountToken) || \
+                 (has(s.serviceAccountToken.audience) && (s.serviceAccountToken.audience == {own} || \
+                 s.serviceAccountToken.audience.startsWith({own} + ':')))))"
+            ),
+            "a tenant's pod can't have a token for anybody but the tenant",
         ),
     ]);
     policy(PODS, &rules, &json!([]), &validations)

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method};
 use kubewharf_upstream::Class;
 use serde_json::{Value, json};
@@ -13,16 +14,21 @@ use crate::limits::OWN_ANSWER_BYTES_MAX;
 use crate::private;
 use crate::upstream::{Question, Upstream, UpstreamError, own_headers};
 
-use super::{CLUSTER_ROLE, GROUP, TENANTS_PATH, admission};
+use super::mutation::Access;
+use super::{CLUSTER_ROLE, GROUP, TENANTS_PATH, admission, mutation, roots};
 
 /// How long a new kind may take until it is served.
 const SERVED_WITHIN: Duration = Duration::from_secs(30);
 
-/// Installs everything, and waits until `Tenant` objects can be asked for.
+/// Installs everything, and waits until `Tenant` objects can be asked for and the policies are in force.
 ///
 /// # Errors
 /// When the apiserver refuses, or can't be asked.
-pub(crate) async fn install(upstream: &Upstream, storage_classes: &[String]) -> Result<(), UpstreamError> {
+pub(crate) async fn install(
+    upstream: &Upstream,
+    storage_classes: &[String],
+    access: &Access,
+) -> Result<(), UpstreamError> {
     let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     apply(upstream, &format!("{crds}/tenants.{GROUP}"), &tenants()).await?;
     for kind in Kind::ALL {
@@ -32,7 +38,7 @@ pub(crate) async fn install(upstream: &Upstream, storage_classes: &[String]) -> 
     }
     let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
     apply(upstream, &format!("{roles}/{CLUSTER_ROLE}"), &cluster_role()).await?;
-    for (path, object) in admission::objects(storage_classes) {
+    for (path, object) in admission::objects(storage_classes).into_iter().chain(mutation::objects(access)) {
         apply(upstream, &format!("/apis/admissionregistration.k8s.io/v1/{path}"), &object).await?;
     }
     let deadline = tokio::time::Instant::now() + SERVED_WITHIN;
@@ -47,6 +53,12 @@ pub(crate) async fn install(upstream: &Upstream, storage_classes: &[String]) -> 
             }
         }
     }
+    while let Err(error) = roots::check_in_force(upstream, &access.authority).await {
+        if tokio::time::Instant::now() > deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }
 
@@ -55,18 +67,28 @@ pub(crate) async fn install(upstream: &Upstream, storage_classes: &[String]) -> 
 /// # Errors
 /// When the apiserver refuses, or can't be asked.
 pub(crate) async fn apply(upstream: &Upstream, path: &str, object: &Value) -> Result<(), UpstreamError> {
+    apply_with(upstream, path, "", object).await.map(drop)
+}
+
+/// The same, with more parameters; what the apiserver makes of the object.
+pub(super) async fn apply_with(
+    upstream: &Upstream,
+    path: &str,
+    parameters: &str,
+    object: &Value,
+) -> Result<Bytes, UpstreamError> {
     let mut headers = own_headers("application/apply-patch+yaml");
     headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
     let question = Question {
         method: Method::PATCH,
-        target: format!("{path}?fieldManager=kubewharf-zoo&force=true"),
+        target: format!("{path}?fieldManager=kubewharf-zoo&force=true{parameters}"),
         headers,
         body: object.to_string().into(),
         class: Class::Short,
     };
     let answer = upstream.send(&question).await?.whole(OWN_ANSWER_BYTES_MAX).await?;
     if answer.status.is_success() {
-        return Ok(());
+        return Ok(answer.body);
     }
     Err(UpstreamError::Answer {
         method: question.method,

@@ -16,9 +16,11 @@ mod follow;
 mod kubezoo;
 mod leader;
 mod lease;
+pub(crate) mod mutation;
 mod namespaces;
 mod policies;
 mod presence;
+pub(crate) mod roots;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -152,6 +152,9 @@ fn value(
             "type" => choices.pick(&["kubernetes.io/tls", "Opaque"]),
             // An empty one of what an event is about comes back as none.
             "namespace" | "fieldPath" if message.name == "core.v1.ObjectReference" => choices.pick(&["a", "default"]),
+            // So does an empty one of these.
+            "audience" => choices.pick(&["vault", "https://x/y"]),
+            "fieldPath" => choices.pick(&["metadata.namespace", "metadata.name", "metadata.labels['a']"]),
             _ => choices.pick(TEXTS),
         }),
         Type::Bytes => json!(STANDARD.encode(choices.text())),

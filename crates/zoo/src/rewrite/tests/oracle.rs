@@ -11,6 +11,7 @@ use super::super::schema::{self, Message, Shape};
 use super::super::value::Op;
 use super::super::walk::EMBEDDED_MAX;
 use super::*;
+use crate::pods::{AUDIENCE_START, NAMESPACE_ANNOTATION, audience_outward, path_of};
 
 /// What is wrong with an object that goes upstream.
 pub(super) fn offences(kind: Kind, object: &Value, created: bool) -> Vec<String> {
@@ -115,6 +116,8 @@ impl Oracle {
             Op::Name | Op::Own => after(""),
             Op::User => after("") || after("system:serviceaccount:"),
             Op::Group => after("") || after("system:serviceaccounts:"),
+            Op::Audience => !text.starts_with(AUDIENCE_START) || audience_outward(NAMES.uid(), text).is_some(),
+            Op::FieldPath => !text.contains(RESERVED) || text == path_of(NAMESPACE_ANNOTATION),
         };
         if !good && !text.is_empty() {
             self.offence(path, format!("{text:?} is not the tenant's"));
@@ -184,6 +187,8 @@ fn has(addition: Addition, value: &Value) -> bool {
             let term = json!({"key": TENANT_LABEL, "operator": "In", "values": [NAMES.uid()]});
             value.as_array().is_some_and(|elements| elements.contains(&term))
         }
+        // Only in pods: there it is a matter of managed fields, and in all of them the apiserver sees to it.
+        Addition::Audience => true,
     }
 }
 
