@@ -1,6 +1,7 @@
 //! `kubewharf zoo`: reads the flags and runs zoo; `tenant` is the administrator's tool.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -125,6 +126,9 @@ struct Serve {
     /// clients behind a NAT, or behind a load balancer that replaces addresses, are one.
     #[arg(long, value_name = "N", default_value_t = 0)]
     connections_per_address_max: usize,
+    /// Threads that serve [default: one for every four cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     /// How the log looks.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     log_format: Format,
@@ -172,13 +176,24 @@ fn serve(flags: Serve) -> anyhow::Result<()> {
         tls: flags.tls_cert.zip(flags.tls_key),
         connections_per_address_max: flags.connections_per_address_max,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("can't start threads")?;
+    let threads = flags.threads.map_or_else(default_threads, NonZeroUsize::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("can't start threads")?;
     runtime.block_on(async {
         let shutdown = Shutdown::new();
         shutdown.on_signals()?;
         kubewharf_zoo::run(options, shutdown).await.inspect_err(|error| error!(%error, "zoo does not start"))
     })?;
     Ok(())
+}
+
+/// One for every four cores. A kube-apiserver takes many times the processor time that KubeZoo takes for the same request, and threads that have
+/// little to do mostly wake each other.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).div_ceil(4)
 }
 
 fn tenant(command: TenantCommand) -> anyhow::Result<()> {

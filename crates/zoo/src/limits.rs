@@ -8,6 +8,8 @@ pub(crate) const UPSTREAM_TRIES_MAX: u32 = 3;
 pub(crate) const REQUEST_BYTES_MAX: usize = 3 << 20;
 /// Longest answer that is rewritten as a whole, in bytes.
 pub(crate) const ANSWER_BYTES_MAX: usize = 512 << 20;
+/// From so many bytes on, an answer is rewritten where it keeps no other request waiting.
+pub(crate) const LONG_WORK_BYTES: usize = 256 << 10;
 /// Longest answer to zoo's own requests for one object, in bytes.
 pub(crate) const OWN_ANSWER_BYTES_MAX: usize = 8 << 20;
 /// Longest event of a watch, in bytes.

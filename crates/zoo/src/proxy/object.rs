@@ -7,9 +7,10 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use kubewharf_front::Inbound;
 use kubewharf_kube_api::Status;
 use kubewharf_upstream::Class;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::kinds::Outcome;
-use crate::limits::{ANSWER_BYTES_MAX, BINDING_HEARD_WITHIN, BINDING_PATIENCE, OWN_ANSWER_BYTES_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, BINDING_HEARD_WITHIN, BINDING_PATIENCE, LONG_WORK_BYTES, OWN_ANSWER_BYTES_MAX};
 use crate::rewrite::{self, Direction, Encoding, Kind, PatchKind, RewriteError, Unchanged, Write};
 use crate::upstream::{Answer, Question, Whole};
 use crate::{proto, scan};
@@ -315,13 +316,15 @@ impl Asked {
                 return Ok(Bytes::from(self.names().text_outward(&text).into_owned()));
             }
         };
-        let mut output = Vec::with_capacity(whole.body.len());
-        rewrite::object(encoding, kind, Direction::Outward, self.names(), &whole.body, &mut output).map_err(
-            |error| {
-                tracing::error!(%error, "an answer can't be rewritten");
-                Box::new(Status::internal_error("the apiserver's answer can't be shown to a tenant"))
-            },
-        )?;
+        let rewrites = || {
+            let mut output = Vec::with_capacity(whole.body.len());
+            let (names, body) = (self.names(), &whole.body);
+            rewrite::object(encoding, kind, Direction::Outward, names, body, &mut output).map(|_| output)
+        };
+        let output = while_others_go_on(whole.body.len(), rewrites).map_err(|error| {
+            tracing::error!(%error, "an answer can't be rewritten");
+            Box::new(Status::internal_error("the apiserver's answer can't be shown to a tenant"))
+        })?;
         Ok(output.into())
     }
 
@@ -361,6 +364,12 @@ impl Asked {
         *response.headers_mut() = headers;
         Ok(response)
     }
+}
+
+/// Works on so many bytes. If these are many, what else this thread has to do goes on elsewhere.
+fn while_others_go_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let has_threads = || Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+    if bytes >= LONG_WORK_BYTES && has_threads() { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// What a namespace is.
