@@ -15,6 +15,7 @@ pub mod watchdog;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -26,15 +27,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kubewharf_foundation::Shutdown;
 use kubewharf_upstream::wire::Socket;
-use tokio::net::TcpStream;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 pub use addresses::Addresses;
 pub use guard::{Outlet, Pause};
 pub use inbound::{Broken, Inbound, NotWhole};
 pub use limits::{
-    ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX, IDLE_TIMEOUT, RESET_STREAMS_MAX,
-    SEND_TIMEOUT, STREAMS_PER_CONNECTION_MAX,
+    ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, SEND_PIECE_BYTES_MAX, SEND_TIMEOUT,
+    UNREAD_LASTING_TIMEOUT, UNREAD_TIMEOUT,
 };
+
+use limits::{HEAD_BYTES_MAX, HEADERS_MAX, LISTEN_BACKLOG, TCP_KEEPALIVE_AFTER, TCP_KEEPALIVE_INTERVAL};
 
 use http2::{Connection, Requests};
 use watchdog::Watched;
@@ -42,9 +46,23 @@ use watchdog::Watched;
 /// A client's connection within TLS.
 pub type Stream = tokio_rustls::server::TlsStream<Outlet<Socket>>;
 
+/// Listens at an address. Connections are asked now and then whether the client's machine is still there, also while nothing is to be sent.
+///
+/// # Errors
+/// When the address can't be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE_AFTER).with_interval(TCP_KEEPALIVE_INTERVAL);
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
 /// Answers the requests of a connection.
 pub trait Service: Send + Sync + 'static {
-    /// The body of an answer. When it is asked for the next piece, the piece before has been taken.
+    /// The body of an answer. When it is asked for the next piece, the piece before has been handed over. Pieces are small: one that is handed
+    /// over waits for its client's room with nobody to look at the time.
     type Body: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static;
 
     /// Answers a request.

@@ -30,13 +30,13 @@ pub(crate) const WINDOW_UPDATES_PER_SECOND: u64 = 1000;
 /// Bytes sent to a client that give reason for one more: there are clients that open both windows after each of a watch's events.
 pub(crate) const WRITTEN_BYTES_PER_WINDOW_UPDATE: u64 = 64;
 /// Longest head of a request, in bytes.
-pub const HEAD_BYTES_MAX: u32 = 96 << 10;
+pub(crate) const HEAD_BYTES_MAX: u32 = 96 << 10;
 /// Headers of an HTTP/1.1 request.
-pub const HEADERS_MAX: usize = 128;
+pub(crate) const HEADERS_MAX: usize = 128;
 /// Requests at once on an HTTP/2 connection. Go's clients open another connection when it is reached.
-pub const STREAMS_PER_CONNECTION_MAX: u32 = 250;
+pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 250;
 /// Streams of a connection that a client has reset and that are not forgotten yet, at which the connection ends.
-pub const RESET_STREAMS_MAX: usize = 100;
+pub(crate) const RESET_STREAMS_MAX: usize = 100;
 /// What a client may send on one stream before it is read, in bytes.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// The same on all streams of a connection together.
@@ -47,3 +47,15 @@ pub(crate) const SEND_BUFFER_BYTES: usize = 64 << 10;
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the answer to a ping may take.
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections that the kernel may hold that were not accepted yet.
+pub(crate) const LISTEN_BACKLOG: u32 = 4096;
+/// Silence after which the kernel asks a client's machine whether it is still there.
+pub(crate) const TCP_KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+/// Time between two such questions.
+pub(crate) const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a client may leave a piece of an answer unread, unless a policy says otherwise (`timeouts.idle`).
+pub const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same of an answer that lasts (a log, a watch), whose reader may be a person who has paused it.
+pub const UNREAD_LASTING_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Piece in which a body is handed on, in bytes.
+pub const SEND_PIECE_BYTES_MAX: usize = 64 << 10;

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use kubewharf_front::watchdog::{self, Deadlines};
-use kubewharf_front::{Broken, Inbound, Pause};
+use kubewharf_front::{Broken, Inbound, Pause, SEND_PIECE_BYTES_MAX};
 use kubewharf_upstream::{Lease, Pieces, UpgradeLease};
 use memchr::memmem;
 use smallvec::SmallVec;
@@ -23,9 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::drain::Turn;
 use crate::limit::Admission;
-use crate::limits::{
-    READ_OFF_BYTES_MAX, READ_OFF_TIMEOUT, REPLAY_BYTES_MAX, SEND_PIECE_BYTES_MAX, WATCH_END_NOT_BEFORE,
-};
+use crate::limits::{READ_OFF_BYTES_MAX, READ_OFF_TIMEOUT, REPLAY_BYTES_MAX, WATCH_END_NOT_BEFORE};
 use crate::record::Record;
 
 /// The body of an answer to a client.

@@ -15,8 +15,7 @@ use kubewharf_foundation::descriptors;
 use kubewharf_front::{Addresses, Server, Timeouts};
 use kubewharf_upstream::EndpointSettings;
 use parking_lot::Mutex;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -28,10 +27,7 @@ use crate::config::{
 };
 use crate::drain::Drain;
 use crate::front::Front;
-use crate::limits::{
-    CONNECTIONS_MAX, DNS_INTERVAL, LISTEN_BACKLOG, OWN_DESCRIPTORS, SPANS_FLUSH_TIMEOUT, TCP_KEEPALIVE_AFTER,
-    TCP_KEEPALIVE_INTERVAL,
-};
+use crate::limits::{CONNECTIONS_MAX, DNS_INTERVAL, OWN_DESCRIPTORS, SPANS_FLUSH_TIMEOUT};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::TrustedPeers;
@@ -445,16 +441,7 @@ fn default_serving(options: &Options) -> Result<ServingPem, StartError> {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        // Connections have it from here: finds out that a client's machine is gone, also while nothing is to be sent.
-        let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE_AFTER).with_interval(TCP_KEEPALIVE_INTERVAL);
-        SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
-        socket.bind(address)?;
-        socket.listen(LISTEN_BACKLOG)
-    };
-    bind().map_err(|source| StartError::Listen { address, source })
+    kubewharf_front::listen(address).map_err(|source| StartError::Listen { address, source })
 }
 
 #[cfg(test)]

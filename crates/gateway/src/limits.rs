@@ -94,21 +94,11 @@ pub(crate) const CONFIG_QUIET_WAIT_MAX: std::time::Duration = std::time::Duratio
 pub const CONNECTIONS_MAX: usize = 50_000;
 /// Open files that are not a client's: connections to kube-apiservers, which are few, logs, and what is read now and then.
 pub(crate) const OWN_DESCRIPTORS: usize = 1024;
-/// Connections that the kernel may hold that were not accepted yet.
-pub(crate) const LISTEN_BACKLOG: u32 = 4096;
-/// Silence after which the kernel asks a client's machine whether it is still there.
-pub(crate) const TCP_KEEPALIVE_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
-/// Time between two such questions.
-pub(crate) const TCP_KEEPALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
 /// Connections of administrators at once.
 pub(crate) const ADMIN_CONNECTIONS_MAX: usize = 64;
 
 // Requests.
 
-/// How long a client may leave a piece of an answer unread, unless a policy says otherwise (`timeouts.idle`).
-pub(crate) const UNREAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
-/// The same of an answer that lasts (a log, a watch), whose reader may be a person who has paused it.
-pub(crate) const UNREAD_LASTING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1800);
 /// Longest body of a request, in bytes, unless a policy says otherwise. kube-apiserver takes 3 MiB of an object; uploads through the
 /// proxies of pods and services are longer.
 pub const BODY_BYTES_MAX: u64 = 128 << 20;
@@ -123,8 +113,6 @@ pub(crate) const READ_OFF_BYTES_MAX: usize = 64 << 10;
 pub(crate) const READ_OFF_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
 /// Announced length from which a request's body is a long one, with connections of its own.
 pub(crate) const LONG_BODY_BYTES: u64 = 1 << 20;
-/// Piece in which a body is handed on, in bytes.
-pub(crate) const SEND_PIECE_BYTES_MAX: usize = 64 << 10;
 /// The soonest that a watch without an event ends for its client; see [`WatchEnd`](crate::body::WatchEnd).
 pub(crate) const WATCH_END_NOT_BEFORE: std::time::Duration = std::time::Duration::from_millis(1100);
 /// When the first watch ends after the gateway was told to stop, in percent of the time that it has for that. Clients hear first that they

@@ -20,7 +20,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use kubewharf_front::places::Place as AddressPlace;
-use kubewharf_front::{Inbound, Pause, Service};
+use kubewharf_front::{Inbound, Pause, Service, UNREAD_LASTING_TIMEOUT, UNREAD_TIMEOUT};
 use kubewharf_kube_api::{RequestInfo, Status, request_info, status};
 use kubewharf_upstream::{
     Class, Endpoint, EndpointId, EndpointSet, Failure, Outcome, Pieces, Processed, SendError, UpgradeLease,
@@ -42,9 +42,7 @@ use crate::drain::{Drain, Turn};
 use crate::identity::{IdentityHeaders, Mode, strip, strip_response};
 use crate::ids::audit_id;
 use crate::limit::breaker;
-use crate::limits::{
-    ANSWER_HELD_BYTES, BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX, UNREAD_LASTING_TIMEOUT, UNREAD_TIMEOUT,
-};
+use crate::limits::{ANSWER_HELD_BYTES, BODY_BYTES_MAX, LONG_BODY_BYTES, TRIES_MAX};
 use crate::metrics::Metrics;
 use crate::policy::{self, Attributes, DegradationMode, DispatchPolicy};
 use crate::record::{Line, Record};

@@ -179,6 +179,8 @@ fn serve(flags: Serve) -> anyhow::Result<()> {
     let threads = flags.threads.map_or_else(default_threads, NonZeroUsize::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
+        // What takes long goes on beside these threads, on few.
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()
         .context("can't start threads")?;
@@ -189,6 +191,9 @@ fn serve(flags: Serve) -> anyhow::Result<()> {
     })?;
     Ok(())
 }
+
+/// Threads beside those that serve, for what takes long.
+const BLOCKING_THREADS_MAX: usize = 16;
 
 /// One for every four cores. A kube-apiserver takes many times the processor time that KubeZoo takes for the same request, and threads that have
 /// little to do mostly wake each other.

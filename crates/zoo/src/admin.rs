@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::certificates::{Authority, LIFETIME_MAX, Subject};
-use crate::limits::{OWN_ANSWER_BYTES_MAX, UNREAD_TIMEOUT};
+use crate::limits::{BODY_TIMEOUT, OWN_ANSWER_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::proxy::{Body, json as json_response, respond};
 use crate::tenant::{GROUP, Tenant, Tenants};
@@ -93,8 +93,8 @@ impl Service for AdminClient {
         })
     }
 
-    fn unread_timeout(_: &Body) -> Option<Duration> {
-        Some(UNREAD_TIMEOUT)
+    fn unread_timeout(body: &Body) -> Option<Duration> {
+        Some(body.unread_timeout())
     }
 }
 
@@ -122,7 +122,8 @@ impl AdminClient {
                 let (may, found) = tokio::join!(self.admin.check(&caller, &attributes), self.admin.tenants.fetch(name));
                 may?;
                 let found = found.map_err(|error| Box::new(error.to_client()))?;
-                let body = incoming.whole(REQUEST_BYTES_MAX).await;
+                let late = |_| Box::new(Status::request_timeout("the body of the request did not come in time"));
+                let body = tokio::time::timeout(BODY_TIMEOUT, incoming.whole(REQUEST_BYTES_MAX)).await.map_err(late)?;
                 let body = body.map_err(|error| Box::new(Status::bad_request(error.to_string())))?;
                 self.admin.sign(name, found.as_deref(), &body)
             }

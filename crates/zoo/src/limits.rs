@@ -8,16 +8,16 @@ pub(crate) const UPSTREAM_TRIES_MAX: u32 = 3;
 pub(crate) const REQUEST_BYTES_MAX: usize = 3 << 20;
 /// Longest answer that is rewritten as a whole, in bytes.
 pub(crate) const ANSWER_BYTES_MAX: usize = 512 << 20;
-/// From so many bytes on, an answer is rewritten where it keeps no other request waiting.
-pub(crate) const LONG_WORK_BYTES: usize = 256 << 10;
+/// From so many bytes on, what is read or rewritten is so while other connections go on.
+pub(crate) const LONG_WORK_BYTES: usize = 128 << 10;
 /// Longest answer to zoo's own requests for one object, in bytes.
 pub(crate) const OWN_ANSWER_BYTES_MAX: usize = 8 << 20;
 /// Longest event of a watch, in bytes.
 pub(crate) const EVENT_BYTES_MAX: usize = 16 << 20;
 /// Client connections at once.
 pub(crate) const CONNECTIONS_MAX: usize = 16_384;
-/// How long a client may leave a piece of an answer unread.
-pub(crate) const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the body of a request may take, as at a kube-apiserver.
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long connections may take to end when zoo stops.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lists of namespaces that one request for all of them has going at once.
@@ -48,6 +48,8 @@ pub(crate) const VERDICT_LASTS: Duration = Duration::from_secs(10);
 pub(crate) const VERDICTS_MAX: usize = 8192;
 /// Tokens that the apiserver is asked about at once.
 pub(crate) const VERDICTS_AT_ONCE: usize = 32;
+/// Those of one tenant, with those that wait.
+pub(crate) const VERDICTS_PER_TENANT_MAX: usize = 64;
 /// How long a request waits for that.
 pub(crate) const VERDICTS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an apiserver may take to agree to a stream, or to say why it does not.

@@ -5,11 +5,13 @@
 //! apiserver is asked about nothing that does not claim to be for a tenant that there is, and about few tokens at once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Method;
+use kubewharf_front::places::Places;
 use kubewharf_kube_api::review::{TOKEN_REVIEW_PATH, TokenReviewStatus};
 use kubewharf_kube_api::users::{ALL_AUTHENTICATED, service_account_groups, service_account_of, service_account_user};
 use parking_lot::Mutex;
@@ -19,8 +21,10 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::authz::UserInfo;
-use crate::limits::{OWN_ANSWER_BYTES_MAX, VERDICT_LASTS, VERDICTS_AT_ONCE, VERDICTS_MAX, VERDICTS_PATIENCE};
-use crate::names::Names;
+use crate::limits::{
+    OWN_ANSWER_BYTES_MAX, VERDICT_LASTS, VERDICTS_AT_ONCE, VERDICTS_MAX, VERDICTS_PATIENCE, VERDICTS_PER_TENANT_MAX,
+};
+use crate::names::{Names, TenantId};
 use crate::pods::{AUDIENCE_START, audience_inward, audience_outward};
 use crate::tokens::{TOKEN_AUDIENCE, TOKEN_BYTES_MAX};
 use crate::upstream::{Upstream, UpstreamError};
@@ -51,6 +55,8 @@ pub(crate) enum MountedError {
 /// Judges, and remembers it for a moment.
 pub(crate) struct Mounted {
     turns: Semaphore,
+    /// Tokens of each tenant that are judged or wait for it: nobody may take all turns.
+    of_tenant: Arc<Places<TenantId>>,
     /// Good ones and others, so that these can't push out those.
     remembered: [Mutex<Remembered>; 2],
 }
@@ -64,6 +70,16 @@ type Remembered = HashMap<Key, (Instant, Option<Judged>)>;
 struct Claims {
     aud: Vec<String>,
     exp: u64,
+    sub: String,
+}
+
+/// Whose a token claims to be. Nothing of it is proven.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Claimed {
+    /// The UID of the tenant.
+    pub(crate) tenant_uid: String,
+    /// The namespace of the account upstream.
+    namespace: String,
 }
 
 #[derive(Deserialize)]
@@ -72,8 +88,8 @@ struct Review {
     status: TokenReviewStatus,
 }
 
-/// The UID of the tenant that a token claims to be for, if it is neither malformed nor too old. Nothing of it is proven.
-pub(crate) fn claimed_tenant(token: &str, now: u64) -> Option<String> {
+/// Whose a token claims to be, if it is neither malformed nor too old.
+pub(crate) fn claimed(token: &str, now: u64) -> Option<Claimed> {
     if token.len() > TOKEN_BYTES_MAX {
         return None;
     }
@@ -82,12 +98,17 @@ pub(crate) fn claimed_tenant(token: &str, now: u64) -> Option<String> {
     let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
     let tenants = claims.aud.iter().filter_map(|audience| audience.strip_prefix(AUDIENCE_START));
     let uid = tenants.map(|rest| rest.split_once(':').map_or(rest, |(uid, _)| uid)).next()?;
-    (now < claims.exp).then(|| uid.to_owned())
+    let (namespace, _) = service_account_of(&claims.sub)?;
+    (now < claims.exp).then(|| Claimed { tenant_uid: uid.to_owned(), namespace: namespace.to_owned() })
 }
 
 impl Mounted {
     pub(crate) fn new() -> Self {
-        Self { turns: Semaphore::new(VERDICTS_AT_ONCE), remembered: Default::default() }
+        Self {
+            turns: Semaphore::new(VERDICTS_AT_ONCE),
+            of_tenant: Places::new(VERDICTS_PER_TENANT_MAX),
+            remembered: Default::default(),
+        }
     }
 
     /// What a token says that is for one of these audiences of the tenant; none if it is not good.
@@ -102,6 +123,10 @@ impl Mounted {
         if let Some(remembered) = self.recall(&key) {
             return Ok(remembered);
         }
+        if claimed(token, 0).is_none_or(|claimed| names.outward(&claimed.namespace).is_none()) {
+            return Ok(None);
+        }
+        let _place = self.of_tenant.enter(names.id()).ok_or(MountedError::TooMany)?;
         let turn = tokio::time::timeout(VERDICTS_PATIENCE, self.turns.acquire()).await;
         let _turn = turn.map_err(|_| MountedError::TooMany)?.expect("it is never closed");
         // Somebody else may have asked meanwhile.
@@ -115,7 +140,10 @@ impl Mounted {
         let answer: Review =
             upstream.own_json(Method::POST, TOKEN_REVIEW_PATH, &question, OWN_ANSWER_BYTES_MAX).await?;
         let judged = judged(names, audiences, answer.status);
-        self.remember(key, judged.clone());
+        // A tenant's own questions about its tokens can be of any number.
+        if *audiences == [TOKEN_AUDIENCE.to_owned()] {
+            self.remember(key, judged.clone());
+        }
         Ok(judged)
     }
 
@@ -230,12 +258,13 @@ mod tests {
     fn a_token_says_whom_it_claims_to_be_for() {
         let token = |claims: serde_json::Value| format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims.to_string()));
         for (audience, tenant) in [("zoo:u", Some("u")), ("zoo:u:vault", Some("u")), ("https://x", None)] {
-            let token = token(json!({ "aud": [audience], "exp": 10 }));
-            assert_eq!(claimed_tenant(&token, 9).as_deref(), tenant);
-            assert_eq!(claimed_tenant(&token, 10), None, "it is too old");
+            let robot = token(json!({ "aud": [audience], "exp": 10, "sub": "system:serviceaccount:kz-default:robot" }));
+            assert_eq!(claimed(&robot, 9).map(|claimed| claimed.tenant_uid).as_deref(), tenant);
+            assert_eq!(claimed(&robot, 10), None, "it is too old");
+            assert_eq!(claimed(&token(json!({ "aud": [audience], "exp": 10, "sub": "jane" })), 9), None);
         }
         for malformed in ["", "a", "a.b", "a.b.c", "e30.e30.x"] {
-            assert_eq!(claimed_tenant(malformed, 0), None);
+            assert_eq!(claimed(malformed, 0), None);
         }
     }
 

@@ -167,7 +167,8 @@ impl Names {
 
     /// Text for people that kube-apiserver or a controller wrote, with the tenant's own names in it.
     ///
-    /// The prefix is taken away wherever it is, and so is the UID with the label or the term of a selector that zoo has added. A tenant knows neither, so they can't be part of what the tenant wrote.
+    /// The prefix is taken away wherever it is, and so is the UID with the label or the term of a selector that zoo has added. A
+    /// tenant has no reason to write either, though its credentials tell them; one that does loses them in its own view.
     #[must_use]
     pub fn text_outward<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let has = |part: &[u8]| memchr::memmem::find(text.as_bytes(), part).is_some();

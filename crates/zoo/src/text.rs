@@ -2,12 +2,17 @@
 //!
 //! Errors show objects in three ways: as JSON, in Go's syntax, and as the `String` methods of the API's types write them.
 //!
-//! Invariant: only what holds the tenant's UID is taken away. A tenant does not know it, so nothing of its own is lost.
+//! Invariant: only what holds the tenant's UID is taken away, which a tenant has no reason to write, though its credentials tell it. Each text is
+//! looked through once, whatever is in it.
 
 use std::ops::Range;
 
 use crate::rewrite::TENANT_LABEL;
 
+/// The most that stands between the brace that opens a requirement and its key.
+const BEFORE_KEY_BYTES_MAX: usize = 64;
+/// The longest requirement of ours, however it is written.
+const REQUIREMENT_BYTES_MAX: usize = 1024;
 /// What stands before a requirement as a `String` method writes it.
 const REQUIREMENT: &str = "LabelSelectorRequirement";
 
@@ -35,12 +40,17 @@ pub(crate) fn without_label(text: &str, uid: &str) -> String {
 
 /// The requirement whose key is the label at this place: `{Key: "…", …}`, in any of the ways.
 fn requirement(text: &str, label: usize, uid: &str) -> Option<Range<usize>> {
-    let open = text[..label].rfind('{')?;
+    // A requirement of ours is short, and no text may be looked through for each label in it.
+    let near = text.floor_char_boundary(label.saturating_sub(BEFORE_KEY_BYTES_MAX));
+    let open = near + text[near..label].rfind('{')?;
     // Nothing stands before the key, but for the signs of a difference; and some of the spaces there are no-break ones.
     let before = text[open + 1..label].trim_end_matches([' ', '\u{a0}', '"', '\\', ':']).to_ascii_lowercase();
     let is_key = before.ends_with("key") && !before.contains(',');
+    if !is_key {
+        return None;
+    }
     let mut depth = 0usize;
-    let close = text[open..].bytes().position(|byte| {
+    let close = text[open..].bytes().take(REQUIREMENT_BYTES_MAX).position(|byte| {
         match byte {
             b'{' => depth += 1,
             b'}' => depth -= 1,
@@ -49,7 +59,7 @@ fn requirement(text: &str, label: usize, uid: &str) -> Option<Range<usize>> {
         depth == 0
     })?;
     let end = open + close + 1;
-    if !is_key || !text[label..end].contains(uid) {
+    if !text[label..end].contains(uid) {
         return None;
     }
     let start = text[..open].strip_suffix(REQUIREMENT).map_or(open, str::len);
@@ -105,9 +115,18 @@ mod tests {
             // Somebody else's.
             ("{Key:LABEL,Values:[other],}", "{Key:LABEL,Values:[other],}"),
             ("LABEL {", "LABEL {"),
+            ("{ä LABEL", "{ä LABEL"),
         ] {
             let upstream = upstream.replace("LABEL", TENANT_LABEL).replace("UID", UID);
             assert_eq!(without_label(&upstream, UID), tenant.replace("LABEL", TENANT_LABEL), "{upstream}");
         }
+    }
+
+    #[test]
+    fn many_labels_that_are_no_keys_take_no_longer_than_their_length() {
+        let text = format!("{UID}{}", format!("{{{TENANT_LABEL}").repeat(200_000));
+        assert_eq!(without_label(&text, UID), text);
+        let keys = format!("{UID}{}", format!("{{Key:{TENANT_LABEL}").repeat(50_000));
+        assert_eq!(without_label(&keys, UID), keys);
     }
 }

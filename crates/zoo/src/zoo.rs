@@ -117,8 +117,8 @@ pub async fn run(options: Options, shutdown: Shutdown) -> Result<(), StartError>
     std::fs::create_dir_all(&options.data_dir)
         .map_err(|error| CertificateError::File { path: options.data_dir.clone(), error })?;
     let authority = Arc::new(Authority::open(&options.data_dir)?);
-    let listener = bind(options.listen).await?;
-    let admin_listener = bind(options.admin_listen).await?;
+    let listener = bind(options.listen)?;
+    let admin_listener = bind(options.admin_listen)?;
     let (address, admin_address) = (local(&listener)?, local(&admin_listener)?);
     let advertised = find_advertised(options.advertise_address, address, &kubeconfig.server).await?;
     let server = options.external_url.clone().unwrap_or_else(|| format!("https://{address}"));
@@ -223,8 +223,8 @@ fn report(ended: Result<std::convert::Infallible, FoundationError>) {
     tracing::error!(%error, "certificates are not looked at any more");
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    kubewharf_front::listen(address).map_err(|error| StartError::Listen { address, error })
 }
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {

@@ -55,7 +55,7 @@ impl Server {
             connect: Box::new(|_, _| Arc::new(Greeter)),
             tls,
             addresses: Addresses::new(connections_per_address_max),
-            server: Arc::new(Server {
+            server: Arc::new(kubewharf_front::Server {
                 timeouts: Timeouts { head: SHORT, idle: SHORT, ..Timeouts::default() },
                 drain_timeout: SHORT,
                 shutdown: shutdown.clone(),

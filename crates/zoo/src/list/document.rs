@@ -241,7 +241,8 @@ impl List {
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// The length of its items.
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Json { items, .. } => items.len() + 1,
             Self::Protobuf { items, .. } => items.len(),

@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::kinds::Outcome;
 use crate::limits::{ANSWER_BYTES_MAX, LISTS_AT_ONCE};
-use crate::proxy::{Asked, Body, Media, Wanted, escape, failed, media_of};
+use crate::proxy::{Asked, Body, Media, Wanted, escape, failed, media_of, while_others_go_on};
 use crate::rewrite::Kind;
 use crate::tenant::TENANT_LABEL;
 use crate::upstream::{Question, Whole};
@@ -80,7 +80,9 @@ impl Asked {
         match self.gather(wanted, kind, accept).await? {
             Listed::Failure(whole) => self.answer(kind, whole),
             Listed::List { headers, first, more, version, next, remaining } => {
-                let body = first.write(&Meta { resource_version: version, next, remaining }, &more);
+                let bytes = first.bytes() + more.iter().map(List::bytes).sum::<usize>();
+                let meta = Meta { resource_version: version, next, remaining };
+                let body = while_others_go_on(bytes, || first.write(&meta, &more));
                 let mut response = Response::new(Body::Whole(body));
                 *response.headers_mut() = self.client_headers(&headers);
                 Ok(response)

@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -12,7 +13,8 @@ use futures_util::stream::BoxStream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use kubewharf_front::Pause;
+use kubewharf_front::watchdog::{self, Deadlines};
+use kubewharf_front::{Pause, SEND_PIECE_BYTES_MAX, UNREAD_LASTING_TIMEOUT, UNREAD_TIMEOUT};
 use kubewharf_kube_api::Status;
 use kubewharf_kube_api::status;
 
@@ -30,7 +32,7 @@ pub(crate) enum Body {
         /// What comes.
         pieces: BoxStream<'static, Result<Bytes, Broken>>,
         /// Over HTTP/1.1.
-        pause: Option<Pause>,
+        pause: Option<Paced>,
     },
 }
 
@@ -38,6 +40,45 @@ impl Body {
     /// Pieces, as they come.
     pub(crate) fn streams(pieces: impl Stream<Item = Result<Bytes, Broken>> + Send + 'static) -> Self {
         Self::Pieces { pieces: Box::pin(pieces), pause: None }
+    }
+}
+
+impl Body {
+    /// How long its client may leave a piece unread. The reader of what lasts may be a person who has paused it.
+    pub(crate) fn unread_timeout(&self) -> Duration {
+        match self {
+            Self::Whole(_) => UNREAD_TIMEOUT,
+            Self::Pieces { .. } => UNREAD_LASTING_TIMEOUT,
+        }
+    }
+}
+
+/// What lasts over HTTP/1.1: its client may pause, but not for ever.
+pub(crate) struct Paced {
+    _pause: Pause,
+}
+
+impl Paced {
+    pub(crate) fn new(pause: Pause) -> Self {
+        Self { _pause: pause }
+    }
+
+    /// The answer was asked for more.
+    fn tell<T>(&self, polled: &Poll<Option<T>>) {
+        match polled {
+            Poll::Ready(Some(_)) => {
+                watchdog::expect(Deadlines { unread: Some(UNREAD_LASTING_TIMEOUT), end: None });
+            }
+            // It is not the client that is waited for.
+            Poll::Pending => watchdog::expect(Deadlines::default()),
+            Poll::Ready(None) => watchdog::over(),
+        }
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        watchdog::over();
     }
 }
 
@@ -60,9 +101,16 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
-            Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
-            Self::Pieces { pieces, .. } => {
-                Pin::new(pieces).poll_next(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+            Self::Whole(whole) => {
+                let piece = whole.split_to(whole.len().min(SEND_PIECE_BYTES_MAX));
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Self::Pieces { pieces, pause } => {
+                let polled = Pin::new(pieces).poll_next(context);
+                if let Some(pause) = pause {
+                    pause.tell(&polled);
+                }
+                polled.map(|piece| piece.map(|piece| piece.map(Frame::data)))
             }
         }
     }
@@ -110,4 +158,26 @@ pub(crate) fn json(code: StatusCode, body: Bytes) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(status::CONTENT_TYPE));
     response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+
+    use super::*;
+
+    #[test]
+    fn a_long_answer_comes_in_small_pieces() {
+        let whole: Bytes = (0..SEND_PIECE_BYTES_MAX * 5 / 2).map(|number| number as u8).collect();
+        let mut body = Body::Whole(whole.clone());
+        let (mut received, mut pieces) = (Vec::new(), 0);
+        while !body.is_end_stream() {
+            assert_eq!(body.size_hint().exact(), Some((whole.len() - received.len()) as u64));
+            let polled = Pin::new(&mut body).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+            let Poll::Ready(Some(Ok(frame))) = polled else { panic!("there is more") };
+            received.extend_from_slice(frame.data_ref().expect("a piece"));
+            pieces += 1;
+        }
+        assert_eq!((received, pieces), (whole.to_vec(), 3));
+    }
 }

@@ -189,7 +189,7 @@ impl Asked {
         token: &str,
         audiences: &[String],
     ) -> Result<Option<(UserInfo, Vec<String>)>, Box<Status>> {
-        if mounted::claimed_tenant(token, now()).is_none_or(|uid| uid != self.names().uid()) {
+        if mounted::claimed(token, now()).is_none_or(|claimed| claimed.tenant_uid != self.names().uid()) {
             return Ok(None);
         }
         let judged = self.proxy.judge_mounted(&self.tenant, token, audiences).await?;

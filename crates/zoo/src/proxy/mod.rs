@@ -23,13 +23,14 @@ use kubewharf_foundation::tls::Identity;
 use kubewharf_front::{Inbound, NotWhole, Service};
 use kubewharf_kube_api::users::PRIVILEGED_GROUP;
 use kubewharf_kube_api::{RequestInfo, Status};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use crate::authz::{self, Policy, UserInfo, impersonation};
 use crate::certificates::Subject;
 use crate::discovery::Discovery;
 use crate::front::Stay;
-use crate::limits::{GATHER_PATIENCE, OWN_ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, UNREAD_TIMEOUT};
+use crate::limits::{BODY_TIMEOUT, GATHER_PATIENCE, LONG_WORK_BYTES, OWN_ANSWER_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::list::Sealer;
 use crate::mounted::{self, Judged, Mounted, MountedError};
 use crate::names::{Names, TenantId};
@@ -40,7 +41,7 @@ use crate::tokens::{self, Account, TOKEN_AUDIENCE, Tokens};
 use crate::upstream::{Upstream, UpstreamError};
 use crate::watch::Hubs;
 
-pub(crate) use body::{Body, Broken, json, json_line, respond};
+pub(crate) use body::{Body, Broken, Paced, json, json_line, respond};
 pub(crate) use negotiate::{Media, of_body as media_of};
 pub(crate) use object::unsupported;
 pub(crate) use target::{Wanted, escape, segment};
@@ -109,9 +110,15 @@ impl Client {
         let token = token.ok_or_else(unauthorized)?;
         let audiences = [TOKEN_AUDIENCE.to_owned()];
         let Ok(known) = self.proxy.tokens.check(token, &audiences, now()) else {
-            let uid = mounted::claimed_tenant(token, now()).ok_or_else(unauthorized)?;
+            let uid = mounted::claimed(token, now()).ok_or_else(unauthorized)?.tenant_uid;
             let tenant = tenants.by_id(TenantId::of_uid(&uid)).filter(|tenant| *tenant.names.uid() == uid);
-            let tenant = tenant.ok_or_else(unauthorized)?;
+            let Some(tenant) = tenant else {
+                // After a start, a good token must not be taken for a bad one.
+                let unknown = || {
+                    Box::new(Status::service_unavailable("tenants are not known yet; try again").with_retry_after(1))
+                };
+                return Err(if tenants.are_known() { unauthorized() } else { unknown() });
+            };
             let judged = self.proxy.judge_mounted(&tenant, token, &audiences).await?;
             return Ok((tenant, judged.ok_or_else(unauthorized)?.user));
         };
@@ -204,7 +211,11 @@ impl Service for Client {
             task.spawn(async move { client.answer(request).await });
             match task.join_next().await.expect("there is one") {
                 Ok(response) => response,
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The program ends, and this connection with it.
+                    Err(_) => std::future::pending().await,
+                },
             }
         } else {
             self.answer(request).await
@@ -212,13 +223,13 @@ impl Service for Client {
         if let Body::Pieces { pause, .. } = response.body_mut()
             && is_http1
         {
-            *pause = Some(self.stay.pause());
+            *pause = Some(Paced::new(self.stay.pause()));
         }
         response
     }
 
-    fn unread_timeout(_: &Body) -> Option<Duration> {
-        Some(UNREAD_TIMEOUT)
+    fn unread_timeout(body: &Body) -> Option<Duration> {
+        Some(body.unread_timeout())
     }
 }
 
@@ -319,7 +330,9 @@ impl Asked {
 
     /// The body of a request.
     pub(crate) async fn read_body(&self, mut incoming: Inbound) -> Result<Bytes, Box<Status>> {
-        incoming.whole(REQUEST_BYTES_MAX).await.map_err(|error| {
+        let late = |_| Box::new(Status::request_timeout("the body of the request did not come in time"));
+        let whole = tokio::time::timeout(BODY_TIMEOUT, incoming.whole(REQUEST_BYTES_MAX)).await.map_err(late)?;
+        whole.map_err(|error| {
             Box::new(match error {
                 NotWhole::TooLong(bytes_max) => Status::request_entity_too_large(&format!("limit is {bytes_max}")),
                 NotWhole::Broken(error) => Status::bad_request(format!("the body can't be read: {error}")),
@@ -331,7 +344,7 @@ impl Asked {
     pub(crate) fn body_json(&self, kind: Kind, body: &[u8]) -> Result<String, Box<Status>> {
         let malformed =
             |error: &dyn std::fmt::Display| Box::new(Status::bad_request(format!("the body can't be read: {error}")));
-        match media_of(&self.headers) {
+        while_others_go_on(body.len(), || match media_of(&self.headers) {
             Media::Protobuf => {
                 let json = crate::rewrite::to_json(kind, body).map_err(|error| malformed(&error))?;
                 String::from_utf8(json).map_err(|error| malformed(&error))
@@ -345,7 +358,7 @@ impl Asked {
                 Err(Box::new(Status::unsupported_media_type("the body of the request was in an unknown format")))
             }
             _ => String::from_utf8(body.to_vec()).map_err(|error| malformed(&error)),
-        }
+        })
     }
 
     /// Headers for upstream: those of the client that the apiserver needs, and nothing that says who asks.
@@ -392,11 +405,11 @@ impl Asked {
     }
 }
 
-/// Whether an answer may take long to put together: lists, watches that begin with one, and documents.
+/// Whether an answer may take long to put together: lists, also of what was deleted, watches that begin with one, and documents.
 fn is_long_work(request: &Request<Inbound>) -> bool {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     RequestInfo::parse(request.method().as_str(), target)
-        .is_ok_and(|info| !info.is_resource_request || matches!(&*info.verb, "list" | "watch"))
+        .is_ok_and(|info| !info.is_resource_request || matches!(&*info.verb, "list" | "watch" | "deletecollection"))
 }
 
 /// A document that anybody may keep for an hour, as at a kube-apiserver.
@@ -406,6 +419,12 @@ fn public(content_type: &'static str, document: Bytes) -> Response<Body> {
     let kept = HeaderValue::from_static("public, max-age=3600");
     response.headers_mut().insert(http::header::CACHE_CONTROL, kept);
     response
+}
+
+/// Works on so many bytes. If these are many, what else this thread has to do goes on elsewhere.
+pub(crate) fn while_others_go_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let has_threads = || Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+    if bytes >= LONG_WORK_BYTES && has_threads() { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// What a client is told when the apiserver gave no answer.

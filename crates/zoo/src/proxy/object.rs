@@ -7,16 +7,15 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use kubewharf_front::Inbound;
 use kubewharf_kube_api::Status;
 use kubewharf_upstream::Class;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::kinds::Outcome;
-use crate::limits::{ANSWER_BYTES_MAX, BINDING_HEARD_WITHIN, BINDING_PATIENCE, LONG_WORK_BYTES, OWN_ANSWER_BYTES_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, BINDING_HEARD_WITHIN, BINDING_PATIENCE, OWN_ANSWER_BYTES_MAX};
 use crate::rewrite::{self, Direction, Encoding, Kind, PatchKind, RewriteError, Unchanged, Write};
 use crate::upstream::{Answer, Question, Whole};
 use crate::{proto, scan};
 
 use super::target::by_router;
-use super::{Asked, Body, Broken, Media, Wanted, failed, identity, negotiate};
+use super::{Asked, Body, Broken, Media, Wanted, failed, identity, negotiate, while_others_go_on};
 
 /// Namespaces that no cluster lets go.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -145,22 +144,25 @@ impl Asked {
             rewrite::object(encoding, kind, Direction::Inward(write), names, body, output)
         };
         let patch = |patch, output: &mut Vec<u8>| rewrite::patch(patch, kind, names, &body, output);
-        let rewritten = match media {
-            Media::Json => object(Encoding::Json, &body, &mut output),
+        if media == Media::Other {
+            return Err(unsupported(method));
+        }
+        if media == Media::Yaml {
+            headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(negotiate::JSON));
+        }
+        let rewritten = while_others_go_on(body.len(), || match media {
+            Media::Json | Media::Other => object(Encoding::Json, &body, &mut output),
             Media::Protobuf => object(Encoding::Protobuf, &body, &mut output),
             Media::Yaml => {
-                headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(negotiate::JSON));
-                let text = String::from_utf8_lossy(&body);
-                let value: serde_json::Value = serde_saphyr::from_str(&text)
-                    .map_err(|error| Box::new(Status::bad_request(format!("the body is no YAML: {error}"))))?;
+                let value: Result<serde_json::Value, _> = serde_saphyr::from_str(&String::from_utf8_lossy(&body));
+                let value = value.map_err(|error| RewriteError::Malformed(format!("the body is no YAML: {error}")))?;
                 object(Encoding::Json, value.to_string().as_bytes(), &mut output)
             }
             Media::JsonPatch => patch(PatchKind::Json, &mut output),
             Media::MergePatch => patch(PatchKind::Merge, &mut output),
             Media::StrategicMergePatch => patch(PatchKind::Strategic, &mut output),
             Media::ApplyPatch => patch(PatchKind::Apply, &mut output),
-            Media::Other => return Err(unsupported(method)),
-        };
+        });
         let unchanged = rewritten.map_err(|error| self.not_rewritten(wanted, error))?;
         if wanted.outcome == Outcome::OwnCluster && *method == Method::POST {
             self.check_new_name(wanted, media, &output)?;
@@ -364,12 +366,6 @@ impl Asked {
         *response.headers_mut() = headers;
         Ok(response)
     }
-}
-
-/// Works on so many bytes. If these are many, what else this thread has to do goes on elsewhere.
-fn while_others_go_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let has_threads = || Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
-    if bytes >= LONG_WORK_BYTES && has_threads() { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// What a namespace is.

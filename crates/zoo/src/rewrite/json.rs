@@ -288,7 +288,13 @@ impl Walk<'_> {
     fn json_string(&mut self, scan: &mut Scan<'_>, op: Op) -> Fallible<Verdict> {
         let raw = scan.string()?;
         if op == Op::Text {
-            // The prefix has no characters that are written as escapes, and no escape has one of its beginning.
+            if raw.bytes.contains(&b'\\') {
+                // An escape and what follows it may look like what is to go.
+                if let Change::Replace(text) = self.change(op, &raw.text()?)? {
+                    self.json_replace(&raw, &text);
+                }
+                return Ok(Verdict::Keep);
+            }
             if let Ok(text) = std::str::from_utf8(raw.bytes)
                 && let Change::Replace(text) = self.change(op, text)?
             {

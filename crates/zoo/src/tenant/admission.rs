@@ -179,6 +179,13 @@ fn pods() -> Value {
             ),
             "a tenant's pod can't have a token for anybody but the tenant",
         ),
+        deny(
+            "request.operation != 'CREATE' || !has(object.spec.volumes) || object.spec.volumes.all(v, !has(v.projected) || \
+             !has(v.projected.sources) || v.projected.sources == null || v.projected.sources.all(s, !has(s.podCertificate) && \
+             !has(s.clusterTrustBundle)))"
+                .to_owned(),
+            "a tenant's pod can't have certificates of the host",
+        ),
     ]);
     policy(PODS, &rules, &json!([]), &validations)
 }

@@ -118,7 +118,10 @@ impl Tenants {
                 if metadata.deletion_timestamp.is_some() || names.outward(&metadata.name).is_none() {
                     continue;
                 }
-                self.delete_namespace(&metadata.name).await?;
+                // The others go all the same; this one is tried again in the next round.
+                if let Err(error) = self.delete_namespace(&metadata.name).await {
+                    tracing::warn!(namespace = metadata.name, %error, "a namespace of a tenant can't be deleted yet");
+                }
             }
             let message = what_holds(&namespaces);
             if message != told {

@@ -5,7 +5,7 @@
 //!
 //! Invariant: only addresses that Kubernetes takes as an endpoint's are written, all of one family and at one port, as one EndpointSlice has them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,19 +15,17 @@ use http::{Method, StatusCode};
 use kubewharf_foundation::Shutdown;
 use kubewharf_foundation::clock::{Clock, RealClock};
 use parking_lot::RwLock;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::limits::OWN_ANSWER_BYTES_MAX;
 use crate::upstream::UpstreamError;
 
-use super::follow::list;
 use super::presence::{self, Presence, Watcher};
-use super::{Metadata, Tenant, Tenants, lease};
+use super::{Tenant, Tenants, lease};
 
 /// Pause between two looks at the zoos.
 const LOOK: Duration = Duration::from_secs(5);
-/// Pause before what could not be written is tried again: a tenant's own quota may refuse it for ever.
+/// Pause before what could not be written is tried again.
 const AGAIN_MS: u64 = 60_000;
 /// The name of the Service and of what belongs to it.
 const NAME: &str = "kubernetes";
@@ -39,13 +37,6 @@ pub(super) struct Addresses {
     told: RwLock<Vec<SocketAddr>>,
     /// Whether some tenant may not have been told them.
     again: AtomicBool,
-}
-
-#[derive(Deserialize)]
-struct Found {
-    metadata: Metadata,
-    #[serde(flatten)]
-    rest: HashMap<String, Value>,
 }
 
 /// One of the two kinds.
@@ -182,31 +173,38 @@ impl Tenants {
     /// Writes what is not as it should be, at all tenants that have their Service.
     async fn tell_all_tenants(&self, addresses: &[SocketAddr]) -> Result<(), UpstreamError> {
         let mut problem = None;
-        for kind in &KINDS {
-            let wanted = (kind.object)(addresses);
-            let path = format!("{}/{}?fieldSelector=metadata.name%3D{NAME}", kind.base(), kind.resource);
-            let (found, _): (Vec<Found>, _) = list(&self.upstream, &path).await?;
-            let is_right = |found: &Found| kind.fields.iter().all(|field| found.rest.get(*field) == wanted.get(field));
-            let right: std::collections::HashSet<String> =
-                found.into_iter().filter(is_right).map(|found| found.metadata.namespace).collect();
-            let tenants: Vec<Arc<Tenant>> = self.by_id.read().values().cloned().collect();
-            for tenant in tenants {
-                let namespace = tenant.names.inward("default");
-                if tenant.is_ending || !tenant.is_complete() || right.contains(&namespace) {
-                    continue;
-                }
+        // One by one: who reads all that have this name holds whatever tenants have written there.
+        let tenants: Vec<Arc<Tenant>> = self.by_id.read().values().cloned().collect();
+        for tenant in tenants.iter().filter(|tenant| !tenant.is_ending && tenant.is_complete()) {
+            for kind in &KINDS {
                 let _permit = self.provisions.acquire().await.expect("it is never closed");
                 self.let_requests_pass().await;
                 if !self.leadership.leads() {
                     return Ok(());
                 }
-                // One tenant's quota is no matter of the others.
-                if let Err(error) = self.write_endpoints(kind, &namespace, &wanted).await {
-                    problem = Some(error);
+                match self.correct(kind, &tenant.names.inward("default"), &(kind.object)(addresses)).await {
+                    Ok(()) => {}
+                    // One tenant's quota, or whatever else refuses it there, is no matter of the others, and not tried again.
+                    Err(error) if error.status().is_some_and(|status| status.is_client_error()) => {
+                        tracing::info!(tenant = %tenant.name, %error, "its Service kubernetes does not lead to all zoos");
+                    }
+                    Err(error) => problem = Some(error),
                 }
             }
         }
         problem.map_or(Ok(()), Err)
+    }
+
+    /// Writes an object if it is not as it should be.
+    async fn correct(&self, kind: &Kind, namespace: &str, wanted: &Value) -> Result<(), UpstreamError> {
+        let path = format!("{}/namespaces/{namespace}/{}/{NAME}", kind.base(), kind.resource);
+        let found = self.upstream.own_json::<Value>(Method::GET, &path, &Value::Null, OWN_ANSWER_BYTES_MAX).await;
+        let is_right = |found: &Value| kind.fields.iter().all(|field| found.get(field) == wanted.get(field));
+        match found {
+            Ok(found) if is_right(&found) => Ok(()),
+            Err(error) if error.status().is_none_or(|status| status != StatusCode::NOT_FOUND) => Err(error),
+            _ => self.write_endpoints(kind, namespace, wanted).await,
+        }
     }
 
     async fn write_endpoints(&self, kind: &Kind, namespace: &str, object: &Value) -> Result<(), UpstreamError> {

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -22,6 +23,8 @@ use super::{FINALIZER, FIRST_NAMESPACES, Metadata, TENANT_LABEL, TENANTS_PATH, T
 const PAGE: usize = 2000;
 /// Pause before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause before what failed for one tenant is tried again.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
 struct List<T> {
@@ -90,6 +93,7 @@ impl Tenants {
         for object in &objects {
             self.insert(object);
         }
+        self.are_known.store(true, Ordering::Release);
         self.find_namespaces(&namespaces, &bindings).await?;
         for object in objects {
             self.bring_about(object);
@@ -187,19 +191,24 @@ impl Tenants {
         let this = self.clone();
         tokio::spawn(async move {
             let mut object = object;
+            let mut pause = PAUSE;
             loop {
                 let done = if object.metadata.deletion_timestamp.is_some() {
                     this.take_away(&object).await
                 } else {
                     this.make(&object).await
                 };
+                let has_failed = done.is_err();
                 if let Err(error) = done {
-                    tracing::warn!(tenant = object.metadata.name, %error, "the tenant is not as it should be yet");
-                    // Its next event, or the next look at all of them, tries again.
+                    tracing::warn!(tenant = object.metadata.name, %error, "the tenant is not as it should be yet; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
                 }
+                let is_still_wanted = has_failed && this.leadership.leads() && this.by_id(id).is_some();
                 let mut busy = this.busy.lock();
                 match busy.get_mut(&id).and_then(Option::take) {
-                    Some(next) => object = next,
+                    Some(next) => (object, pause) = (next, PAUSE),
+                    None if is_still_wanted => {}
                     None => {
                         busy.remove(&id);
                         return;

@@ -24,7 +24,7 @@ pub(crate) mod roots;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use http::Method;
@@ -146,6 +146,7 @@ pub struct Tenants {
     /// At which tenants' API is served.
     port: u16,
     by_id: RwLock<HashMap<TenantId, Arc<Tenant>>>,
+    are_known: AtomicBool,
     policies: policies::Policies,
     leadership: Arc<Leadership>,
     /// Where tenants are told that their API is.
@@ -168,6 +169,7 @@ impl Tenants {
             upstream,
             port,
             by_id: RwLock::default(),
+            are_known: AtomicBool::new(false),
             policies: policies::Policies::default(),
             leadership: Arc::new(Leadership::new(me)),
             addresses: endpoints::Addresses::default(),
@@ -188,6 +190,12 @@ impl Tenants {
     #[must_use]
     pub fn by_id(&self, id: TenantId) -> Option<Arc<Tenant>> {
         self.by_id.read().get(&id).cloned()
+    }
+
+    /// Whether all that there were at the start are known.
+    #[must_use]
+    pub fn are_known(&self) -> bool {
+        self.are_known.load(Ordering::Acquire)
     }
 
     /// How many are known.

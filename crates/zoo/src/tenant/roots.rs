@@ -61,11 +61,18 @@ pub(crate) async fn renew(upstream: &Upstream, authority: &str) {
 }
 
 async fn try_renew(upstream: &Upstream, authority: &str) -> Result<(), UpstreamError> {
-    let mut rest = String::new();
+    let (mut rest, mut limit) = (String::new(), ROOTS_PER_PAGE);
     loop {
-        let target =
-            format!("/api/v1/configmaps?fieldSelector=metadata.name%3D{ROOT}&limit={ROOTS_PER_PAGE}&continue={rest}");
-        let page: Page = upstream.own_json(Method::GET, &target, &Value::Null, OWN_ANSWER_BYTES_MAX).await?;
+        let target = format!("/api/v1/configmaps?fieldSelector=metadata.name%3D{ROOT}&limit={limit}&continue={rest}");
+        let page = upstream.own_json::<Page>(Method::GET, &target, &Value::Null, OWN_ANSWER_BYTES_MAX).await;
+        let page = match page {
+            // Tenants can put more into theirs.
+            Err(UpstreamError::TooLong(_)) if limit > 1 => {
+                limit /= 2;
+                continue;
+            }
+            page => page?,
+        };
         for map in page.items {
             let namespace = &map.metadata.namespace;
             if TenantId::split(namespace).is_none() || map.data.get(ROOT_KEY).is_some_and(|found| found == authority) {
