@@ -61,7 +61,7 @@ pub(crate) struct Zoo {
     pub(crate) process: Mutex<Process>,
     spec: Spec,
     pub(crate) cluster: Cluster,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) admin_address: SocketAddr,
     pub(crate) folder: Folder,
 }

@@ -165,9 +165,10 @@ fn kubectl_in(zoo: &Zoo, tenant: &Tenant, pod: &Value, arguments: &[&str]) -> Re
     command.args(["--mount", "--", "sh", "-c", script]).arg(folder.path()).arg(MOUNTED);
     command.arg(tools::shared(Tool::Kubectl).unwrap()).args(arguments);
     command.env_remove("KUBECONFIG").env("HOME", folder.path());
-    for name in ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"] {
-        command.env(name, variable(pod, container, name));
-    }
+    let told = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"].map(|name| variable(pod, container, name));
+    assert_eq!(told, ["192.0.2.1".to_owned(), zoo.address.port().to_string()], "where KubeZoo is");
+    // That is an address for documents, which leads nowhere.
+    command.env("KUBERNETES_SERVICE_HOST", zoo.address.ip().to_string()).env("KUBERNETES_SERVICE_PORT", &told[1]);
     process::run(&mut command).map_err(|error| error.to_string())
 }
 
