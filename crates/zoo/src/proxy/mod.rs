@@ -422,6 +422,10 @@ fn public(content_type: &'static str, document: Bytes) -> Response<Body> {
 }
 
 /// Works on so many bytes. If these are many, what else this thread has to do goes on elsewhere.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is worked on is borrowed, and a single thread is not asked for another"
+)]
 pub(crate) fn while_others_go_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let has_threads = || Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
     if bytes >= LONG_WORK_BYTES && has_threads() { tokio::task::block_in_place(work) } else { work() }
