@@ -45,6 +45,8 @@ pub struct Cluster {
     store: Store,
     /// A connection to the kube-apiserver whose user may do everything.
     pub admin: Rc<Connection>,
+    /// Where that goes.
+    admin_target: Target,
     /// The kube-apiserver for [`USER`], who may do everything too, but by a rule.
     pub direct: Target,
 }
@@ -64,11 +66,22 @@ impl Cluster {
         };
         let user = apiserver.authority().client(folder, USER, "benchmarks")?;
         let direct = Target::new(address, HOST, of(&user)?);
-        let admin = Rc::new(Connection::open(&Target::new(address, HOST, of(apiserver.admin())?)).await?);
+        let admin_target = Target::new(address, HOST, of(apiserver.admin())?);
+        let admin = Rc::new(Connection::open(&admin_target).await?);
         let zoo = Zoo::start(options, folder, &apiserver).await?;
-        let cluster = Self { zoo, apiserver, store, admin, direct };
+        let cluster = Self { zoo, apiserver, store, admin, admin_target, direct };
         cluster.let_user_in().await?;
         Ok(cluster)
+    }
+
+    /// Connects the administrator anew: a kube-apiserver closes connections that were idle for a while.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn reconnect(&mut self) -> Result<()> {
+        self.admin = Rc::new(Connection::open(&self.admin_target).await?);
+        self.zoo.stop().await?;
+        self.zoo.run().await.map(drop)
     }
 
     async fn let_user_in(&self) -> Result<()> {

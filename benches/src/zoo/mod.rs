@@ -119,6 +119,7 @@ impl Bench<'_> {
             }
         }
         if options.wants(Part::Watch) {
+            cluster.reconnect().await?;
             let watchers = Watchers::prepare(options, &cluster).await.context("tenants that watch")?;
             for is_for_all in [false, true] {
                 let count = watchers.count(&mut cluster, is_for_all).await.context("counting watches")?;
