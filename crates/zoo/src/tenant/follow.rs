@@ -20,7 +20,7 @@ use super::events::{Event, Events};
 use super::{FINALIZER, FIRST_NAMESPACES, Metadata, TENANT_LABEL, TENANTS_PATH, TenantObject, Tenants};
 
 /// Objects in a page of a list.
-const PAGE: usize = 2000;
+const PAGE: usize = 500;
 /// Pause before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause before what failed for one tenant is tried again.
@@ -46,19 +46,47 @@ struct Partial {
     metadata: Metadata,
 }
 
-/// All objects at a path, page by page; and the version they were read at.
+/// What is kept of a tenant's namespace.
+struct Found {
+    name: Box<str>,
+    /// What its label says.
+    uid: Box<str>,
+    is_ending: bool,
+}
+
+impl Found {
+    /// None if its name is no tenant's.
+    fn of(mut metadata: Metadata) -> Option<Self> {
+        TenantId::split(&metadata.name)?;
+        let uid = metadata.labels.remove(TENANT_LABEL).unwrap_or_default().into_boxed_str();
+        Some(Self { name: metadata.name.into(), uid, is_ending: metadata.deletion_timestamp.is_some() })
+    }
+}
+
+/// All objects at a path; and the version they were read at.
 pub(super) async fn list<T: serde::de::DeserializeOwned>(
     upstream: &Upstream,
     path: &str,
 ) -> Result<(Vec<T>, String), UpstreamError> {
-    let (mut all, mut next) = (Vec::new(), String::new());
+    let mut all = Vec::new();
+    let version = list_each(upstream, path, |object| all.push(object)).await?;
+    Ok((all, version))
+}
+
+/// Hands on all objects at a path, page by page, so that no more of them is kept than is wanted; the version they were read at.
+async fn list_each<T: serde::de::DeserializeOwned>(
+    upstream: &Upstream,
+    path: &str,
+    mut each: impl FnMut(T),
+) -> Result<String, UpstreamError> {
+    let mut next = String::new();
     loop {
         let mark = if path.contains('?') { '&' } else { '?' };
         let target = format!("{path}{mark}limit={PAGE}&continue={next}");
         let page: List<T> = upstream.own_json(Method::GET, &target, &Value::Null, usize::MAX).await?;
-        all.extend(page.items);
+        page.items.into_iter().for_each(&mut each);
         if page.metadata.next.is_empty() {
-            return Ok((all, page.metadata.resource_version));
+            return Ok(page.metadata.resource_version);
         }
         next = page.metadata.next;
     }
@@ -85,8 +113,14 @@ impl Tenants {
         let label = TENANT_LABEL.replace('/', "%2F");
         let namespaces = format!("/api/v1/namespaces?labelSelector={label}");
         let bindings = format!("/apis/rbac.authorization.k8s.io/v1/rolebindings?labelSelector={label}");
-        let (namespaces, _): (Vec<Partial>, _) = list(&self.upstream, &namespaces).await?;
-        let (bindings, _): (Vec<Partial>, _) = list(&self.upstream, &bindings).await?;
+        let mut there = Vec::new();
+        list_each(&self.upstream, &namespaces, |object: Partial| there.extend(Found::of(object.metadata))).await?;
+        let mut bound = HashSet::new();
+        list_each(&self.upstream, &bindings, |object: Partial| {
+            bound.insert(object.metadata.namespace.into_boxed_str());
+        })
+        .await?;
+        let (namespaces, bindings) = (there, bound);
         let (objects, version): (Vec<TenantObject>, _) = list(&self.upstream, TENANTS_PATH).await?;
         let there: HashSet<TenantId> = objects.iter().map(|object| TenantId::of_uid(&object.metadata.uid)).collect();
         self.by_id.write().retain(|id, _| there.contains(id));
@@ -139,27 +173,25 @@ impl Tenants {
     }
 
     /// Learns which namespaces there are already, so that they are not made again; finishes those that were left half made.
-    async fn find_namespaces(&self, namespaces: &[Partial], bindings: &[Partial]) -> Result<(), UpstreamError> {
-        let bound: HashSet<&str> = bindings.iter().map(|binding| binding.metadata.namespace.as_str()).collect();
-        for Partial { metadata } in namespaces {
-            let Some((id, _)) = TenantId::split(&metadata.name) else { continue };
+    async fn find_namespaces(&self, namespaces: &[Found], bound: &HashSet<Box<str>>) -> Result<(), UpstreamError> {
+        for Found { name, uid, is_ending } in namespaces {
+            let Some((id, _)) = TenantId::split(name) else { continue };
             let Some(tenant) = self.by_id(id) else {
                 // By its label and its name, it was a tenant's that is gone.
-                let uid = metadata.labels.get(TENANT_LABEL).map(String::as_str).unwrap_or_default();
-                let is_orphan = TenantId::of_uid(uid) == id && metadata.deletion_timestamp.is_none();
+                let is_orphan = TenantId::of_uid(uid) == id && !is_ending;
                 if is_orphan && self.leadership.leads() {
-                    tracing::info!(namespace = metadata.name, "a namespace has outlived its tenant, and is deleted");
-                    self.delete_namespace(&metadata.name).await?;
+                    tracing::info!(namespace = %name, "a namespace has outlived its tenant, and is deleted");
+                    self.delete_namespace(name).await?;
                 }
                 continue;
             };
-            let Some(own) = tenant.names.outward(&metadata.name) else { continue };
-            if metadata.labels.get(TENANT_LABEL).is_none_or(|uid| uid != tenant.names.uid()) {
+            let Some(own) = tenant.names.outward(name) else { continue };
+            if **uid != *tenant.names.uid() {
                 continue;
             }
-            if !bound.contains(metadata.name.as_str()) {
-                if metadata.deletion_timestamp.is_none() && !tenant.is_ending && self.leadership.leads() {
-                    tracing::info!(namespace = metadata.name, "a namespace that was left half made is finished");
+            if !bound.contains(name) {
+                if !is_ending && !tenant.is_ending && self.leadership.leads() {
+                    tracing::info!(namespace = %name, "a namespace that was left half made is finished");
                     self.bind(&tenant, own).await?;
                 } else {
                     continue;
