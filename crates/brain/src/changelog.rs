@@ -18,8 +18,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kubewharf_engine::{Cause, Direction, EngineError, Snapshot, Table};
 
-use crate::meta;
 use crate::mvcc::{Change, Position};
+use crate::store::compacted;
 
 /// Where a page of the log starts and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +65,7 @@ const FIRST_REVISION: i64 = 2;
 /// Reads a page from a snapshot.
 pub fn read(snapshot: &dyn Snapshot, range: PageRange) -> Result<Page, LogError> {
     let newest = snapshot.head()?.revision;
-    let mut compacted = Ok(-1);
-    snapshot.get(Table::Meta, &meta::COMPACTED, &mut |row| compacted = meta::decode_revision(row))?;
-    let compacted = compacted.map_err(EngineError::from)?;
+    let compacted = compacted(snapshot)?;
     // The compacted revision itself is still there whole.
     let first = compacted.max(FIRST_REVISION);
     let from = if range.from <= 0 { first } else { range.from.max(FIRST_REVISION) };

@@ -19,6 +19,8 @@ pub use flags::{Invocation, help, parse};
 use kubewharf_foundation::listener::ListenUrl;
 pub use values::ValueError;
 
+use crate::cluster::PeerTls;
+
 /// A wrong setting. Says where it stands, what is wrong, and how it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{source_name}: {problem}")]
@@ -42,6 +44,16 @@ pub enum EngineKind {
     Lmdb,
     /// Memory: everything is gone when the process ends. For tests and trials.
     Memory,
+    /// PostgreSQL, or a database that speaks its protocol, which members share.
+    Postgres,
+}
+
+impl EngineKind {
+    /// Whether several members may share the rows.
+    #[must_use]
+    pub fn is_shared(self) -> bool {
+        self == Self::Postgres
+    }
 }
 
 /// When old revisions are compacted without being asked.
@@ -103,6 +115,20 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Where the rows are.
     pub engine: EngineKind,
+    /// Where the shared database is.
+    pub engine_url: Option<String>,
+    /// The shared database's schema.
+    pub engine_schema: String,
+    /// Use a database that can lose what was acknowledged when a standby is promoted.
+    pub engine_allows_asynchronous_replication: bool,
+    /// How long a leader over a shared engine may be silent before it is replaced.
+    pub election_timeout: Duration,
+    /// Where other members over the same engine are served.
+    pub listen_peer_urls: Vec<ListenUrl>,
+    /// TLS of those URLs.
+    pub peer_tls: Option<TlsFiles>,
+    /// How this member shows itself to others, and knows them.
+    pub peer_client: PeerTls,
     /// Address space set aside for LMDB's file, in bytes: the most that it can grow to.
     pub map_size_bytes: u64,
     /// Where clients are served.
@@ -156,6 +182,13 @@ impl Default for Config {
             name: "default".to_owned(),
             data_dir: None,
             engine: EngineKind::Lmdb,
+            engine_url: None,
+            engine_schema: "kubebrain".to_owned(),
+            engine_allows_asynchronous_replication: false,
+            election_timeout: Duration::from_millis(1000),
+            listen_peer_urls: vec!["http://localhost:2380".parse().expect("a correct URL")],
+            peer_tls: None,
+            peer_client: PeerTls::default(),
             map_size_bytes: 1 << 40,
             listen_client_urls: vec!["http://localhost:2379".parse().expect("a correct URL")],
             listen_client_http_urls: Vec::new(),

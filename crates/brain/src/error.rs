@@ -118,6 +118,9 @@ pub enum Error {
     /// The store is stopping or has failed; nothing was written.
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// Another member writes; nothing was written here.
+    #[error("not leader")]
+    NotLeader,
     /// Stored data is damaged.
     #[error("data corruption: {0}")]
     Corrupt(String),

@@ -5,6 +5,7 @@
 
 pub mod autocompact;
 pub mod changelog;
+pub mod cluster;
 pub mod committer;
 pub mod compaction;
 pub mod config;

@@ -105,3 +105,24 @@ pub(crate) const WATCH_PIECES_MAX: usize = 8;
 pub(crate) const WATCH_PIECE_BYTES_MIN: usize = 2 << 10;
 /// Shortest interval of progress notifications; etcd's.
 pub(crate) const WATCH_PROGRESS_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Bytes of events that a follower publishes at once, at least, if there are more.
+pub(crate) const CATCH_UP_BYTES: usize = 4 << 20;
+/// How long a follower's question to the leader waits for news.
+pub(crate) const FOLLOW_WAIT: std::time::Duration = std::time::Duration::from_millis(250);
+/// How long a write waits for a leader, and for its answer; etcd's clients are told then that it timed out.
+pub(crate) const FORWARD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(7);
+/// How long an answer from a leader that was deposed is still waited for.
+pub(crate) const FORWARD_GRACE: std::time::Duration = std::time::Duration::from_millis(500);
+/// How long connecting to the leader may take.
+pub(crate) const PEER_CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(500);
+/// Pause between two attempts at connecting to the leader.
+pub(crate) const PEER_RETRY: std::time::Duration = std::time::Duration::from_millis(50);
+/// How often a connection to the leader is pinged.
+pub(crate) const PEER_PING_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long such a ping may take.
+pub(crate) const PEER_PING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long a member that lets go waits for the next leader.
+pub(crate) const HAND_OVER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+/// How long the engine may be out of sight before a member says that it is not ready.
+pub(crate) const UNSEEN_MAX: std::time::Duration = std::time::Duration::from_secs(3);

@@ -8,6 +8,20 @@ pub(crate) const COMPACTED: Bytes = Bytes::from_static(b"compacted");
 /// The cluster's id and the member's.
 pub(crate) const IDENTITY: Bytes = Bytes::from_static(b"identity");
 
+/// Which member leads, or that one has let go.
+pub(crate) const LEADER: Bytes = Bytes::from_static(b"leader");
+/// The head that the newest takeover has found.
+pub(crate) const PREVIOUS: Bytes = Bytes::from_static(b"previous");
+/// Begins the keys of the members' rows; the end of their range is the same with the last byte one higher.
+pub(crate) const MEMBERS: &[u8] = b"member/";
+/// The end of the members' rows.
+pub(crate) const MEMBERS_END: &[u8] = b"member0";
+
+/// The key of a member's row.
+pub(crate) fn member_key(id: u64) -> Bytes {
+    [MEMBERS, &id.to_be_bytes()].concat().into()
+}
+
 pub(crate) fn encode_revision(revision: i64) -> Bytes {
     Bytes::copy_from_slice(&revision.to_le_bytes())
 }

@@ -20,8 +20,9 @@ use kubewharf_grpc::{Dispatch, Listener, TlsSource};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::cluster::{Cluster, ClusterOptions};
 use crate::config::{Config, EngineKind};
-use crate::rpc::{self, Api, GrpcOnly, HttpOnly, ServerOptions};
+use crate::rpc::{self, Api, GrpcOnly, HttpOnly, PeerApi, ServerOptions};
 use crate::{Store, StoreOptions, autocompact, compaction, lease};
 
 mod tls;
@@ -78,11 +79,15 @@ pub enum RunError {
 pub struct Brain {
     config: Config,
     store: Arc<Store>,
+    /// The member that this is, if the engine is shared.
+    cluster: Option<Arc<Cluster>>,
     server: Arc<rpc::Server>,
     clients: Vec<(ListenUrl, Bound)>,
     client_http: Vec<(ListenUrl, Bound)>,
     metrics: Vec<(ListenUrl, Bound)>,
     tls: Option<Arc<ReloadingTls>>,
+    peers: Vec<(ListenUrl, Bound)>,
+    peer_tls: Option<Arc<ReloadingTls>>,
 }
 
 /// Opens the store and serves it until `shutdown`.
@@ -100,14 +105,50 @@ impl Brain {
     /// # Errors
     /// If an address, a certificate or the data directory can't be used.
     pub async fn start(config: Config) -> Result<Self, RunError> {
+        let opening = config.clone();
+        let engine = move || open(&opening);
+        Self::over(config, engine).await
+    }
+
+    /// As [`Brain::start`], over an engine that `open` opens; shared with others or not, as the settings say.
+    ///
+    /// # Errors
+    /// If an address, a certificate or the engine can't be used.
+    pub async fn over(
+        config: Config,
+        open: impl FnOnce() -> Result<Arc<dyn Engine>, RunError> + Send + 'static,
+    ) -> Result<Self, RunError> {
         let tls = tls::load(&config)?;
         let clients = bind(&config.listen_client_urls).await?;
         let client_http = bind(&config.listen_client_http_urls).await?;
         let metrics = bind(&config.listen_metrics_urls).await?;
-        let opening = config.clone();
-        let store = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(RunError::Task)??;
-        let server = rpc::Server::new(
+        let is_shared = config.engine.is_shared();
+        let (peers, peer_tls) = if is_shared { peer_port(&config).await? } else { (Vec::new(), None) };
+        let peer_urls = advertised(&config.advertise_peer_urls, &peers);
+        let member = format!("{}\n{}", config.name, peer_urls.join(","));
+        let options = StoreOptions { ring_bytes: config.watch_ring_bytes };
+        let opening = move || {
+            let begun = Instant::now();
+            let engine = open()?;
+            let store = if is_shared { Store::join(engine, options, &member)? } else { Store::open(engine, options)? };
+            info!(ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), "the store is open");
+            Ok::<_, RunError>(store)
+        };
+        let store = tokio::task::spawn_blocking(opening).await.map_err(RunError::Task)??;
+        let cluster = is_shared.then(|| {
+            let options = ClusterOptions {
+                name: config.name.clone(),
+                peer_urls,
+                client_urls: config.advertise_client_urls.clone(),
+                ttl: config.election_timeout,
+                tls: config.peer_client.clone(),
+                auto_compaction: config.auto_compaction,
+            };
+            Cluster::start(store.clone(), options)
+        });
+        let server = rpc::Server::of_member(
             store.clone(),
+            cluster.clone(),
             ServerOptions {
                 name: config.name.clone(),
                 client_urls: config.advertise_client_urls.clone(),
@@ -119,13 +160,19 @@ impl Brain {
                 quota_bytes: config.quota_bytes.unwrap_or(0),
             },
         );
-        Ok(Self { config, store, server, clients, client_http, metrics, tls })
+        Ok(Self { config, store, cluster, server, clients, client_http, metrics, tls, peers, peer_tls })
     }
 
     /// The store.
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// The member that this is, if the engine is shared.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
     }
 
     /// The TCP addresses that clients are served at.
@@ -145,20 +192,26 @@ impl Brain {
     /// # Errors
     /// If the store fails.
     pub async fn serve(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let Self { config, store, server, clients, client_http, metrics, tls } = self;
+        let Self { config, store, cluster, server, clients, client_http, metrics, tls, peers, peer_tls } = self;
         let api = Api(server.clone());
         let dispatch: Arc<dyn Dispatch> = if client_http.is_empty() { Arc::new(api) } else { Arc::new(GrpcOnly(api)) };
         let options = grpc_options(&config);
         let grpc = kubewharf_grpc::Server::new(dispatch, options.clone());
         server.observe(grpc.stats());
         let http_only = kubewharf_grpc::Server::new(Arc::new(HttpOnly::client(server.clone())), options.clone());
-        let health_only = kubewharf_grpc::Server::new(Arc::new(HttpOnly::metrics(server.clone())), options);
+        let health_only = kubewharf_grpc::Server::new(Arc::new(HttpOnly::metrics(server.clone())), options.clone());
+        let for_peers = kubewharf_grpc::Server::new(Arc::new(PeerApi(server.clone())), options);
 
         let stopping = server.stopping().clone();
         let mut listening = JoinSet::new();
-        let urls = [(clients, grpc), (client_http, http_only), (metrics, health_only)];
+        let urls = [
+            (clients, grpc, &tls),
+            (client_http, http_only, &tls),
+            (metrics, health_only, &tls),
+            (peers, for_peers, &peer_tls),
+        ];
         let mut served = Vec::new();
-        for (bound, with) in urls {
+        for (bound, with, tls) in urls {
             for (url, bound) in bound {
                 served.push(url.to_string());
                 let tls = tls.clone().filter(|_| url.is_tls()).map(|tls| Arc::new(move || tls.current()) as TlsSource);
@@ -171,17 +224,20 @@ impl Brain {
             }
         }
         let mut tasks = JoinSet::new();
-        if let Some(tls) = tls {
+        for tls in [tls, peer_tls].into_iter().flatten() {
             tasks.spawn(async move {
                 let Err(error) = tls.watch().await;
                 warn!(%error, "changed certificates will not be noticed");
             });
         }
-        tasks.spawn(lease::keeper::run(store.clone()));
-        tasks.spawn(compaction::run(store.clone()));
         tasks.spawn(rpc::quota::run(server.clone()));
-        if let Some(mode) = config.auto_compaction {
-            tasks.spawn(autocompact::run(store.clone(), mode));
+        // Where the engine is shared, the leader does this.
+        if cluster.is_none() {
+            tasks.spawn(lease::keeper::run(store.clone()));
+            tasks.spawn(compaction::run(store.clone()));
+            if let Some(mode) = config.auto_compaction {
+                tasks.spawn(autocompact::run(store.clone(), mode));
+            }
         }
 
         let revisions = store.revisions();
@@ -207,6 +263,10 @@ impl Brain {
         if let Some(why) = &failed {
             store.published().hub().close(why);
         }
+        // Others write on while clients leave.
+        if let Some(cluster) = cluster.as_ref().filter(|_| failed.is_none()) {
+            cluster.retire().await;
+        }
         stopping.request();
         let drained = async { while listening.join_next().await.is_some() {} };
         if let Some(why) = failed {
@@ -221,7 +281,7 @@ impl Brain {
         }
         tasks.shutdown().await;
         lease::keeper::checkpoint_all(&store).await;
-        drop(server);
+        drop((server, cluster));
         close(store).await
     }
 }
@@ -251,22 +311,31 @@ fn addresses(bound: &[(ListenUrl, Bound)]) -> Vec<SocketAddr> {
     bound.iter().filter_map(|(_, bound)| bound.address()).collect()
 }
 
-fn open(config: &Config) -> Result<Arc<Store>, RunError> {
-    let begun = Instant::now();
-    let engine: Arc<dyn Engine> = match config.engine {
+/// The port for other members, and its certificates.
+async fn peer_port(config: &Config) -> Result<(Vec<(ListenUrl, Bound)>, Option<Arc<ReloadingTls>>), RunError> {
+    let tls = config.peer_tls.as_ref().map(|files| ReloadingTls::load(tls::of_files(files))).transpose()?;
+    Ok((bind(&config.listen_peer_urls).await?, tls))
+}
+
+/// The URLs that others are told, with the port that was chosen where one says 0.
+fn advertised(urls: &[String], bound: &[(ListenUrl, Bound)]) -> Vec<String> {
+    let port = addresses(bound).first().map_or(0, SocketAddr::port);
+    urls.iter().map(|url| url.strip_suffix(":0").map_or_else(|| url.clone(), |url| format!("{url}:{port}"))).collect()
+}
+
+fn open(config: &Config) -> Result<Arc<dyn Engine>, RunError> {
+    Ok(match config.engine {
         EngineKind::Memory => {
             warn!("the store is in memory: nothing is kept when this process ends");
             Arc::new(Memory::new())
         }
+        EngineKind::Postgres => return Err(RunError::StoreFailed("not wired yet".to_owned())),
         EngineKind::Lmdb => {
             let path = config.data_dir();
             prepare_data_dir(&path)?;
             Arc::new(Lmdb::open(lmdb::Options { map_size_bytes: config.map_size_bytes, ..lmdb::Options::new(&path) })?)
         }
-    };
-    let store = Store::open(engine, StoreOptions { ring_bytes: config.watch_ring_bytes })?;
-    info!(ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), "the store is open");
-    Ok(store)
+    })
 }
 
 /// Makes the directory, for its owner only as etcd does, so that it is still there after a loss of power, and refuses one that etcd has

@@ -5,11 +5,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use kubewharf_engine::{Batch, Engine, EngineError, Head, Operation, Reserve, Snapshot, Table};
-use parking_lot::Mutex;
+use arc_swap::ArcSwapOption;
+use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Head, Operation, Reserve, Snapshot, Table};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{oneshot, watch as signal};
 
-use crate::committer::{Committer, Inbox, LeaseChange, Responder, Submission, Threads, WriteRequest, WriteResponse};
+use crate::committer::{
+    Committer, End, Inbox, LeaseChange, OnEnd, Responder, Submission, Threads, WriteRequest, WriteResponse,
+};
 use crate::error::Error;
 use crate::lease::Leases;
 use crate::meta::{self, Identity};
@@ -142,28 +145,68 @@ impl Default for StoreOptions {
 /// An open store. Cheap to share; [`Store::close`] ends it.
 pub struct Store {
     engine: Arc<dyn Engine>,
-    inbox: Arc<Inbox>,
     published: Arc<Published>,
     identity: Identity,
-    epoch: u64,
+    /// Where writes go; `None` where another member writes.
+    reign: ArcSwapOption<Reign>,
+    /// The newest epoch known.
+    epoch: AtomicU64,
+    duty: Mutex<Duty>,
+}
+
+/// The time in which this process writes.
+struct Reign {
+    inbox: Arc<Inbox>,
     threads: Mutex<Threads>,
 }
 
+/// Who publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// The committer, under this epoch.
+    Lead {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// Whoever holds the lock of this, from what others have written.
+    Follow,
+}
+
 impl Store {
-    /// Opens the store in `engine`: reads where it stands, restores the leases, and starts the committer.
+    /// Opens the store in an engine that nobody else writes: reads where it stands, restores the leases, and starts the committer.
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Arc<Self>, EngineError> {
         let (head, identity) = adopt(engine.as_ref())?;
-        let (compacted, leases) = {
-            let snapshot = engine.snapshot()?;
-            let mut compacted = Ok(-1);
-            snapshot.get(Table::Meta, &meta::COMPACTED, &mut |row| compacted = meta::decode_revision(row))?;
-            (compacted?, Leases::restore(snapshot.as_ref())?)
-        };
+        let store = Self::at(engine, head, identity, options)?;
+        let published = store.published.clone();
+        let mut duty = store.duty.lock();
+        store.lead(&mut duty, head, Arc::new(move |end: &End| published.failed(&end.why)))?;
+        drop(duty);
+        Ok(store)
+    }
+
+    /// Opens the store in an engine that it shares with others, to follow what they write. `name` makes the member's id, and is to be
+    /// its own among all members.
+    pub fn join(engine: Arc<dyn Engine>, options: StoreOptions, name: &str) -> Result<Arc<Self>, EngineError> {
+        let (head, cluster_id) = found(engine.as_ref())?;
+        let mut id = [0; 8];
+        id[..4].copy_from_slice(&crc32c::crc32c(name.as_bytes()).to_le_bytes());
+        id[4..].copy_from_slice(&crc32c::crc32c_append(!0, name.as_bytes()).to_le_bytes());
+        let member_id = (cluster_id ^ u64::from_le_bytes(id)).max(1);
+        Self::at(engine, head, Identity { cluster_id, member_id }, options)
+    }
+
+    fn at(
+        engine: Arc<dyn Engine>,
+        head: Head,
+        identity: Identity,
+        options: StoreOptions,
+    ) -> Result<Arc<Self>, EngineError> {
+        let compacted = compacted(engine.snapshot()?.as_ref())?;
         let published = Arc::new(Published {
             newest: AtomicI64::new(head.revision),
             compacted: AtomicI64::new(compacted),
             hub: Hub::new(head.revision, options.ring_bytes),
-            leases,
+            leases: Leases::default(),
             failure: signal::Sender::new(None),
             stalled: AtomicBool::new(false),
             commits: CommitMetrics::default(),
@@ -172,15 +215,66 @@ impl Store {
             written_rows: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
         });
+        Ok(Arc::new(Self {
+            engine,
+            published,
+            identity,
+            reign: ArcSwapOption::empty(),
+            epoch: AtomicU64::new(0),
+            duty: Mutex::new(Duty::Follow),
+        }))
+    }
+
+    /// The right to publish, or the knowledge of who has it.
+    pub(crate) fn duty(&self) -> MutexGuard<'_, Duty> {
+        self.duty.lock()
+    }
+
+    /// Begins to write behind `head`, which this process has written and up to which everything is published. `on_end` is called, on the
+    /// committer's thread, if that ends by itself; nothing is published after that.
+    pub(crate) fn lead(&self, duty: &mut Duty, head: Head, on_end: OnEnd) -> Result<(), EngineError> {
+        debug_assert_eq!(head.revision, self.published.newest());
+        let compacted = {
+            let snapshot = self.engine.snapshot()?;
+            self.published.leases.reset(snapshot.as_ref())?;
+            compacted(snapshot.as_ref())?
+        };
         let inbox = Arc::new(Inbox::default());
-        let threads =
-            Committer { engine: engine.clone(), inbox: inbox.clone(), published: published.clone(), head, compacted }
-                .start()
-                .map_err(|error| {
-                    EngineError::Failed(kubewharf_engine::Cause::Unavailable(format!("can't start a thread: {error}")))
-                })?;
-        let epoch = head.epoch;
-        Ok(Arc::new(Self { engine, inbox, published, identity, epoch, threads: Mutex::new(threads) }))
+        let committer = Committer {
+            engine: self.engine.clone(),
+            inbox: inbox.clone(),
+            published: self.published.clone(),
+            head,
+            compacted,
+            on_end,
+        };
+        let threads = committer
+            .start()
+            .map_err(|error| EngineError::Failed(Cause::Unavailable(format!("can't start a thread: {error}"))))?;
+        *duty = Duty::Lead { epoch: head.epoch };
+        self.saw_epoch(head.epoch);
+        self.reign.store(Some(Arc::new(Reign { inbox, threads: Mutex::new(threads) })));
+        Ok(())
+    }
+
+    /// Ends writing: accepts no more, finishes what was accepted if it still can be, and follows from then on. Blocks until then.
+    pub(crate) fn follow(&self) {
+        if let Some(reign) = self.reign.swap(None) {
+            reign.end(Error::NotLeader);
+            *self.duty.lock() = Duty::Follow;
+            self.published.leases.clear();
+        }
+    }
+
+    /// Takes note of an epoch.
+    pub(crate) fn saw_epoch(&self, epoch: u64) {
+        self.epoch.fetch_max(epoch, Ordering::AcqRel);
+    }
+
+    /// Whether this process writes.
+    #[must_use]
+    pub fn is_leading(&self) -> bool {
+        self.reign.load().is_some()
     }
 
     /// The confirmed state.
@@ -201,10 +295,10 @@ impl Store {
         self.identity
     }
 
-    /// The epoch under which this process writes; etcd's clients know it as the raft term.
+    /// The newest epoch known; etcd's clients know it as the raft term.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// The engine.
@@ -235,7 +329,10 @@ impl Store {
     /// Queues a write; `respond` gets its outcome on the committer's thread and must not block. `bytes` is the write's weight in the
     /// queue's bound.
     pub fn submit(&self, request: WriteRequest, bytes: usize, respond: Responder) {
-        self.inbox.submit(Submission { request, bytes, respond });
+        match &*self.reign.load() {
+            Some(reign) => reign.inbox.submit(Submission { request, bytes, respond }),
+            None => respond(Err(Error::NotLeader)),
+        }
     }
 
     /// Queues a write and waits for its outcome.
@@ -266,7 +363,16 @@ impl Store {
 
     /// Refuses further writes, finishes those that were accepted, and ends the threads. Blocks until then.
     pub fn close(&self) {
-        self.inbox.close(Error::Unavailable("the store is stopping".to_owned()));
+        if let Some(reign) = &*self.reign.load() {
+            reign.end(Error::Unavailable("the store is stopping".to_owned()));
+        }
+    }
+}
+
+impl Reign {
+    /// Refuses further writes with `error`, finishes those that were accepted, and ends the threads. Blocks until then.
+    fn end(&self, error: Error) {
+        self.inbox.close(error);
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the committer panicked");
@@ -278,33 +384,70 @@ impl Store {
 impl Drop for Store {
     /// Lets the threads end, and the engine with them, for an owner that did not wait in [`Store::close`].
     fn drop(&mut self) {
-        self.inbox.close(Error::Unavailable("the store is gone".to_owned()));
+        if let Some(reign) = &*self.reign.load() {
+            reign.inbox.close(Error::Unavailable("the store is gone".to_owned()));
+        }
     }
 }
 
-/// Starts a reign: a new incarnation in the head, and an identity if the store has none.
+/// Takes an engine of one's own over: a new incarnation in the head, and an identity if the store has none.
 fn adopt(engine: &dyn Engine) -> Result<(Head, Identity), EngineError> {
-    let snapshot = engine.snapshot()?;
-    let found = snapshot.head()?;
-    let mut identity = None;
-    snapshot.get(Table::Meta, &meta::IDENTITY, &mut |row| identity = Some(Identity::decode(row)))?;
-    drop(snapshot);
+    let (found, identity) = read_identity(engine)?;
     let mut operations = Vec::new();
-    let identity = match identity.transpose()? {
-        Some(identity) => identity,
-        None => {
-            let identity = Identity { cluster_id: random_u64(), member_id: random_u64() };
-            operations.push(Operation::Put { table: Table::Meta, key: meta::IDENTITY, value: identity.encode() });
-            identity
-        }
-    };
+    let identity = identity.unwrap_or_else(|| {
+        let identity = Identity { cluster_id: random_u64(), member_id: random_u64() };
+        operations.push(Operation::Put { table: Table::Meta, key: meta::IDENTITY, value: identity.encode() });
+        identity
+    });
+    let next = new_reign(found);
+    engine
+        .commit(&Batch { expected: found, next, operations, reserve: Reserve::Whole })
+        .map_err(|error| EngineError::Failed(Cause::Unavailable(format!("can't take the store over: {error}"))))?;
+    Ok((next, identity))
+}
+
+/// The head that a takeover of `found` leaves.
+pub(crate) fn new_reign(found: Head) -> Head {
     let seq = found.seq + 1;
     let batch_id = u128::from(random_u64()) << 64 | u128::from(seq);
-    let next = Head { epoch: found.epoch + 1, seq, revision: found.revision, batch_id };
-    engine.commit(&Batch { expected: found, next, operations, reserve: Reserve::Whole }).map_err(|error| {
-        EngineError::Failed(kubewharf_engine::Cause::Unavailable(format!("can't take the store over: {error}")))
-    })?;
-    Ok((next, identity))
+    Head { epoch: found.epoch + 1, seq, revision: found.revision, batch_id }
+}
+
+/// Reads the head and the cluster's id, which is written if the engine is new. Several processes may do that at once.
+fn found(engine: &dyn Engine) -> Result<(Head, u64), EngineError> {
+    const ATTEMPTS_MAX: usize = 16;
+    let mut failure = Cause::Unavailable("others write".to_owned());
+    for _ in 0..ATTEMPTS_MAX {
+        let (head, identity) = read_identity(engine)?;
+        if let Some(identity) = identity {
+            return Ok((head, identity.cluster_id));
+        }
+        let identity = Identity { cluster_id: random_u64(), member_id: 0 };
+        let next = Head { epoch: head.epoch, ..new_reign(head) };
+        let operations = vec![Operation::Put { table: Table::Meta, key: meta::IDENTITY, value: identity.encode() }];
+        // Whatever became of it, the next look tells.
+        match engine.commit(&Batch { expected: head, next, operations, reserve: Reserve::Whole }) {
+            Ok(()) | Err(CommitError::Fenced(_)) => {}
+            Err(CommitError::NotApplied(cause) | CommitError::Unknown(cause) | CommitError::Fatal(cause)) => {
+                failure = cause;
+            }
+        }
+    }
+    Err(failure.into())
+}
+
+fn read_identity(engine: &dyn Engine) -> Result<(Head, Option<Identity>), EngineError> {
+    let snapshot = engine.snapshot()?;
+    let mut identity = None;
+    snapshot.get(Table::Meta, &meta::IDENTITY, &mut |row| identity = Some(Identity::decode(row)))?;
+    Ok((snapshot.head()?, identity.transpose()?))
+}
+
+/// The compacted revision of a snapshot, -1 for none.
+pub(crate) fn compacted(snapshot: &dyn Snapshot) -> Result<i64, EngineError> {
+    let mut compacted = Ok(-1);
+    snapshot.get(Table::Meta, &meta::COMPACTED, &mut |row| compacted = meta::decode_revision(row))?;
+    Ok(compacted?)
 }
 
 /// A random number from the standard library's seeds.

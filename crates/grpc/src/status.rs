@@ -53,6 +53,33 @@ pub enum Code {
     Unauthenticated = 16,
 }
 
+impl Code {
+    /// The code with a number; [`Code::Unknown`] for one that gRPC does not have.
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
+        const ALL: [Code; 17] = [
+            Code::Ok,
+            Code::Cancelled,
+            Code::Unknown,
+            Code::InvalidArgument,
+            Code::DeadlineExceeded,
+            Code::NotFound,
+            Code::AlreadyExists,
+            Code::PermissionDenied,
+            Code::ResourceExhausted,
+            Code::FailedPrecondition,
+            Code::Aborted,
+            Code::OutOfRange,
+            Code::Unimplemented,
+            Code::Internal,
+            Code::Unavailable,
+            Code::DataLoss,
+            Code::Unauthenticated,
+        ];
+        usize::try_from(number).ok().and_then(|number| ALL.get(number)).copied().unwrap_or(Self::Unknown)
+    }
+}
+
 /// How a call ended: a code, and a text for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {

@@ -84,6 +84,8 @@ pub(super) struct Content {
     pub(super) leases: Vec<LeaseChange>,
     /// The newest and the compacted revision behind the batch.
     pub(super) revisions: Revisions,
+    /// Whether it is to be committed even if it changes nothing.
+    renews: bool,
 }
 
 impl Content {
@@ -96,6 +98,7 @@ impl Content {
             events: EventsBuilder::default(),
             leases: Vec::new(),
             revisions,
+            renews: false,
         }
     }
 
@@ -106,7 +109,7 @@ impl Content {
 
     /// Whether there is anything to commit.
     pub(super) fn writes(&self) -> bool {
-        !self.overlay.is_empty()
+        self.renews || !self.overlay.is_empty()
     }
 
     /// The engine's batch.
@@ -126,7 +129,9 @@ fn reserve(request: &WriteRequest) -> Reserve {
         WriteRequest::DeleteRange(_) | WriteRequest::LeaseRevoke { .. } | WriteRequest::LeaseCheckpoint(_) => {
             Reserve::ToFloor
         }
-        WriteRequest::Compact { .. } | WriteRequest::Trim(_) => Reserve::Whole,
+        WriteRequest::Compact { .. } | WriteRequest::Trim(_) | WriteRequest::Renew | WriteRequest::Member { .. } => {
+            Reserve::Whole
+        }
     }
 }
 
@@ -274,6 +279,18 @@ fn evaluate_request(
             }
             content.overlay.put(Table::Meta, meta::COMPACTED, meta::encode_revision(*revision));
             content.revisions.compacted = *revision;
+            Ok(WriteResponse::Done { revision: revisions.newest })
+        }
+        WriteRequest::Renew => {
+            content.renews = true;
+            Ok(WriteResponse::Done { revision: revisions.newest })
+        }
+        WriteRequest::Member { id, row } => {
+            let key = meta::member_key(*id);
+            match row {
+                Some(row) => content.overlay.put(Table::Meta, key, row.clone()),
+                None => content.overlay.delete(Table::Meta, key),
+            }
             Ok(WriteResponse::Done { revision: revisions.newest })
         }
         WriteRequest::Trim(trim) => {

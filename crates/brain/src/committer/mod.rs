@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use kubewharf_etcd_api::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, TxnRequest, TxnResponse,
 };
@@ -21,7 +22,8 @@ use parking_lot::{Condvar, Mutex};
 
 pub(crate) use batch::LeaseChange;
 pub use batch::Trim;
-pub(crate) use run::Committer;
+pub(crate) use outcome::{Resolution, Step};
+pub(crate) use run::{Committer, End, EndKind, OnEnd};
 
 use crate::error::Error;
 use crate::limits::{QUEUE_BYTES_MAX, QUEUE_REQUESTS_MAX};
@@ -58,6 +60,15 @@ pub enum WriteRequest {
     },
     /// One step of physical compaction.
     Trim(Trim),
+    /// Changes nothing, durably: proves that this process still writes.
+    Renew,
+    /// Writes or removes the row of a member.
+    Member {
+        /// Its id.
+        id: u64,
+        /// The row; `None` to remove it.
+        row: Option<Bytes>,
+    },
 }
 
 /// A write's answer, by request.

@@ -11,7 +11,7 @@ use crate::limits::{RESOLVE_BACKOFF_MS_MAX, RESOLVE_BACKOFF_MS_MIN, RESOLVE_MS_M
 
 /// Follows one batch from its first attempt to its outcome.
 #[derive(Debug)]
-pub(super) struct Resolution {
+pub(crate) struct Resolution {
     /// The batch whose outcome is wanted.
     wanted: Arc<Batch>,
     /// What is tried now: `wanted`, or empty batches that can only follow it.
@@ -26,7 +26,7 @@ pub(super) struct Resolution {
 
 /// What follows from an attempt's result.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// The batch is applied; the engine's head is now this one.
     Applied(Head),
     /// The batch is not and never will be applied; the head is what it was.
@@ -40,14 +40,16 @@ pub(super) enum Step {
     },
     /// Another writer has taken over. The batch may have been applied before that.
     Deposed(String),
-    /// The outcome can't be found out, or the engine has lost data: stop serving.
+    /// The outcome can't be found out for so long that others may do better.
+    GivenUp(String),
+    /// The engine has lost data: stop serving.
     Lost(String),
     /// The engine demands that the process ends.
     Fatal(Cause),
 }
 
 impl Resolution {
-    pub(super) fn new(batch: Arc<Batch>) -> Self {
+    pub(crate) fn new(batch: Arc<Batch>) -> Self {
         Self {
             wanted: batch.clone(),
             attempt: batch,
@@ -58,8 +60,13 @@ impl Resolution {
         }
     }
 
+    /// Whether the batch was applied, if `previous` is the head that a takeover has found: `None` if that does not tell.
+    pub(crate) fn was_applied(&self, previous: Head) -> Option<bool> {
+        (previous.epoch == self.wanted.next.epoch).then(|| previous.seq >= self.wanted.next.seq)
+    }
+
     /// Takes the result of committing the current attempt.
-    pub(super) fn step(&mut self, result: Result<(), CommitError>) -> Step {
+    pub(crate) fn step(&mut self, result: Result<(), CommitError>) -> Step {
         match result {
             Ok(()) => Step::Applied(self.attempt.next),
             Err(CommitError::NotApplied(cause)) if !self.unknown && !self.seen => Step::NotApplied(cause),
@@ -93,7 +100,7 @@ impl Resolution {
 
     fn again(&mut self, cause: &Cause) -> Step {
         if self.waited_ms >= RESOLVE_MS_MAX {
-            return Step::Lost(format!("no answer from the engine in {} ms: {cause}", self.waited_ms));
+            return Step::GivenUp(format!("no answer from the engine in {} ms: {cause}", self.waited_ms));
         }
         let after_ms = self.backoff_ms;
         self.waited_ms += after_ms;
@@ -152,13 +159,22 @@ mod tests {
     }
 
     #[test]
+    fn the_head_that_a_takeover_found_tells_what_became_of_the_last_batch() {
+        let resolution = Resolution::new(batch());
+        assert_eq!(resolution.was_applied(batch().next), Some(true));
+        assert_eq!(resolution.was_applied(Head { seq: 9, ..batch().next }), Some(true), "a successor was applied too");
+        assert_eq!(resolution.was_applied(batch().expected), Some(false));
+        assert_eq!(resolution.was_applied(Head { epoch: 4, ..batch().next }), None, "it was taken over twice");
+    }
+
+    #[test]
     fn an_engine_that_never_answers_is_given_up() {
         let mut resolution = Resolution::new(batch());
         let mut waited_ms = 0;
         loop {
             match resolution.step(unknown()) {
                 Step::Retry { after_ms, .. } => waited_ms += after_ms,
-                Step::Lost(_) => break,
+                Step::GivenUp(_) => break,
                 other => panic!("unexpected {other:?}"),
             }
         }

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kubewharf_engine::{Batch, Cause, CommitError, Engine, Head, Limits, Snapshot};
+use kubewharf_engine::{Batch, Cause, CommitError, Engine, Head, Limits, Snapshot, Table};
 use parking_lot::MutexGuard;
 use tracing::{error, info, warn};
 
@@ -15,6 +15,7 @@ use super::outcome::{Resolution, Step};
 use super::{Inbox, Submission, Threads};
 use crate::error::Error;
 use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX, COMMIT_STALL, WRITE_RESPONSE_BYTES_MAX};
+use crate::meta;
 use crate::mvcc::{Bounds, Overlay, Revisions};
 use crate::store::Published;
 
@@ -34,16 +35,28 @@ struct Gather {
     until: Instant,
 }
 
-/// Where the committer stands.
+/// How writing ends other than by being told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Serving.
-    Leading,
+pub(crate) enum EndKind {
     /// Another process has the store.
     Deposed,
-    /// The engine failed or lost data.
+    /// The engine gives no answers; another process may get some.
+    GivenUp,
+    /// The engine has lost what it had confirmed.
+    Lost,
+    /// The engine failed, or this process did.
     Poisoned,
 }
+
+/// The end of writing, other than by being told to.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    pub(crate) kind: EndKind,
+    pub(crate) why: String,
+}
+
+/// Is told of the end.
+pub(crate) type OnEnd = Arc<dyn Fn(&End) + Send + Sync>;
 
 /// A batch under way.
 struct InFlight {
@@ -74,6 +87,7 @@ pub(crate) struct Committer {
     pub(crate) published: Arc<Published>,
     pub(crate) head: Head,
     pub(crate) compacted: i64,
+    pub(crate) on_end: OnEnd,
 }
 
 impl Committer {
@@ -104,19 +118,20 @@ impl Committer {
                 inbox: self.inbox,
                 published: self.published,
                 commits,
-                state: State::Leading,
+                ended: None,
+                on_end: self.on_end.clone(),
                 in_flight: None,
                 growing: None,
                 backlog: std::collections::VecDeque::new(),
                 alone: 0,
                 gather: None,
             };
-            let (inbox, published) = (run.inbox.clone(), run.published.clone());
+            let (inbox, on_end) = (run.inbox.clone(), self.on_end);
             // Nobody may wait for a thread that is gone. The unwinding drops, and so answers, what the thread had taken.
             if catch_unwind(AssertUnwindSafe(move || run.run())).is_err() {
                 inbox
                     .abandon(&Error::Unavailable("the store has stopped after a failure; its log says why".to_owned()));
-                published.failed("the committer panicked");
+                on_end(&End { kind: EndKind::Poisoned, why: "the committer panicked".to_owned() });
             }
         })?;
         Ok(vec![commit_thread, committer_thread])
@@ -143,7 +158,9 @@ struct Run<'e> {
     inbox: Arc<Inbox>,
     published: Arc<Published>,
     commits: mpsc::SyncSender<(Arc<Batch>, Duration)>,
-    state: State,
+    /// Why nothing is written any more.
+    ended: Option<EndKind>,
+    on_end: OnEnd,
     in_flight: Option<InFlight>,
     growing: Option<Growing<'e>>,
     backlog: std::collections::VecDeque<Submission>,
@@ -213,16 +230,15 @@ impl<'e> Run<'e> {
 
     fn evaluate_backlog(&mut self) {
         while !self.backlog.is_empty() {
-            if self.state != State::Leading {
-                let error = self.why_not();
-                self.fail_backlog(&error);
+            if let Some(kind) = self.ended {
+                self.fail_backlog(&why_not(kind));
                 return;
             }
             let alone = self.alone > 0;
             if self.growing.is_none()
                 && let Err(error) = self.grow()
             {
-                self.fail(State::Poisoned, &format!("the engine gives no snapshot: {error}"));
+                self.fail(EndKind::Poisoned, &format!("the engine gives no snapshot: {error}"));
                 continue;
             }
             let Some(growing) = self.growing.as_mut() else { continue };
@@ -241,7 +257,7 @@ impl<'e> Run<'e> {
                 let Unread { submission, error } = *unread;
                 self.backlog.push_front(submission);
                 // Damage in rows is the request's own matter; here nothing can be read any more.
-                self.fail(State::Poisoned, &format!("the engine can't be read: {error}"));
+                self.fail(EndKind::Poisoned, &format!("the engine can't be read: {error}"));
             }
         }
     }
@@ -251,7 +267,10 @@ impl<'e> Run<'e> {
         // Rows of another writer have revisions that are given here once more, and make no sense to the evaluation.
         let head = snapshot.head()?;
         if head.epoch != self.head.epoch {
-            self.fail(State::Deposed, &format!("another process took the store over: epoch {} is written", head.epoch));
+            self.fail(
+                EndKind::Deposed,
+                &format!("another process took the store over: epoch {} is written", head.epoch),
+            );
             return Ok(());
         }
         let (below, revisions) = match &self.in_flight {
@@ -271,7 +290,7 @@ impl<'e> Run<'e> {
             }
             self.gather = None;
         }
-        while self.in_flight.is_none() && self.state == State::Leading {
+        while self.in_flight.is_none() && self.ended.is_none() {
             let Some(Growing { content, .. }) = self.growing.take() else { return };
             if content.writes() {
                 self.begin_commit(content);
@@ -318,9 +337,10 @@ impl<'e> Run<'e> {
                 warn!(after_ms, "the outcome of a commit is unknown; asking again");
                 self.send(batch, Duration::from_millis(after_ms));
             }
-            Step::Deposed(why) => self.fail(State::Deposed, &why),
-            Step::Lost(why) => self.fail(State::Poisoned, &why),
-            Step::Fatal(cause) => self.fail(State::Poisoned, &cause.to_string()),
+            Step::Deposed(why) => self.fail(EndKind::Deposed, &why),
+            Step::GivenUp(why) => self.fail(EndKind::GivenUp, &why),
+            Step::Lost(why) => self.fail(EndKind::Lost, &why),
+            Step::Fatal(cause) => self.fail(EndKind::Poisoned, &cause.to_string()),
         }
     }
 
@@ -389,22 +409,39 @@ impl<'e> Run<'e> {
     }
 
     /// Stops writing for good.
-    fn fail(&mut self, state: State, why: &str) {
-        error!(?state, why, "the store stops writing");
-        self.state = state;
-        let error = self.why_not();
+    fn fail(&mut self, kind: EndKind, why: &str) {
+        error!(?kind, why, "the store stops writing");
+        self.ended = Some(kind);
+        let error = why_not(kind);
         self.inbox.close(error.clone());
         if let Some(in_flight) = self.in_flight.take() {
             self.inbox.answered(in_flight.entries.len(), in_flight.bytes);
-            let unknown = Error::OutcomeUnknown(why.to_owned());
-            in_flight.entries.into_iter().for_each(|entry| entry.answer_unconfirmed(&unknown, &error));
+            let fate = if kind == EndKind::Deposed { self.fate(&in_flight.resolution) } else { None };
+            match fate {
+                Some(true) => in_flight.entries.into_iter().for_each(Entry::answer),
+                Some(false) => {
+                    in_flight.entries.into_iter().for_each(|entry| entry.answer_unconfirmed(&error, &error));
+                }
+                None => {
+                    let unknown = Error::OutcomeUnknown(why.to_owned());
+                    in_flight.entries.into_iter().for_each(|entry| entry.answer_unconfirmed(&unknown, &error));
+                }
+            }
         }
         if let Some(growing) = self.growing.take() {
             self.inbox.answered(growing.content.entries.len(), growing.content.bytes);
             growing.content.entries.into_iter().for_each(|entry| entry.answer_unconfirmed(&error, &error));
         }
         self.fail_backlog(&error);
-        self.published.failed(why);
+        (self.on_end)(&End { kind, why: why.to_owned() });
+    }
+
+    /// Whether the batch was applied before another process took over, if that can be told.
+    fn fate(&self, resolution: &Resolution) -> Option<bool> {
+        let snapshot = self.engine.snapshot().ok()?;
+        let mut previous = None;
+        snapshot.get(Table::Meta, &meta::PREVIOUS, &mut |row| previous = Head::decode(row)).ok()?;
+        resolution.was_applied(previous?)
     }
 
     fn fail_backlog(&mut self, error: &Error) {
@@ -413,15 +450,14 @@ impl<'e> Run<'e> {
             (submission.respond)(Err(error.clone()));
         }
     }
+}
 
-    fn why_not(&self) -> Error {
-        Error::Unavailable(
-            match self.state {
-                State::Leading => "the store is stopping",
-                State::Deposed => "another process has taken the store over",
-                State::Poisoned => "the store has stopped after a failure; its log says why",
-            }
-            .to_owned(),
-        )
+/// What is told to those whose writes were not begun.
+fn why_not(kind: EndKind) -> Error {
+    match kind {
+        EndKind::Deposed | EndKind::GivenUp => Error::NotLeader,
+        EndKind::Lost | EndKind::Poisoned => {
+            Error::Unavailable("the store has stopped after a failure; its log says why".to_owned())
+        }
     }
 }

@@ -23,7 +23,7 @@ const CLIENT_SECURITY: &[(&str, &str)] = &[
     ("allowed-hostname", "client-cert-allowed-hostname"),
 ];
 
-/// Keys of `peer-transport-security`, none of which has a meaning here.
+/// Keys of `peer-transport-security`, and the flags that they stand for.
 const PEER_SECURITY: &[(&str, &str)] = &[
     ("cert-file", "peer-cert-file"),
     ("key-file", "peer-key-file"),

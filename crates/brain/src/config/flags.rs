@@ -37,6 +37,27 @@ pub(super) enum Kind {
     Urls,
 }
 
+/// The shortest election timeout, in milliseconds: a few commits have to fit.
+const ELECTION_TIMEOUT_MS_MIN: u64 = 100;
+/// The longest election timeout, in milliseconds; etcd's.
+const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
+
+/// What has a meaning only where members share an engine.
+const FOR_MEMBERS: &[&str] = &[
+    "election-timeout",
+    "engine-allow-asynchronous-replication",
+    "engine-schema",
+    "engine-url",
+    "listen-peer-urls",
+    "peer-cert-file",
+    "peer-client-cert-auth",
+    "peer-client-cert-file",
+    "peer-client-key-file",
+    "peer-crl-file",
+    "peer-key-file",
+    "peer-trusted-ca-file",
+];
+
 type Apply = fn(&mut Draft, &str) -> Result<(), ValueError>;
 
 /// A flag.
@@ -56,6 +77,9 @@ pub(super) struct Draft {
     cert_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
     tls: TlsFiles,
+    peer_cert_file: Option<PathBuf>,
+    peer_key_file: Option<PathBuf>,
+    peer_tls: TlsFiles,
     tls_min: String,
     tls_max: String,
     keepalive_timeout: Option<Duration>,
@@ -98,16 +122,99 @@ pub(super) const FLAGS: &[Flag] = &[
     flag(
         "engine",
         Kind::Text,
-        "Where the rows are: lmdb (in the data directory) or memory (for tests: nothing is kept).",
+        "Where the rows are: lmdb (in the data directory), postgres (shared by all members) or memory (for tests: \
+         nothing is kept).",
         |d, v| {
             d.config.engine = match v {
                 "lmdb" => EngineKind::Lmdb,
                 "memory" => EngineKind::Memory,
-                _ => return Err(ValueError(format!("{v:?} is none of lmdb, memory"))),
+                "postgres" => EngineKind::Postgres,
+                _ => return Err(ValueError(format!("{v:?} is none of lmdb, postgres, memory"))),
             };
             Ok(())
         },
     ),
+    flag(
+        "engine-url",
+        Kind::Text,
+        "Where the database is that members share: a URL or keywords as libpq takes them. Better in the environment \
+         (ETCD_ENGINE_URL) if there is a password in it.",
+        |d, v| {
+            d.config.engine_url = Some(v.to_owned()).filter(|url| !url.is_empty());
+            Ok(())
+        },
+    ),
+    flag(
+        "engine-schema",
+        Kind::Text,
+        "The database's schema that has the tables; one for each cluster. Default kubebrain.",
+        |d, v| {
+            v.clone_into(&mut d.config.engine_schema);
+            Ok(())
+        },
+    ),
+    flag(
+        "engine-allow-asynchronous-replication",
+        Kind::Bool,
+        "Use a database whose standbys lag behind: what was acknowledged can be lost when one is promoted.",
+        |d, v| {
+            d.config.engine_allows_asynchronous_replication = values::boolean(v)?;
+            Ok(())
+        },
+    ),
+    flag(
+        "election-timeout",
+        Kind::Number,
+        "Milliseconds for which a leader may be silent before another member over the same engine replaces it. \
+         Default 1000.",
+        |d, v| {
+            let ms: u64 = values::number(v)?;
+            if !(ELECTION_TIMEOUT_MS_MIN..=ELECTION_TIMEOUT_MS_MAX).contains(&ms) {
+                return Err(ValueError(format!(
+                    "{ms} is not between {ELECTION_TIMEOUT_MS_MIN} and {ELECTION_TIMEOUT_MS_MAX}"
+                )));
+            }
+            d.config.election_timeout = Duration::from_millis(ms);
+            Ok(())
+        },
+    ),
+    flag("listen-peer-urls", Kind::Urls, "URLs to serve other members over the same engine at.", |d, v| {
+        d.config.listen_peer_urls = values::listen_urls(v)?;
+        Ok(())
+    }),
+    flag("peer-cert-file", Kind::Text, "Certificate for other members, PEM: as a server and as a client.", |d, v| {
+        d.peer_cert_file = optional_path(v);
+        Ok(())
+    }),
+    flag("peer-key-file", Kind::Text, "Key of --peer-cert-file, PEM.", |d, v| {
+        d.peer_key_file = optional_path(v);
+        Ok(())
+    }),
+    flag(
+        "peer-client-cert-file",
+        Kind::Text,
+        "Certificate for other members as a client, if it is another.",
+        |d, v| {
+            d.config.peer_client.cert_file = optional_path(v);
+            Ok(())
+        },
+    ),
+    flag("peer-client-key-file", Kind::Text, "Key of --peer-client-cert-file, PEM.", |d, v| {
+        d.config.peer_client.key_file = optional_path(v);
+        Ok(())
+    }),
+    flag("peer-trusted-ca-file", Kind::Text, "Authorities of other members' certificates, PEM.", |d, v| {
+        d.peer_tls.trusted_ca_file = optional_path(v);
+        Ok(())
+    }),
+    flag("peer-client-cert-auth", Kind::Bool, "Let other members in with a certificate only.", |d, v| {
+        d.peer_tls.client_cert_auth = values::boolean(v)?;
+        Ok(())
+    }),
+    flag("peer-crl-file", Kind::Text, "Revoked certificates of other members, PEM or DER.", |d, v| {
+        d.peer_tls.crl_file = optional_path(v);
+        Ok(())
+    }),
     flag(
         "lmdb-map-size-bytes",
         Kind::Number,
@@ -393,7 +500,6 @@ pub(super) const FLAGS: &[Flag] = &[
     void("distributed-tracing-sampling-rate", Kind::Number),
     void("distributed-tracing-service-name", Kind::Text),
     void("downgrade-check-time", Kind::Duration),
-    void("election-timeout", Kind::Number),
     void("enable-distributed-tracing", Kind::Bool),
     void("enable-grpc-gateway", Kind::Bool),
     void("enable-lease-checkpoint", Kind::Bool),
@@ -411,7 +517,6 @@ pub(super) const FLAGS: &[Flag] = &[
     void("initial-cluster-token", Kind::Text),
     void("initial-corrupt-check", Kind::Bool),
     void("initial-election-tick-advance", Kind::Bool),
-    void("listen-peer-urls", Kind::Text),
     void("log-rotation-config-json", Kind::Text),
     void("logger", Kind::Text),
     void("max-learners", Kind::Number),
@@ -424,16 +529,9 @@ pub(super) const FLAGS: &[Flag] = &[
     void("peer-auto-tls", Kind::Bool),
     void("peer-cert-allowed-cn", Kind::Text),
     void("peer-cert-allowed-hostname", Kind::Text),
-    void("peer-cert-file", Kind::Text),
-    void("peer-client-cert-auth", Kind::Bool),
-    void("peer-client-cert-file", Kind::Text),
-    void("peer-client-key-file", Kind::Text),
-    void("peer-crl-file", Kind::Text),
     void("peer-election-timeout", Kind::Text),
     void("peer-heartbeat-interval", Kind::Text),
-    void("peer-key-file", Kind::Text),
     void("peer-skip-client-san-verification", Kind::Bool),
-    void("peer-trusted-ca-file", Kind::Text),
     void("pre-vote", Kind::Bool),
     void("raft-read-timeout", Kind::Duration),
     void("raft-write-timeout", Kind::Duration),
@@ -499,6 +597,10 @@ pub fn parse(
             "--advertise-client-urls",
             "is required when --listen-client-urls is set explicitly",
         ));
+    }
+    if !draft.config.engine.is_shared() {
+        let set = FOR_MEMBERS.iter().filter(|name| draft.set.contains(*name));
+        draft.void.extend(set);
     }
     if !draft.void.is_empty() {
         let names: Vec<String> = draft.void.iter().map(|name| format!("--{name}")).collect();
@@ -581,7 +683,11 @@ impl Draft {
 
     fn finish(mut self, warnings: &mut Vec<String>) -> Result<Config, ConfigError> {
         self.config.auto_compaction = self.auto_compaction()?;
-        self.check_cluster()?;
+        if self.config.engine.is_shared() {
+            self.finish_members()?;
+        } else {
+            self.check_cluster()?;
+        }
         self.finish_tls(warnings)?;
         let mut config = self.config;
         match self.keepalive_timeout {
@@ -644,6 +750,42 @@ impl Draft {
                     members.len()
                 ),
             ));
+        }
+        Ok(())
+    }
+
+    /// Completes what members over one engine need.
+    fn finish_members(&mut self) -> Result<(), ConfigError> {
+        let config = &mut self.config;
+        if config.engine_url.is_none() {
+            return Err(ConfigError::new("--engine-url", "is missing: --engine=postgres needs it"));
+        }
+        let (cert_file, key_file) = (self.peer_cert_file.take(), self.peer_key_file.take());
+        let peer_client = &mut config.peer_client;
+        if peer_client.cert_file.is_none() && peer_client.key_file.is_none() {
+            peer_client.cert_file.clone_from(&cert_file);
+            peer_client.key_file.clone_from(&key_file);
+        }
+        peer_client.trusted_ca_file.clone_from(&self.peer_tls.trusted_ca_file);
+        let needs_tls = config.listen_peer_urls.iter().find(|url| url.is_tls()).map(ToString::to_string);
+        match (cert_file, key_file, needs_tls) {
+            (Some(cert_file), Some(key_file), _) => {
+                if self.peer_tls.client_cert_auth && self.peer_tls.trusted_ca_file.is_none() {
+                    return Err(ConfigError::new("--peer-trusted-ca-file", "is needed for --peer-client-cert-auth"));
+                }
+                self.peer_tls.client_cert_auth |= self.peer_tls.trusted_ca_file.is_some();
+                config.peer_tls = Some(TlsFiles { cert_file, key_file, ..std::mem::take(&mut self.peer_tls) });
+            }
+            (None, None, None) => {}
+            (None, None, Some(url)) => {
+                return Err(ConfigError::new("--peer-cert-file", format!("is needed for {url}, with --peer-key-file")));
+            }
+            (Some(_), None, _) => {
+                return Err(ConfigError::new("--peer-key-file", "is missing beside --peer-cert-file"));
+            }
+            (None, Some(_), _) => {
+                return Err(ConfigError::new("--peer-cert-file", "is missing beside --peer-key-file"));
+            }
         }
         Ok(())
     }

@@ -165,6 +165,13 @@ struct Lease {
     expiring: bool,
 }
 
+impl Default for Leases {
+    /// No leases, by the machine's clock.
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), state: Mutex::default(), counters: Counters::default() }
+    }
+}
+
 impl State {
     fn insert(&mut self, id: i64, ttl_seconds: i64, stored_seconds: i64, now: Duration) {
         self.remove(id);
@@ -211,7 +218,14 @@ impl Leases {
 
     /// As [`Leases::restore`], by another clock.
     pub fn restore_with(snapshot: &dyn Snapshot, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
-        let now = clock.now();
+        let leases = Self { clock, ..Self::default() };
+        leases.reset(snapshot)?;
+        Ok(leases)
+    }
+
+    /// Takes the leases of a snapshot instead of what was here.
+    pub(crate) fn reset(&self, snapshot: &dyn Snapshot) -> Result<(), EngineError> {
+        let now = self.clock.now();
         let mut state = State::default();
         let everything = (Bound::Unbounded, Bound::Unbounded);
         snapshot.scan_past_damage(Table::Lease, everything, &mut |key, row| {
@@ -226,7 +240,13 @@ impl Leases {
             }
             ControlFlow::Continue(())
         })?;
-        Ok(Self { clock, state: Mutex::new(state), counters: Counters::default() })
+        *self.state.lock() = state;
+        Ok(())
+    }
+
+    /// Forgets all leases: they are another member's.
+    pub(crate) fn clear(&self) {
+        *self.state.lock() = State::default();
     }
 
     /// Follows confirmed changes, in their order.

@@ -46,6 +46,18 @@ impl Position {
         reader.finish()?;
         Ok(position)
     }
+
+    /// This position, if it is what comes directly behind `at` in a log without gaps.
+    pub fn behind(self, at: Self) -> Result<Self, Cause> {
+        let next_change = Self { sub: at.sub + 1, ..at };
+        let next_transaction = Self { revision: at.revision + 1, sub: 0 };
+        if self == next_change || self == next_transaction { Ok(self) } else { Err(Self::missing(at.revision + 1)) }
+    }
+
+    /// What is wrong with a log that has nothing at `revision`.
+    pub(crate) fn missing(revision: i64) -> Cause {
+        Cause::Corrupt(format!("the log has a gap behind revision {}", revision - 1))
+    }
 }
 
 /// One version of a key, borrowed from wherever it lies.

@@ -53,7 +53,7 @@ impl Dispatch for GrpcOnly {
     }
 
     fn http(&self, _: Request<Bytes>, _: Arc<Peer>) -> HttpFuture {
-        Box::pin(async { failure(StatusCode::NOT_FOUND, "404 page not found") })
+        Box::pin(async { not_found() })
     }
 }
 
@@ -118,7 +118,7 @@ fn answer(server: Arc<Server>, request: Request<Bytes>, port: Port) -> HttpFutur
             _ => match Checks::of(path) {
                 Some(checks) if request.method() == Method::GET => return checks.answer(&server, &query),
                 Some(_) => return method_not_allowed(),
-                None => return failure(StatusCode::NOT_FOUND, "404 page not found"),
+                None => return not_found(),
             },
         };
         if request.method() == Method::GET { answer(&server, &query) } else { method_not_allowed() }
@@ -220,7 +220,7 @@ fn lead(server: &Server) -> Result<(), String> {
         None if server.store.is_stalled() => {
             Err(format!("a commit takes longer than {} s: the disk does not answer", COMMIT_STALL.as_secs()))
         }
-        None => Ok(()),
+        None => server.cluster.as_ref().map_or(Ok(()), |cluster| cluster.readiness()),
     }
 }
 
@@ -298,6 +298,11 @@ pub(super) fn body(status: StatusCode, content_type: HeaderValue, text: impl Int
 pub(super) fn failure(status: StatusCode, text: &str) -> Response<Bytes> {
     let response = body(status, TEXT, format!("{text}\n"));
     with_header(response, X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
+}
+
+/// The answer to a path that there is not.
+pub(super) fn not_found() -> Response<Bytes> {
+    failure(StatusCode::NOT_FOUND, "404 page not found")
 }
 
 fn method_not_allowed() -> Response<Bytes> {

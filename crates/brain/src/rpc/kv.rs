@@ -23,7 +23,7 @@ use super::work::{self, Caller, Step, Work, refusal};
 use crate::committer::{WriteRequest, WriteResponse};
 use crate::error::Error;
 use crate::limits::{READ_TXN_BYTES_MIN, READ_TXN_BYTES_STEP_MAX, TXN_INLINE_BYTES_MAX};
-use crate::mvcc::{Evaluator, Refusal, SnapshotRows, is_read_only, query, range, validate};
+use crate::mvcc::{Evaluator, Refusal, SnapshotRows, is_read_only, is_serializable, query, range, validate};
 
 /// Serves Range.
 pub(super) fn serve_range(server: &Arc<Server>, deadline: Option<Instant>, message: Bytes, reply: UnaryReply) {
@@ -38,7 +38,23 @@ pub(super) fn serve_range(server: &Arc<Server>, deadline: Option<Instant>, messa
     if request.range_end.is_empty() && !server.store.engine().reads_may_wait() {
         return reply.send(get(server, &request).map_err(|error| status(&error)));
     }
-    work::start(server, Box::new(List::whole(server, request)), Caller { reply, deadline });
+    let serializable = request.serializable;
+    start_read(server, Box::new(List::whole(server, request)), Caller { reply, deadline }, serializable);
+}
+
+/// Begins a read, after a look at a shared engine if it is to be linearizable.
+fn start_read(server: &Arc<Server>, read: Box<impl Work>, caller: Caller, serializable: bool) {
+    if serializable || server.cluster.is_none() {
+        return work::start(server, read, caller);
+    }
+    let server = server.clone();
+    let runtime = server.runtime.clone();
+    runtime.spawn(async move {
+        match server.linearize().await {
+            Ok(()) => work::start(&server, read, caller),
+            Err(error) => caller.reply.send(Err(status(&error))),
+        }
+    });
 }
 
 /// Answers a read of one key.
@@ -119,8 +135,9 @@ fn begin_txn(server: &Arc<Server>, deadline: Option<Instant>, message: Bytes, re
     }
     if is_read_only(&request) {
         let bytes = READ_TXN_BYTES_MIN.min(server.lists.bytes_max());
+        let serializable = is_serializable(&request);
         let txn = ReadTxn { request, grant: server.lists.grant(), bytes };
-        return work::start(server, Box::new(txn), Caller { reply, deadline });
+        return start_read(server, Box::new(txn), Caller { reply, deadline }, serializable);
     }
     match check_size(server, bytes).and_then(|()| server.quota.check_txn(&request)) {
         Ok(()) => submit(server, WriteRequest::Txn(request), bytes, reply),

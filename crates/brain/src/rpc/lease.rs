@@ -16,6 +16,7 @@ use prost::Message;
 
 use super::server::Server;
 use super::status::{self, status};
+use crate::cluster::{Forwarded, KEEP_ALIVE};
 use crate::committer::{WriteRequest, WriteResponse};
 use crate::error::Error;
 use crate::lease::{attachment_bounds, keeper};
@@ -108,7 +109,7 @@ pub(super) async fn keep_alive(
             Some(Err(status)) => break status,
             None => break Status::ok(),
         };
-        match renew(&server, message).await {
+        match renew_anywhere(&server, message).await {
             Ok(answer) if responses.send(answer.encode_to_vec().into()).await.is_ok() => {}
             Ok(_) => return,
             Err(status) => break status,
@@ -117,7 +118,22 @@ pub(super) async fn keep_alive(
     responses.finish(end);
 }
 
-async fn renew(server: &Server, message: Bytes) -> Result<LeaseKeepAliveResponse, Status> {
+/// Renews a lease, on the leader if that is another member.
+async fn renew_anywhere(server: &Server, message: Bytes) -> Result<LeaseKeepAliveResponse, Status> {
+    if let Some(cluster) = server.cluster.as_ref().filter(|_| !server.store.is_leading())
+        && let Forwarded::Answer(answer) = cluster.forward(KEEP_ALIVE, message.clone(), None).await
+    {
+        return LeaseKeepAliveResponse::decode(answer?)
+            .map_err(|error| Status::internal(format!("the leader's answer: {error}")));
+    }
+    renew(server, message).await
+}
+
+/// Renews a lease here.
+pub(super) async fn renew(server: &Server, message: Bytes) -> Result<LeaseKeepAliveResponse, Status> {
+    if server.cluster.is_some() && !server.store.is_leading() {
+        return Err(status(&Error::NotLeader));
+    }
     let id = LeaseKeepAliveRequest::decode(message).map_err(|error| status::malformed(&error))?.id;
     // Before the renewal: a revision at which the lease was certainly alive, should it end next.
     let header = Some(server.header(server.store.published().newest()));

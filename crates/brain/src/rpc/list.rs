@@ -398,6 +398,9 @@ pub(super) async fn range_stream(
 async fn stream_parts(server: &Arc<Server>, message: Bytes, responses: &ResponseSink) -> Result<(), Status> {
     let request = RangeRequest::decode(message).map_err(|error| status::malformed(&error))?;
     validate::check_range(&request).map_err(|error| status(&error.into()))?;
+    if !request.serializable {
+        server.linearize().await.map_err(|error| status(&error))?;
+    }
     let mut list = Box::new(List::in_parts(server, request).map_err(|error| status(&error))?);
     loop {
         let turn = tokio::select! {

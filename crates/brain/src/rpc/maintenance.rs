@@ -4,10 +4,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use kubewharf_etcd_api::EtcdError;
 use kubewharf_etcd_api::etcdserverpb::alarm_request::AlarmAction;
 use kubewharf_etcd_api::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, StatusRequest,
+    StatusResponse,
 };
 
 use super::server::Server;
@@ -22,7 +24,11 @@ pub(super) const ETCD_CLUSTER_VERSION: &str = "3.7.0";
 
 pub(super) async fn status(server: Arc<Server>, _: StatusRequest) -> Result<StatusResponse, Error> {
     let size = server.store.engine().size()?;
-    let seq = server.store.snapshot()?.head()?.seq;
+    let reading = server.clone();
+    let seq = tokio::task::spawn_blocking(move || reading.store.snapshot()?.head().map(|head| head.seq))
+        .await
+        .map_err(|error| Error::Unavailable(error.to_string()))??;
+    let applied = server.cluster.as_ref().map_or(seq, |cluster| cluster.seq().min(seq));
     let member_id = server.store.identity().member_id;
     let quota = match server.options.quota_bytes {
         0 => size.capacity_bytes.unwrap_or(0),
@@ -32,17 +38,45 @@ pub(super) async fn status(server: Arc<Server>, _: StatusRequest) -> Result<Stat
         header: Some(server.header(server.store.published().newest())),
         version: ETCD_VERSION.to_owned(),
         db_size: signed(size.allocated_bytes),
-        leader: member_id,
+        leader: server.cluster.as_ref().map_or(member_id, |cluster| cluster.leader_id()),
         raft_index: seq,
         raft_term: server.store.epoch(),
-        raft_applied_index: seq,
-        errors: server.store.failure().into_iter().chain(alarms(&server).iter().map(text)).collect(),
+        raft_applied_index: applied,
+        errors: errors(&server),
         db_size_in_use: signed(size.in_use_bytes),
         is_learner: false,
         storage_version: ETCD_CLUSTER_VERSION.to_owned(),
         db_size_quota: signed(quota),
         downgrade_info: Some(DowngradeInfo { enabled: false, target_version: String::new() }),
     })
+}
+
+/// What is wrong with this member.
+fn errors(server: &Server) -> Vec<String> {
+    let no_leader = server.cluster.as_ref().filter(|cluster| cluster.leader_id() == 0);
+    let no_leader = no_leader.map(|_| EtcdError::NoLeader.to_string());
+    server.store.failure().into_iter().chain(no_leader).chain(alarms(server).iter().map(text)).collect()
+}
+
+/// Lets another member lead. As in etcd, only the leader does that.
+pub(super) async fn move_leader(server: Arc<Server>, request: MoveLeaderRequest) -> Result<MoveLeaderResponse, Error> {
+    let Some(cluster) = &server.cluster else {
+        return Err(Error::Unimplemented("there is one member, which leads"));
+    };
+    if !server.store.is_leading() {
+        return Err(Error::Api(EtcdError::NotLeader));
+    }
+    let target = request.target_id;
+    if target != cluster.member_id() {
+        if !cluster.members().await?.iter().any(|member| member.id == target) {
+            return Err(Error::Api(EtcdError::BadLeaderTransferee));
+        }
+        cluster.hand_over(target).await;
+        if !cluster.leads(target).await {
+            return Err(Error::Api(EtcdError::LeaderTransferTimeout));
+        }
+    }
+    Ok(MoveLeaderResponse { header: Some(server.header(server.store.published().newest())) })
 }
 
 pub(super) async fn alarm(server: Arc<Server>, request: AlarmRequest) -> Result<AlarmResponse, Error> {

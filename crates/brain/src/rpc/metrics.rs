@@ -95,6 +95,11 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
         self.observe(time.as_secs_f64());
     }
 
+    /// How many values were taken in.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().chain([&self.above]).map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     #[allow(clippy::cast_precision_loss)]
     fn write(&self, text: &mut Exposition, name: &str, help: &str) {
         text.family(name, "histogram", help);
@@ -264,12 +269,15 @@ pub(super) fn render(server: &Server) -> String {
 }
 
 fn write_server(text: &mut Exposition, server: &Server) {
-    let healthy = u8::from(server.store.failure().is_none());
+    let is_healthy = server.store.failure().is_none();
+    let has_leader = u8::from(is_healthy && server.cluster.as_ref().is_none_or(|cluster| cluster.leader_id() != 0));
+    let is_leader = u8::from(is_healthy && server.store.is_leading());
     let metrics = &server.metrics;
-    text.gauge("etcd_server_has_leader", "Whether or not a leader exists. 1 is existence, 0 is not.", healthy);
-    text.gauge("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.", healthy);
+    let leader_changes = server.cluster.as_ref().map_or(1, |cluster| cluster.leader_changes());
+    text.gauge("etcd_server_has_leader", "Whether or not a leader exists. 1 is existence, 0 is not.", has_leader);
+    text.gauge("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.", is_leader);
     text.gauge("etcd_server_is_learner", "Whether or not this member is a learner. 1 if is, 0 otherwise.", 0);
-    text.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen.", 1);
+    text.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen.", leader_changes);
     text.counter(
         "etcd_server_health_success",
         "The total number of successful health checks",

@@ -15,6 +15,7 @@ mod list;
 mod log;
 mod maintenance;
 pub mod metrics;
+mod peer;
 pub(crate) mod quota;
 mod reflection;
 mod server;
@@ -34,7 +35,9 @@ use prost::Message;
 
 pub use http::{GrpcOnly, HttpOnly};
 pub use maintenance::ETCD_VERSION;
+pub use peer::PeerApi;
 pub use server::{Server, ServerOptions};
+pub(crate) use status::status;
 
 use crate::error::Error;
 
@@ -55,35 +58,14 @@ impl Dispatch for Api {
     }
 
     fn unary(&self, method: MethodId, context: CallContext, message: Bytes, reply: UnaryReply) {
-        let server = &self.0;
         let method = Method::ALL[usize::from(method.0)];
-        server.metrics.calls.started(method);
-        match method {
-            Method::Range => kv::serve_range(server, context.deadline(), message, reply),
-            Method::Put => kv::serve_put(server, message, reply),
-            Method::DeleteRange => kv::serve_delete_range(server, message, reply),
-            Method::Txn => kv::serve_txn(server, context.deadline(), message, reply),
-            Method::Compact => spawn(server, message, reply, kv::compact),
-            Method::LeaseGrant => spawn(server, message, reply, lease::grant),
-            Method::LeaseRevoke => spawn(server, message, reply, lease::revoke),
-            Method::LeaseTimeToLive => spawn(server, message, reply, lease::time_to_live),
-            Method::LeaseLeases => spawn(server, message, reply, lease::leases),
-            Method::MemberList => spawn(server, message, reply, cluster::member_list),
-            Method::Status => spawn(server, message, reply, maintenance::status),
-            Method::Alarm => spawn(server, message, reply, maintenance::alarm),
-            Method::Defragment => spawn(server, message, reply, maintenance::defragment),
-            Method::Hash => spawn(server, message, reply, maintenance::hash),
-            Method::HashKv => spawn(server, message, reply, maintenance::hash_kv),
-            Method::HealthCheck => spawn(server, message, reply, health::check),
-            Method::HealthList => spawn(server, message, reply, health::list),
-            Method::AuthStatus => spawn(server, message, reply, auth::auth_status),
-            Method::AuthDisable => spawn(server, message, reply, auth::disable),
-            Method::UserList => spawn(server, message, reply, auth::user_list),
-            Method::RoleList => spawn(server, message, reply, auth::role_list),
-            _ => reply.send(Err(auth::refusal(method)
-                .map_or_else(|| status::not_built(method), |error| status::status(&Error::Api(error))))),
+        self.0.metrics.calls.started(method);
+        if peer::is_for_leader(method)
+            && let Some(cluster) = self.0.cluster.as_ref().filter(|_| !self.0.store.is_leading())
+        {
+            return peer::forward(&self.0, cluster.clone(), method, context, message, reply);
         }
-        drop(context);
+        answer(&self.0, method, context, message, reply);
     }
 
     fn stream(&self, method: MethodId, context: CallContext, requests: RequestStream, responses: ResponseSink) {
@@ -109,6 +91,39 @@ impl Dispatch for Api {
     fn http(&self, request: ::http::Request<Bytes>, peer: Arc<Peer>) -> HttpFuture {
         http::serve(self.0.clone(), request, peer)
     }
+}
+
+/// Answers a unary call here.
+fn answer(server: &Arc<Server>, method: Method, context: CallContext, message: Bytes, reply: UnaryReply) {
+    match method {
+        Method::Range => kv::serve_range(server, context.deadline(), message, reply),
+        Method::Put => kv::serve_put(server, message, reply),
+        Method::DeleteRange => kv::serve_delete_range(server, message, reply),
+        Method::Txn => kv::serve_txn(server, context.deadline(), message, reply),
+        Method::Compact => spawn(server, message, reply, kv::compact),
+        Method::LeaseGrant => spawn(server, message, reply, lease::grant),
+        Method::LeaseRevoke => spawn(server, message, reply, lease::revoke),
+        Method::LeaseTimeToLive => spawn(server, message, reply, lease::time_to_live),
+        Method::LeaseLeases => spawn(server, message, reply, lease::leases),
+        Method::MemberList => spawn(server, message, reply, cluster::member_list),
+        Method::MemberRemove => spawn(server, message, reply, cluster::member_remove),
+        Method::MoveLeader => spawn(server, message, reply, maintenance::move_leader),
+        Method::Status => spawn(server, message, reply, maintenance::status),
+        Method::Alarm => spawn(server, message, reply, maintenance::alarm),
+        Method::Defragment => spawn(server, message, reply, maintenance::defragment),
+        Method::Hash => spawn(server, message, reply, maintenance::hash),
+        Method::HashKv => spawn(server, message, reply, maintenance::hash_kv),
+        Method::HealthCheck => spawn(server, message, reply, health::check),
+        Method::HealthList => spawn(server, message, reply, health::list),
+        Method::AuthStatus => spawn(server, message, reply, auth::auth_status),
+        Method::AuthDisable => spawn(server, message, reply, auth::disable),
+        Method::UserList => spawn(server, message, reply, auth::user_list),
+        Method::RoleList => spawn(server, message, reply, auth::role_list),
+        _ => reply
+            .send(Err(auth::refusal(method)
+                .map_or_else(|| status::not_built(method), |error| status::status(&Error::Api(error))))),
+    }
+    drop(context);
 }
 
 fn knows_service(path: &str) -> bool {

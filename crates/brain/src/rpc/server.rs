@@ -9,6 +9,8 @@ use super::budget::ListBudget;
 use super::counts::Counts;
 use super::metrics::Metrics;
 use super::quota::Quota;
+use crate::cluster::Cluster;
+use crate::error::Error;
 use crate::limits::KEY_BYTES_MAX;
 use crate::store::Store;
 
@@ -51,6 +53,8 @@ impl Default for ServerOptions {
 /// The API over a store.
 pub struct Server {
     pub(crate) store: Arc<Store>,
+    /// The member that this is, if the engine is shared.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) options: ServerOptions,
     pub(crate) lists: Arc<ListBudget>,
     pub(crate) counts: Counts,
@@ -67,6 +71,12 @@ impl Server {
     /// The API over `store`, whose work runs on the current tokio runtime.
     #[must_use]
     pub fn new(store: Arc<Store>, options: ServerOptions) -> Arc<Self> {
+        Self::of_member(store, None, options)
+    }
+
+    /// As [`Server::new`], for a member over a shared engine.
+    #[must_use]
+    pub fn of_member(store: Arc<Store>, cluster: Option<Arc<Cluster>>, options: ServerOptions) -> Arc<Self> {
         let engine_key_bytes = store.engine().limits().key_bytes_max;
         Arc::new(Self {
             lists: ListBudget::new(options.list_bytes_max),
@@ -77,6 +87,7 @@ impl Server {
             stopping: Shutdown::new(),
             key_bytes_max: KEY_BYTES_MAX.min(engine_key_bytes.saturating_sub(8)),
             store,
+            cluster,
             options,
         })
     }
@@ -91,6 +102,14 @@ impl Server {
     #[must_use]
     pub fn stopping(&self) -> &Shutdown {
         &self.stopping
+    }
+
+    /// Waits until a read here shows whatever was confirmed to anybody before.
+    pub(crate) async fn linearize(&self) -> Result<(), Error> {
+        match &self.cluster {
+            Some(cluster) => cluster.linearize().await,
+            None => Ok(()),
+        }
     }
 
     /// The header of an answer at `revision`.

@@ -23,6 +23,8 @@ pub(crate) fn status(error: &Error) -> Status {
         Error::NoSpace(_) => EtcdError::NoSpace,
         Error::RequestTooLarge { .. } => EtcdError::RequestTooLarge,
         Error::TooManyRequests { .. } => EtcdError::TooManyRequests,
+        // Nothing was written: that is what a member concludes which has forwarded a write.
+        Error::NotLeader => EtcdError::LeaderChanged,
         Error::Api(error) => error.clone(),
         // With the name of the row, so that somebody can do something about it.
         Error::Corrupt(text) => return Status::new(Code::DataLoss, format!("{}: {text}", EtcdError::Corrupt)),

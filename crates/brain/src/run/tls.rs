@@ -36,7 +36,8 @@ pub(super) fn load(config: &Config) -> Result<Option<Arc<ReloadingTls>>, RunErro
     Ok(Some(ReloadingTls::load(settings)?))
 }
 
-fn of_files(files: &TlsFiles) -> ServerTls {
+/// The server that files ask for.
+pub(super) fn of_files(files: &TlsFiles) -> ServerTls {
     let mut settings = ServerTls::new(&files.cert_file, &files.key_file);
     settings.client_ca.clone_from(&files.trusted_ca_file);
     settings.client_crl.clone_from(&files.crl_file);

@@ -181,6 +181,12 @@ impl Hub {
         self.shared.appended.store(last, Ordering::Release);
     }
 
+    /// Leaves out what is up to `revision`: it is compacted, or will be read from the log.
+    pub(crate) fn skip(&self, revision: i64) {
+        self.shared.ring.write().skip(revision);
+        self.shared.appended.store(revision, Ordering::Release);
+    }
+
     /// Says that everything appended is published.
     pub fn wake(&self) {
         self.shared.visible.fetch_max(self.shared.appended.load(Ordering::Acquire), Ordering::AcqRel);

@@ -14,7 +14,7 @@ use std::mem::{self, size_of};
 use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
-use kubewharf_engine::{Cause, Direction, EngineError, Snapshot, Table};
+use kubewharf_engine::{Direction, EngineError, Snapshot, Table};
 use kubewharf_etcd_api::encode::KeyValueRef;
 use smallvec::SmallVec;
 use tokio::sync::watch as signal;
@@ -28,9 +28,8 @@ use super::slab::Slab;
 use super::spec::Spec;
 use crate::error::Error;
 use crate::limits::{WATCH_PAGE_BYTES, WATCH_PAGE_READ_BYTES, WATCH_PAGE_ROWS};
-use crate::meta;
 use crate::mvcc::{Change, Position, Previous};
-use crate::store::Store;
+use crate::store::{Store, compacted};
 
 /// An empty store is at revision 1, so the first change is at this one.
 const FIRST_REVISION: i64 = 2;
@@ -263,7 +262,7 @@ impl Replay {
         let start = Position { revision: first, sub: 0 }.key();
         let bounds = (Bound::Included(&start[..]), Bound::Unbounded);
         snapshot.scan(Table::Log, bounds, Direction::Forward, &mut |key, row| {
-            let position = match Position::from_key(key).and_then(|position| follows(at, position)) {
+            let position = match Position::from_key(key).and_then(|position| position.behind(at)) {
                 Ok(position) => position,
                 Err(cause) => {
                     failed = Err(cause.into());
@@ -293,7 +292,7 @@ impl Replay {
         })?;
         failed?;
         if !ended_early && at.revision < last {
-            return Err(missing(at.revision + 1).into());
+            return Err(Position::missing(at.revision + 1).into());
         }
         page.next = at.revision + 1;
         if let Some(segment) = events.finish_whole() {
@@ -419,23 +418,6 @@ fn with_previous(
             }
         }
     }
-}
-
-/// Checks that `position` is what comes after `at`.
-fn follows(at: Position, position: Position) -> Result<Position, Cause> {
-    let next_change = Position { sub: at.sub + 1, ..at };
-    let next_transaction = Position { revision: at.revision + 1, sub: 0 };
-    if position == next_change || position == next_transaction { Ok(position) } else { Err(missing(at.revision + 1)) }
-}
-
-fn missing(revision: i64) -> Cause {
-    Cause::Corrupt(format!("the log has a gap behind revision {}", revision - 1))
-}
-
-fn compacted(snapshot: &dyn Snapshot) -> Result<i64, EngineError> {
-    let mut compacted = Ok(-1);
-    snapshot.get(Table::Meta, &meta::COMPACTED, &mut |row| compacted = meta::decode_revision(row))?;
-    Ok(compacted?)
 }
 
 /// The memory of all pages that were read and are not sent yet.

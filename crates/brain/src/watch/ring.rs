@@ -54,6 +54,12 @@ impl Ring {
         }
     }
 
+    /// Forgets everything: the next segment is behind `revision`.
+    pub(super) fn skip(&mut self, revision: i64) {
+        self.segments.clear();
+        (self.next, self.weight) = (revision + 1, 0);
+    }
+
     fn trim(&mut self) {
         while self.weight > self.weight_max && self.segments.len() > 1 {
             let oldest = self.segments.pop_front().expect("there are several");

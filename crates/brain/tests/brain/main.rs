@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test, and says where")]
 
+mod cluster;
 mod committer;
 mod damage;
 mod lists;

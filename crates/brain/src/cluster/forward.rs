@@ -1,0 +1,100 @@
+//! Calls that only the leader can answer, sent on by the member that a client has asked.
+//!
+//! Invariant: a call is sent again only if it was certainly not carried out.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use kubewharf_etcd_api::EtcdError;
+use kubewharf_grpc::{Code, Status};
+
+use super::Cluster;
+use super::link::{CallError, Link};
+use crate::error::Error;
+use crate::limits::{FORWARD_GRACE, FORWARD_TIMEOUT, PEER_RETRY};
+use crate::rpc::status;
+
+/// The path of a renewal of one lease on the peers' port.
+pub(crate) const KEEP_ALIVE: &str = "/kubebrain.Peer/LeaseKeepAlive";
+
+/// What became of a call.
+pub(crate) enum Forwarded {
+    /// The leader's answer, or why there is none.
+    Answer(Result<Bytes, Status>),
+    /// This member leads by now: it can answer itself.
+    Here,
+}
+
+impl Cluster {
+    /// Sends a call to the leader, as soon as there is one. `deadline` is the client's.
+    pub(crate) async fn forward(&self, path: &'static str, message: Bytes, deadline: Option<Instant>) -> Forwarded {
+        let begun = Instant::now();
+        let until = deadline.map_or(begun + FORWARD_TIMEOUT, |deadline| deadline.min(begun + FORWARD_TIMEOUT));
+        loop {
+            let link = match tokio::time::timeout_at(until.into(), self.way()).await {
+                Ok(Some(link)) => link,
+                Ok(None) => return Forwarded::Here,
+                Err(_) => return Forwarded::Answer(Err(status(&Error::Api(EtcdError::NoLeader)))),
+            };
+            let why = tokio::select! {
+                answer = link.call(path, message.clone()) => match answer {
+                    Ok(answer) => return Forwarded::Answer(Ok(answer)),
+                    Err(CallError::Answer(answer)) => {
+                        if !is_not_leader(&answer) {
+                            return Forwarded::Answer(Err(translate(&answer)));
+                        }
+                        // It was not carried out: once more, where the leader is by then.
+                        tokio::time::sleep(PEER_RETRY / 10).await;
+                        self.flights.call();
+                        continue;
+                    }
+                    Err(CallError::NotSent) => {
+                        tokio::time::sleep(PEER_RETRY / 10).await;
+                        continue;
+                    }
+                    Err(CallError::Broken(why)) => format!("the connection to the leader has ended: {why}"),
+                },
+                () = self.is_over(&link) => "another member leads now".to_owned(),
+                () = tokio::time::sleep_until(until.into()) => {
+                    return Forwarded::Answer(Err(status(&Error::Api(EtcdError::Timeout))));
+                }
+            };
+            return Forwarded::Answer(Err(status(&Error::OutcomeUnknown(why))));
+        }
+    }
+
+    /// Waits for a connection to the leader; `None` if this member leads.
+    async fn way(&self) -> Option<Link> {
+        let mut known = self.known.subscribe();
+        loop {
+            if self.store.is_leading() {
+                return None;
+            }
+            if let Some(link) = known.borrow_and_update().link.clone() {
+                return Some(link);
+            }
+            if known.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until the member leads no more, and then a little for its last answers.
+    async fn is_over(&self, link: &Link) {
+        let mut known = self.known.subscribe();
+        if known.wait_for(|known| known.epoch > link.epoch).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(FORWARD_GRACE).await;
+    }
+}
+
+/// Whether a member refused because it does not lead.
+fn is_not_leader(answer: &tonic::Status) -> bool {
+    let expected = status(&Error::NotLeader);
+    answer.code() as i32 == expected.code() as i32 && answer.message() == expected.message()
+}
+
+fn translate(answer: &tonic::Status) -> Status {
+    Status::new(Code::from_number(answer.code() as u32), answer.message().to_owned())
+}
