@@ -134,11 +134,13 @@ impl Published {
 pub struct StoreOptions {
     /// Bytes of recent events kept in memory for watchers.
     pub ring_bytes: usize,
+    /// Bytes of rows that a leader remembers of an engine that is shared.
+    pub cache_bytes: usize,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { ring_bytes: 64 << 20 }
+        Self { ring_bytes: 64 << 20, cache_bytes: 64 << 20 }
     }
 }
 
@@ -152,6 +154,8 @@ pub struct Store {
     /// The newest epoch known.
     epoch: AtomicU64,
     duty: Mutex<Duty>,
+    /// Bytes of rows that a leader remembers of an engine that is shared; `None` for an engine of one's own.
+    shared_cache_bytes: Option<usize>,
 }
 
 /// The time in which this process writes.
@@ -176,7 +180,7 @@ impl Store {
     /// Opens the store in an engine that nobody else writes: reads where it stands, restores the leases, and starts the committer.
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Arc<Self>, EngineError> {
         let (head, identity) = adopt(engine.as_ref())?;
-        let store = Self::at(engine, head, identity, options)?;
+        let store = Self::at(engine, head, identity, options, false)?;
         let published = store.published.clone();
         let mut duty = store.duty.lock();
         store.lead(&mut duty, head, Arc::new(move |end: &End| published.failed(&end.why)))?;
@@ -192,7 +196,7 @@ impl Store {
         id[..4].copy_from_slice(&crc32c::crc32c(name.as_bytes()).to_le_bytes());
         id[4..].copy_from_slice(&crc32c::crc32c_append(!0, name.as_bytes()).to_le_bytes());
         let member_id = (cluster_id ^ u64::from_le_bytes(id)).max(1);
-        Self::at(engine, head, Identity { cluster_id, member_id }, options)
+        Self::at(engine, head, Identity { cluster_id, member_id }, options, true)
     }
 
     fn at(
@@ -200,6 +204,7 @@ impl Store {
         head: Head,
         identity: Identity,
         options: StoreOptions,
+        is_shared: bool,
     ) -> Result<Arc<Self>, EngineError> {
         let compacted = compacted(engine.snapshot()?.as_ref())?;
         let published = Arc::new(Published {
@@ -222,6 +227,7 @@ impl Store {
             reign: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
             duty: Mutex::new(Duty::Follow),
+            shared_cache_bytes: is_shared.then_some(options.cache_bytes),
         }))
     }
 
@@ -246,6 +252,7 @@ impl Store {
             published: self.published.clone(),
             head,
             compacted,
+            shared_cache_bytes: self.shared_cache_bytes,
             on_end,
         };
         let threads = committer

@@ -7,6 +7,7 @@
 //! Invariant: what was answered is in the engine, durably; what was not applied is never seen by a reader or a watcher.
 
 mod batch;
+mod cache;
 mod outcome;
 mod run;
 
