@@ -281,6 +281,9 @@ impl Brain {
         }
         tasks.shutdown().await;
         lease::keeper::checkpoint_all(&store).await;
+        if let Some(cluster) = &cluster {
+            cluster.stop();
+        }
         drop((server, cluster));
         close(store).await
     }

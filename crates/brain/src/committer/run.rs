@@ -16,7 +16,9 @@ use super::cache::{RowCache, View};
 use super::outcome::{Resolution, Step};
 use super::{Inbox, Submission, Threads, WriteRequest};
 use crate::error::Error;
-use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX, COMMIT_STALL, WRITE_RESPONSE_BYTES_MAX};
+use crate::limits::{
+    BATCH_BYTES, BATCH_REQUESTS_MAX, COMMIT_STALL, READ_RETRY, RESOLVE_MS_MAX, WRITE_RESPONSE_BYTES_MAX,
+};
 use crate::meta;
 use crate::mvcc::{Bounds, Overlay, Revisions, single_keys};
 use crate::store::Published;
@@ -126,6 +128,7 @@ impl Committer {
                 on_end: self.on_end.clone(),
                 cache: self.shared_cache_bytes.map(|bytes| Arc::new(Mutex::new(RowCache::new(bytes)))),
                 deposed_by: Arc::default(),
+                unread_since: None,
                 in_flight: None,
                 growing: None,
                 backlog: std::collections::VecDeque::new(),
@@ -140,7 +143,7 @@ impl Committer {
                 on_end(&End { kind: EndKind::Poisoned, why: "the committer panicked".to_owned() });
             }
         })?;
-        Ok(vec![commit_thread, committer_thread])
+        Ok(Threads { committer: committer_thread, commits: commit_thread })
     }
 }
 
@@ -171,6 +174,8 @@ struct Run<'e> {
     cache: Option<Arc<Mutex<RowCache>>>,
     /// The epoch of another writer, 0 for none.
     deposed_by: Arc<AtomicU64>,
+    /// Since when the engine can't be read.
+    unread_since: Option<Instant>,
     in_flight: Option<InFlight>,
     growing: Option<Growing<'e>>,
     backlog: std::collections::VecDeque<Submission>,
@@ -267,14 +272,36 @@ impl<'e> Run<'e> {
                 in_flight: growing.below.as_deref(),
                 leases: self.published.leases(),
                 bounds: self.bounds,
+                is_shared: self.cache.is_some(),
             };
             if let Err(unread) = evaluate(&mut growing.content, &ground, submission) {
                 let Unread { submission, error } = *unread;
                 self.backlog.push_front(submission);
+                if self.may_read_again() {
+                    warn!(%error, "the engine can't be read; trying again");
+                    continue;
+                }
                 // Damage in rows is the request's own matter; here nothing can be read any more.
                 self.fail(self.kind_of_failure(), &format!("the engine can't be read: {error}"));
             }
         }
+    }
+
+    /// Waits a little before an engine behind a network is read again, unless that was tried for too long. What was evaluated is evaluated again,
+    /// as the view that it rests on is gone.
+    fn may_read_again(&mut self) -> bool {
+        let since = *self.unread_since.get_or_insert_with(Instant::now);
+        let is_over = since.elapsed() >= Duration::from_millis(RESOLVE_MS_MAX);
+        if self.cache.is_none() || self.deposed_by.load(Ordering::Relaxed) != 0 || is_over {
+            return false;
+        }
+        if let Some(growing) = self.growing.take() {
+            self.abandon_expiries(&growing.content.leases);
+            let again = growing.content.entries.into_iter().rev().map(|entry| entry.submission);
+            again.for_each(|submission| self.backlog.push_front(submission));
+        }
+        thread::sleep(READ_RETRY);
+        true
     }
 
     /// What an engine that can't be read means: one that is shared may be read by others.
@@ -337,6 +364,11 @@ impl<'e> Run<'e> {
                 self.begin_commit(growing.content);
             } else if let Err(error) = self.check_reign() {
                 self.growing = Some(growing);
+                if self.may_read_again() {
+                    warn!(%error, "the engine can't be read; trying again");
+                    self.evaluate_backlog();
+                    continue;
+                }
                 self.fail(self.kind_of_failure(), &format!("the engine can't be read: {error}"));
             } else {
                 self.answer(growing.content.entries, growing.content.bytes);
@@ -402,6 +434,7 @@ impl<'e> Run<'e> {
     fn confirm(&mut self, head: Head) {
         let in_flight = self.take_in_flight();
         self.head = head;
+        self.unread_since = None;
         self.confirmed = in_flight.revisions;
         if let Some(cache) = &self.cache {
             cache.lock().confirmed(&in_flight.overlay);
@@ -461,7 +494,8 @@ impl<'e> Run<'e> {
         self.ended = Some(kind);
         let error = why_not(kind);
         self.inbox.close(error.clone());
-        if let Some(in_flight) = self.in_flight.take() {
+        if self.in_flight.is_some() {
+            let in_flight = self.take_in_flight();
             self.inbox.answered(in_flight.entries.len(), in_flight.bytes);
             let fate = if kind == EndKind::Deposed { self.fate(&in_flight.resolution) } else { None };
             match fate {
@@ -500,10 +534,7 @@ impl<'e> Run<'e> {
 }
 
 /// Has an engine behind a network fetch at once what the requests look at one by one.
-fn prefetch<'r>(
-    snapshot: &dyn Snapshot,
-    requests: impl Iterator<Item = &'r WriteRequest>,
-) -> Result<(), EngineError> {
+fn prefetch<'r>(snapshot: &dyn Snapshot, requests: impl Iterator<Item = &'r WriteRequest>) -> Result<(), EngineError> {
     let mut keys = Vec::new();
     for request in requests {
         match request {
