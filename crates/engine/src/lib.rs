@@ -11,6 +11,7 @@
 
 mod batch;
 pub mod conformance;
+pub mod dump;
 mod error;
 mod file;
 mod head;
@@ -106,7 +107,7 @@ pub struct Size {
 
 /// An ordered store with one way to change: [`Engine::commit`].
 pub trait Engine: Send + Sync + 'static {
-    /// A short name for logs and metrics: `lmdb`, `memory`.
+    /// A short name for logs and metrics: `lmdb`, `memory`, `postgres`.
     fn name(&self) -> &'static str;
 
     /// A linearizable point-in-time view.
