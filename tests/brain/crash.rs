@@ -44,7 +44,8 @@ fn run(seed: u64, rounds: usize, size: Size, interrupt: impl Fn(&mut Store)) -> 
     let mut random = Random::new(seed);
     let runtime = Runtime::new().expect("a runtime starts");
     let mut store = Store::start(&["--log-level=error"]).expect("the store starts");
-    let (client, load) = runtime.block_on(async { (Client::new(&store.url()), Load::start(&store.url(), size, seed)) });
+    let (client, load) =
+        runtime.block_on(async { (Client::new(&store.url()), Load::start(&[store.url()], size, seed)) });
     let mut report = Report::default();
     for _ in 0..rounds {
         let before = load.acknowledged();
@@ -114,7 +115,7 @@ fn logged(line: &Value) -> (i64, BTreeMap<String, Option<Version>>) {
 }
 
 /// Compacts some way behind what all watchers have; returns the compacted revision.
-async fn compact_behind(client: &Client, watched: i64, compacted: i64) -> i64 {
+pub(crate) async fn compact_behind(client: &Client, watched: i64, compacted: i64) -> i64 {
     let revision = watched - KEPT_REVISIONS;
     if revision <= compacted {
         return compacted;
@@ -124,7 +125,7 @@ async fn compact_behind(client: &Client, watched: i64, compacted: i64) -> i64 {
 }
 
 /// Checks the history, and that the store still tells the same.
-async fn compare(client: &Client, history: &History, compacted: i64, random: &mut Random) {
+pub(crate) async fn compare(client: &Client, history: &History, compacted: i64, random: &mut Random) {
     let mut client = client.clone();
     let newest = history.watched[0].transactions.last().map_or(1, |transaction| transaction.revision);
     let from = compacted.max(2);

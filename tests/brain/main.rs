@@ -7,5 +7,6 @@ mod crash;
 mod etcdctl;
 mod faults;
 mod kubernetes;
+mod members;
 mod oracle;
 mod random;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use kubewharf_engine::lmdb::{self, Lmdb};
 use kubewharf_engine::memory::Memory;
 use kubewharf_engine::{Engine, EngineError};
+use kubewharf_engine_postgres::Postgres;
 use kubewharf_foundation::descriptors;
 use kubewharf_foundation::listener::{Bound, ListenUrl};
 use kubewharf_foundation::shutdown::Shutdown;
@@ -56,6 +57,9 @@ pub enum RunError {
     /// The engine can't be opened.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The shared database can't be used.
+    #[error(transparent)]
+    Database(#[from] kubewharf_engine_postgres::OpenError),
     /// A URL can't be listened at, or certificates can't be used; the text names it or the file.
     #[error(transparent)]
     Outside(#[from] kubewharf_foundation::Error),
@@ -332,7 +336,14 @@ fn open(config: &Config) -> Result<Arc<dyn Engine>, RunError> {
             warn!("the store is in memory: nothing is kept when this process ends");
             Arc::new(Memory::new())
         }
-        EngineKind::Postgres => return Err(RunError::StoreFailed("not wired yet".to_owned())),
+        EngineKind::Postgres => {
+            let options = kubewharf_engine_postgres::Options {
+                schema: config.engine_schema.clone(),
+                allow_asynchronous_replication: config.engine_allows_asynchronous_replication,
+                ..kubewharf_engine_postgres::Options::new(config.engine_url.as_deref().unwrap_or_default())
+            };
+            Arc::new(Postgres::open(options)?)
+        }
         EngineKind::Lmdb => {
             let path = config.data_dir();
             prepare_data_dir(&path)?;

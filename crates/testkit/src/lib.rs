@@ -10,6 +10,7 @@ pub mod go_program;
 pub mod http;
 pub mod informers;
 pub mod kubernetes;
+pub mod members;
 pub mod pki;
 pub mod postgres;
 pub mod process;

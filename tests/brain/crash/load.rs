@@ -59,7 +59,7 @@ pub(crate) struct Load {
 
 /// What the clients share.
 struct Shared {
-    url: String,
+    urls: Vec<String>,
     stops: AtomicBool,
     /// The watchers stop once they have this.
     last: AtomicI64,
@@ -87,6 +87,11 @@ fn went_away(status: &Status) -> bool {
 }
 
 impl Shared {
+    /// A client; whoever has another number has another member, where there are several.
+    fn client(&self, number: usize) -> Client {
+        Client::new(&self.urls[number % self.urls.len()])
+    }
+
     fn stops(&self) -> bool {
         self.stops.load(Ordering::Relaxed)
     }
@@ -104,10 +109,10 @@ impl Shared {
 
 impl Load {
     /// Starts the clients; must be called within a runtime.
-    pub(crate) fn start(url: &str, size: Size, seed: u64) -> Self {
+    pub(crate) fn start(urls: &[String], size: Size, seed: u64) -> Self {
         let prefixes = [String::new(), String::new(), "w1/".to_owned(), "shared/".to_owned()];
         let shared = Arc::new(Shared {
-            url: url.to_owned(),
+            urls: urls.to_vec(),
             stops: AtomicBool::new(false),
             last: AtomicI64::new(i64::MAX),
             history: Mutex::default(),
@@ -152,7 +157,7 @@ impl Load {
         for worker in self.workers {
             worker.await.expect("a client does not panic");
         }
-        let mut client = Client::new(&self.shared.url);
+        let mut client = self.shared.client(0);
         // What nobody renews must have ended; how late is for the store's own tests.
         let deadline = Instant::now() + Duration::from_secs(SHORT_TTL_SECONDS + 30);
         loop {
@@ -229,7 +234,7 @@ struct Writer {
 
 impl Writer {
     fn new(shared: Arc<Shared>, number: u64, random: Random) -> Self {
-        let client = Client::new(&shared.url);
+        let client = shared.client(usize::try_from(number).expect("few writers"));
         Self { shared, client, number, random, count: 0, known: BTreeMap::new(), lease: 0 }
     }
 
@@ -415,7 +420,7 @@ async fn put_leased(shared: &Shared, client: &mut Client, key: String, lease: i6
 /// One that keeps a lease alive: it must never end.
 async fn keep(shared: Arc<Shared>) {
     const ID: i64 = 2_000_000;
-    let mut client = Client::new(&shared.url);
+    let mut client = shared.client(1);
     while !grant(&shared, &mut client, ID, KEPT_TTL_SECONDS).await {
         if shared.stops() {
             return;
@@ -449,7 +454,7 @@ async fn keep(shared: Arc<Shared>) {
 
 /// One that takes leases and lets them end.
 async fn grant_short(shared: Arc<Shared>) {
-    let mut client = Client::new(&shared.url);
+    let mut client = shared.client(2);
     let mut id = 3_000_000;
     while !shared.stops() {
         id += 1;
@@ -467,7 +472,7 @@ async fn grant_short(shared: Arc<Shared>) {
 
 /// One that reads single keys.
 async fn read(shared: Arc<Shared>, mut random: Random, writers: u64) {
-    let mut client = Client::new(&shared.url);
+    let mut client = shared.client(usize::try_from(random.below(8)).expect("a small number"));
     while !shared.stops() {
         let key = if random.once_in(3) {
             format!("shared/{}", random.below(SHARED_KEYS))
@@ -494,7 +499,7 @@ async fn read(shared: Arc<Shared>, mut random: Random, writers: u64) {
 
 /// One that watches, from the beginning, over all connections that it takes.
 async fn watch(shared: Arc<Shared>, number: usize, prefix: String) -> Watched {
-    let mut client = Client::new(&shared.url);
+    let mut client = shared.client(number);
     let mut watched = Watched { prefix, transactions: Vec::new() };
     let mut next = 2;
     let is_done = |next: i64| next > shared.last.load(Ordering::Relaxed);

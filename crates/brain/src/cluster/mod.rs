@@ -19,7 +19,7 @@ mod rows;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kubewharf_engine::{Cause, EngineError, Head, Size};
@@ -47,6 +47,7 @@ use crate::config::AutoCompaction;
 use crate::error::Error;
 use crate::limits::{FOLLOW_WAIT, HAND_OVER_TIMEOUT, LINEARIZE_TIMEOUT, PEER_RETRY, SIZE_INTERVAL, UNSEEN_MAX};
 use crate::mvcc::Revisions;
+use crate::rpc::metrics::Histogram;
 use crate::store::{Store, random_u64};
 
 /// The path of [`FollowRequest`] on the peers' port.
@@ -98,6 +99,7 @@ pub struct Cluster {
     /// The newest `seq` seen, and that of what is published.
     seq: AtomicU64,
     leader_changes: AtomicU64,
+    look_seconds: Histogram<14>,
 }
 
 /// Who leads, and the way there.
@@ -156,6 +158,7 @@ impl Cluster {
             tasks: Mutex::default(),
             seq: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
+            look_seconds: Histogram::doubling(0.0005),
         });
         cluster.supervise(tokio::spawn(cluster.clone().look_out()));
         cluster.supervise(tokio::spawn(cluster.clone().run(requests)));
@@ -215,6 +218,11 @@ impl Cluster {
     #[must_use]
     pub fn leader_changes(&self) -> u64 {
         self.leader_changes.load(Ordering::Relaxed)
+    }
+
+    /// How long looks at the engine take.
+    pub(crate) fn look_seconds(&self) -> &Histogram<14> {
+        &self.look_seconds
     }
 
     /// The newest commit of which this member knows, by number.
@@ -363,6 +371,7 @@ impl Cluster {
             }
             let served = self.flights.begin();
             let cluster = self.clone();
+            let begun = Instant::now();
             let looking = move || catch_up(&cluster.store, &mut |head| cluster.check(head));
             let result = match tokio::task::spawn_blocking(looking).await {
                 Ok(Ok(sighting)) => self.saw(sighting),
@@ -372,6 +381,7 @@ impl Cluster {
                 }
                 Err(error) => Err(Error::Unavailable(error.to_string())),
             };
+            self.look_seconds.observe_time(begun.elapsed());
             self.flights.land(served, result);
         }
     }

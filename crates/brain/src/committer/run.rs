@@ -436,10 +436,14 @@ impl<'e> Run<'e> {
         self.head = head;
         self.unread_since = None;
         self.confirmed = in_flight.revisions;
-        if let Some(cache) = &self.cache {
-            cache.lock().confirmed(&in_flight.overlay);
-        }
         let metrics = self.published.commit_metrics();
+        if let Some(cache) = &self.cache {
+            let mut cache = cache.lock();
+            cache.confirmed(&in_flight.overlay);
+            let (hits, misses) = cache.take_counts();
+            metrics.cache_hits.add(hits);
+            metrics.cache_misses.add(misses);
+        }
         let took = in_flight.begun.elapsed();
         metrics.seconds.observe_time(took);
         let requests = in_flight.entries.len() + self.growing_requests();

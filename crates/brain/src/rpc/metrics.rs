@@ -210,12 +210,21 @@ pub struct CommitMetrics {
     pub requests: Histogram<12>,
     /// The time from handing a batch to the engine to knowing that it is durable.
     pub seconds: Histogram<14>,
+    /// Rows that a leader over a shared engine knew, and did not know.
+    pub cache_hits: Counter,
+    /// See [`CommitMetrics::cache_hits`].
+    pub cache_misses: Counter,
 }
 
 impl Default for CommitMetrics {
     fn default() -> Self {
         // etcd's bounds of its backend's commits: 1 ms to 8 s.
-        Self { requests: Histogram::doubling(1.0), seconds: Histogram::doubling(0.001) }
+        Self {
+            requests: Histogram::doubling(1.0),
+            seconds: Histogram::doubling(0.001),
+            cache_hits: Counter::default(),
+            cache_misses: Counter::default(),
+        }
     }
 }
 
@@ -422,6 +431,19 @@ fn write_own(text: &mut Exposition, server: &Server) {
     text.family("kubebrain_info", "gauge", "This program. 1 for its version and engine.");
     let labels = [("version", env!("CARGO_PKG_VERSION")), ("engine", server.store.engine().name())];
     text.sample("kubebrain_info", &labels, 1);
+    let Some(cluster) = &server.cluster else { return };
+    text.gauge("kubebrain_epoch", "The epoch: how often a member began to lead or let go.", server.store.epoch());
+    text.counter("kubebrain_row_cache_hits_total", "Rows that the leader knew.", commits.cache_hits.get());
+    text.counter(
+        "kubebrain_row_cache_misses_total",
+        "Rows that the leader asked the engine for.",
+        commits.cache_misses.get(),
+    );
+    cluster.look_seconds().write(
+        text,
+        "kubebrain_engine_look_duration_seconds",
+        "Time that looks at the shared engine take.",
+    );
 }
 
 /// The process's own numbers, from `/proc`.
