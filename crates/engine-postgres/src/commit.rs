@@ -4,6 +4,9 @@
 //! statements of bounded size; the commit. What follows a statement that failed fails too, as the transaction has. Should it never have
 //! begun, the rows' statements find no mark and change nothing.
 //!
+//! The server waits for the end of what was sent as long as a commit may take, and then rolls back: a process that dies in the middle of sending
+//! must not leave the head locked.
+//!
 //! Invariant: a commit that was sent is never cancelled. When its answer does not come, the connection is given up and the outcome is unknown.
 
 use std::time::{Duration, Instant};
@@ -164,7 +167,7 @@ async fn send(engine: &Postgres, link: &Link, batch: &Batch, parts: &[Part<'_>])
     let mark = format!("{:032x}-{}", batch.next.batch_id, batch.next.seq);
     let Postgres { options, .. } = engine;
     let heads = (&batch.expected, &batch.next);
-    let begin = sql::begin_batch(&options.schema, &mark, heads, options.is_pooled);
+    let begin = sql::begin_batch(&options.schema, &mark, heads, options.is_pooled, options.commit_timeout);
     let parameters: Vec<_> = parts.iter().map(|part| part.parameters(&mark)).collect();
 
     let mut steps: Vec<Step<'_, Answer>> = Vec::with_capacity(parts.len() + 2);

@@ -11,7 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use kubewharf_engine::Cause;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 
 use crate::link::Link;
@@ -53,21 +53,28 @@ impl Connector {
                     return Err(late(&last));
                 }
                 std::thread::sleep(wait_until.saturating_duration_since(Instant::now()));
-            } else if failures.back_off.is_zero() {
+            }
+            if failures.back_off.is_zero() {
                 // While all is well, many connect at once.
-                let link = MutexGuard::unlocked(&mut failures, || self.attempt(deadline));
-                match link {
+                drop(failures);
+                match self.attempt(deadline) {
                     Ok(link) => return Ok(link),
+                    Err(failure) => match self.failures.try_lock_until(deadline) {
+                        Some(mut failures) => last = failures.note(failure)?,
+                        None => return Err(late(&failure.0)),
+                    },
+                }
+            } else {
+                match self.attempt(deadline) {
+                    Ok(link) => {
+                        *failures = Failures::default();
+                        return Ok(link);
+                    }
                     Err(failure) => last = failures.note(failure)?,
                 }
-                continue;
             }
-            match self.attempt(deadline) {
-                Ok(link) => {
-                    *failures = Failures::default();
-                    return Ok(link);
-                }
-                Err(failure) => last = failures.note(failure)?,
+            if Instant::now() >= deadline {
+                return Err(late(&last));
             }
         }
     }

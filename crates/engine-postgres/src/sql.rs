@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::ops::Bound;
+use std::time::Duration;
 
 use kubewharf_engine::{Direction, Head, Table};
 
@@ -13,9 +14,12 @@ use kubewharf_engine::{Direction, Head, Table};
 const PLANS: [(&str, &str); 4] =
     [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("enable_sort", "off"), ("jit", "off")];
 
-/// Said once on a connection of one's own. A server that does not know a setting is not one that needs it.
-pub(crate) const SESSION: &str = "SELECT set_config(name, 'off', false) FROM pg_settings \
-    WHERE name IN ('enable_seqscan', 'enable_bitmapscan', 'enable_sort', 'jit')";
+/// Said once on a connection of one's own: the plans, and that the server notices within half a minute when this machine is gone, so that
+/// its views don't keep the server from cleaning up. A server that does not know a setting is not one that needs it.
+pub(crate) const SESSION: &str = "SELECT set_config(name, CASE name WHEN 'tcp_keepalives_idle' THEN '15' \
+    WHEN 'tcp_keepalives_interval' THEN '5' WHEN 'tcp_keepalives_count' THEN '3' ELSE 'off' END, false) \
+    FROM pg_settings WHERE name IN ('enable_seqscan', 'enable_bitmapscan', 'enable_sort', 'jit', \
+    'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count')";
 
 /// Marks a transaction: the value is the batch's own, and gone with the transaction.
 const MARK: &str = "kubewharf.batch";
@@ -53,15 +57,25 @@ pub(crate) fn head(row: &[Option<String>]) -> Option<Head> {
 }
 
 /// Begins a batch's transaction, marks it and moves the head, in one message: each fails if what is before it has failed. A head that is
-/// not the expected one is a division by zero, because an update of no row is no error by itself. `heads` are the expected one and the next.
-pub(crate) fn begin_batch(schema: &str, mark: &str, heads: (&Head, &Head), is_pooled: bool) -> String {
+/// not the expected one is a division by zero, because an update of no row is no error by itself. `heads` are the expected one and the next;
+/// `idle_timeout` is how long the server waits for what follows.
+pub(crate) fn begin_batch(
+    schema: &str,
+    mark: &str,
+    heads: (&Head, &Head),
+    is_pooled: bool,
+    idle_timeout: Duration,
+) -> String {
     let mut text = String::with_capacity(1024);
     text += "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;SELECT ";
     // The server must not give up a commit that has been sent, nor answer before it is on its disk and, as far as the operator asks for
-    // it, on those of its standbys.
-    for setting in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
-        let _ = write!(text, "set_config('{setting}', '0', true), ");
-    }
+    // it, on those of its standbys. If the end of what was sent never arrives, because this machine is gone, the head must not stay locked.
+    let idle_ms = idle_timeout.as_millis();
+    let _ = write!(
+        text,
+        "set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true), \
+         set_config('idle_in_transaction_session_timeout', '{idle_ms}', true), "
+    );
     if is_pooled {
         let _ = write!(text, "{}, ", local_plans());
     }

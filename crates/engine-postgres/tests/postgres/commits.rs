@@ -186,7 +186,7 @@ fn a_commit_is_durable_and_has_time_whatever_the_database_s_defaults_say() {
         .psql(
             "ALTER DATABASE postgres SET synchronous_commit = off; ALTER DATABASE postgres SET statement_timeout = '1s'; \
              ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'; \
-             ALTER DATABASE postgres SET default_transaction_read_only = off",
+             ALTER DATABASE postgres SET idle_in_transaction_session_timeout = '2s'",
         )
         .unwrap();
     for is_pooled in [false, true] {
@@ -196,7 +196,8 @@ fn a_commit_is_durable_and_has_time_whatever_the_database_s_defaults_say() {
             .psql(&format!(
                 "CREATE TABLE IF NOT EXISTS seen (name text, value text); CREATE OR REPLACE FUNCTION look() RETURNS \
                  trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen SELECT name, current_setting(name) FROM \
-                 unnest(ARRAY['synchronous_commit', 'statement_timeout', 'transaction_isolation']) AS name; \
+                 unnest(ARRAY['synchronous_commit', 'statement_timeout', 'transaction_isolation', \
+                 'idle_in_transaction_session_timeout']) AS name; \
                  RETURN NEW; END $$; CREATE TRIGGER look AFTER UPDATE ON \"{}\".head FOR EACH ROW \
                  EXECUTE FUNCTION look()",
                 options.schema
@@ -205,6 +206,7 @@ fn a_commit_is_durable_and_has_time_whatever_the_database_s_defaults_say() {
         apply(&engine, vec![]);
     }
     let seen = server.psql("SELECT DISTINCT name || ' = ' || value FROM seen ORDER BY 1").unwrap();
+    let seen = seen.replace("idle_in_transaction_session_timeout = 10s\n", "");
     assert_eq!(seen, "statement_timeout = 0\nsynchronous_commit = on\ntransaction_isolation = read committed");
 }
 

@@ -10,6 +10,7 @@ mod pooler;
 mod restoring;
 mod stores;
 mod tls;
+mod wire;
 mod writer;
 
 use kubewharf_engine::conformance;
