@@ -106,7 +106,9 @@ fn report(mut gaps: Vec<(Fault, Duration)>) {
     for fault in [Fault::Kill, Fault::Pause, Fault::Stop, Fault::Database] {
         let of: Vec<Duration> = gaps.iter().filter(|gap| gap.0 == fault).map(|gap| gap.1).collect();
         if let (Some(longest), median) = (of.last(), of.get(of.len() / 2)) {
-            eprintln!("{fault:?}: {} times, nothing acknowledged for {median:.0?}, at most {longest:.0?}", of.len());
+            let ms = |gap: Option<&Duration>| gap.map_or(0, Duration::as_millis);
+            let [median, longest] = [ms(median), ms(Some(longest))];
+            eprintln!("{fault:?}: {} times, nothing acknowledged for {median} ms, at most {longest} ms", of.len());
         }
     }
 }

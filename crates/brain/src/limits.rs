@@ -113,7 +113,7 @@ pub(crate) const FOLLOW_WAIT: std::time::Duration = std::time::Duration::from_mi
 /// How long a write waits for a leader, and for its answer; etcd's clients are told then that it timed out.
 pub(crate) const FORWARD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(7);
 /// How long an answer from a leader that was deposed is still waited for.
-pub(crate) const FORWARD_GRACE: std::time::Duration = std::time::Duration::from_millis(500);
+pub(crate) const FORWARD_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 /// How long connecting to the leader may take.
 pub(crate) const PEER_CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(500);
 /// Pause between two attempts at connecting to the leader.

@@ -136,8 +136,8 @@ impl Cluster {
             client_ur_ls: options.client_urls.clone(),
             is_learner: false,
         };
-        // Some tens of milliseconds apart, by chance.
-        let patience = options.ttl / 16 * u32::try_from(me.id % 8).unwrap_or(0) / 4;
+        // Some milliseconds apart, by chance.
+        let patience = options.ttl / 128 * u32::try_from(me.id % 8).unwrap_or(0);
         let (hand_overs, requests) = mpsc::channel(1);
         let cluster = Arc::new(Self {
             election: Mutex::new(Election::new(options.ttl, patience)),
