@@ -338,22 +338,22 @@ impl Store {
         self.engine.snapshot()
     }
 
-    /// A view to read at any revision from the compacted one to the newest, and these: the newest confirmed before the view was taken, and
-    /// one that is not below what the view may have lost.
-    pub fn view(&self) -> Result<(Revisions, Box<dyn Snapshot + '_>), EngineError> {
+    /// A view to read at any revision from the compacted one to the newest, and these: one that is not below what the view may have lost, and
+    /// the newest confirmed before the view was taken.
+    ///
+    /// Where others write too, the newest is what the view itself has: it is the newest of all at that moment, so a read of it is
+    /// linearizable whoever leads. `wanted` is a key that is about to be asked for.
+    pub fn view(&self, wanted: Option<&[u8]>) -> Result<(Revisions, Box<dyn Snapshot + '_>), EngineError> {
+        if self.is_shared() {
+            let rows = [(Table::Meta, &meta::COMPACTED[..]), (Table::Current, wanted.unwrap_or_default())];
+            let rows = if wanted.is_some() { &rows[..] } else { &rows[..1] };
+            let snapshot = self.engine.snapshot_with(rows)?;
+            let revisions = Revisions { newest: snapshot.head()?.revision, compacted: compacted(snapshot.as_ref())? };
+            return Ok((revisions, snapshot));
+        }
         loop {
             let newest = self.published.newest();
             let snapshot = self.snapshot()?;
-            if self.is_shared() {
-                // Another process compacts, and removes rows before this one hears of it.
-                let compacted = compacted(snapshot.as_ref())?;
-                if compacted <= newest {
-                    return Ok((Revisions { newest, compacted }, snapshot));
-                }
-                drop(snapshot);
-                crate::cluster::catch_up(self, &mut |_| Ok(()))?;
-                continue;
-            }
             let compacted = self.published.compacted.load(Ordering::Acquire);
             // Else there were a write and a compaction meanwhile, and there is something newer to read.
             if compacted <= newest {

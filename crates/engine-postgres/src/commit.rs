@@ -24,6 +24,9 @@ use crate::wait::{self, Step};
 /// One message of rows; a single row may be larger.
 const PART_BYTES_MAX: usize = 8 << 20;
 const PART_ROWS_MAX: usize = 8192;
+/// How long the server waits for the rest of a commit, at most. All of it is sent at once; a process that stands still in the middle must not keep
+/// the head locked for much longer than others wait before they take over.
+const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 /// What a commit gets beyond its time for each second's worth of bytes.
 const BYTES_PER_SECOND: usize = 8 << 20;
 
@@ -167,7 +170,8 @@ async fn send(engine: &Postgres, link: &Link, batch: &Batch, parts: &[Part<'_>])
     let mark = format!("{:032x}-{}", batch.next.batch_id, batch.next.seq);
     let Postgres { options, .. } = engine;
     let heads = (&batch.expected, &batch.next);
-    let begin = sql::begin_batch(&options.schema, &mark, heads, options.is_pooled, options.commit_timeout);
+    let idle_timeout = options.commit_timeout.min(IDLE_TIMEOUT_MAX);
+    let begin = sql::begin_batch(&options.schema, &mark, heads, options.is_pooled, idle_timeout);
     let parameters: Vec<_> = parts.iter().map(|part| part.parameters(&mark)).collect();
 
     let mut steps: Vec<Step<'_, Answer>> = Vec::with_capacity(parts.len() + 2);

@@ -32,7 +32,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, dump};
+use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, Table, dump};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
@@ -154,7 +154,11 @@ impl Engine for Postgres {
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
-        Ok(Box::new(snapshot::View::begin(self)?))
+        self.snapshot_with(&[])
+    }
+
+    fn snapshot_with(&self, wanted: &[(Table, &[u8])]) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        Ok(Box::new(snapshot::View::begin(self, wanted)?))
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {

@@ -17,10 +17,10 @@ use tokio_postgres::{Error, Row, RowStream};
 
 use crate::Postgres;
 use crate::error::{is_refusal, unavailable};
-use crate::link::Parameter;
+use crate::link::{Link, Parameter};
 use crate::pool::Pooled;
 use crate::sql;
-use crate::wait;
+use crate::wait::{self, Step};
 
 /// Rows of the first page of a scan, of the second, and of all others: most scans are short or end early, and what a page brings too much
 /// has been read in vain.
@@ -54,24 +54,29 @@ struct Page {
 }
 
 impl<'e> View<'e> {
-    /// Takes a view.
-    pub(crate) fn begin(engine: &'e Postgres) -> Result<Self, EngineError> {
+    /// Takes a view, and fetches some rows of it in the same round trip.
+    pub(crate) fn begin(engine: &'e Postgres, wanted: &[(Table, &[u8])]) -> Result<Self, EngineError> {
         let begin = sql::begin_view(&engine.options.schema, engine.options.is_pooled);
         let deadline = engine.read_deadline();
         loop {
             let mut connection = engine.pool.take(&engine.connector, deadline)?;
             let answer = connection.link().and_then(|link| {
                 link.take_warnings();
-                let answer = wait::until(deadline, link.simple(&begin));
+                let answer = wait::until(deadline, begin_with(engine, link, &begin, wanted));
                 // That a transaction was open already, for example: its view would be an old one.
                 let warning = link.take_warnings().pop();
                 answer.map(|answer| (answer, warning))
             });
             let failure = match answer {
-                Some((Ok(row), None)) => match sql::head(&row) {
+                Some((Ok((row, rows)), None)) => match sql::head(&row) {
                     Some(head) => {
                         let connection = RefCell::new(connection);
-                        let (fetched, pages) = (RefCell::default(), RefCell::default());
+                        let mut fetched: [Fetched; Table::ALL.len()] = Default::default();
+                        for ((table, key), row) in wanted.iter().zip(rows) {
+                            let value = row.as_ref().map(|row| bytes(row, 0)).transpose()?.map(Arc::from);
+                            fetched[usize::from(table.number())].insert(key.to_vec(), value);
+                        }
+                        let (fetched, pages) = (RefCell::new(fetched), RefCell::default());
                         return Ok(Self { engine, connection, head, fetched, pages });
                     }
                     None => Cause::Corrupt("the head's row is missing or damaged".to_owned()),
@@ -169,6 +174,41 @@ impl<'e> View<'e> {
         }
         Ok(visited)
     }
+}
+
+/// What one message returned: the fields of the last row, or the one row.
+enum Begun {
+    Head(Vec<Option<String>>),
+    Row(Option<Row>),
+}
+
+/// Begins a view and asks for rows, all before the first answer is read. Gives the head's fields and the rows.
+async fn begin_with(
+    engine: &Postgres,
+    link: &Link,
+    begin: &str,
+    wanted: &[(Table, &[u8])],
+) -> Result<(Vec<Option<String>>, Vec<Option<Row>>), Error> {
+    let texts: Vec<String> = wanted.iter().map(|(table, _)| sql::get(&engine.options.schema, *table)).collect();
+    for text in &texts {
+        link.prepare(text, &[Type::BYTEA]).await?;
+    }
+    let mut steps: Vec<Step<'_, Result<Begun, Error>>> = Vec::with_capacity(1 + wanted.len());
+    steps.push(Box::pin(async { link.simple(begin).await.map(Begun::Head) }));
+    for (text, (_, key)) in texts.iter().zip(wanted) {
+        steps.push(Box::pin(async {
+            let rows = link.rows(text, &[(key, Type::BYTEA)]).await?;
+            Ok(Begun::Row(rows.into_iter().next()))
+        }));
+    }
+    let (mut head, mut rows) = (Vec::new(), Vec::with_capacity(wanted.len()));
+    for answer in wait::in_order(steps).await {
+        match answer? {
+            Begun::Head(fields) => head = fields,
+            Begun::Row(row) => rows.push(row),
+        }
+    }
+    Ok((head, rows))
 }
 
 #[derive(Default)]

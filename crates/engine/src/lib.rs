@@ -113,6 +113,13 @@ pub trait Engine: Send + Sync + 'static {
     /// A linearizable point-in-time view.
     fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError>;
 
+    /// A view, as [`Engine::snapshot`] gives it, of which these rows are about to be asked for: an engine behind a network takes the view and
+    /// fetches them in one round trip.
+    fn snapshot_with(&self, wanted: &[(Table, &[u8])]) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        let _ = wanted;
+        self.snapshot()
+    }
+
     /// Applies `batch` if the stored head equals `batch.expected`, and replaces that head by `batch.next`; all of it or nothing,
     /// durable on return. Blocks until the outcome is known or can't be.
     fn commit(&self, batch: &Batch) -> Result<(), CommitError>;

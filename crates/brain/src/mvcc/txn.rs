@@ -403,16 +403,6 @@ pub fn is_read_only(request: &TxnRequest) -> bool {
     request.success.iter().all(reads) && request.failure.iter().all(reads)
 }
 
-/// Whether a request that only reads may be answered with what is known here, as etcd judges it: all of its ranges may.
-#[must_use]
-pub fn is_serializable(request: &TxnRequest) -> bool {
-    let may = |operation: &RequestOp| match &operation.request {
-        Some(Request::RequestRange(range)) => range.serializable,
-        _ => true,
-    };
-    request.success.iter().all(may) && request.failure.iter().all(may)
-}
-
 /// Whether the request may put anything, whichever branches are taken.
 #[must_use]
 pub fn may_put(request: &TxnRequest) -> bool {

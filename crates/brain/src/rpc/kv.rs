@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use kubewharf_engine::Table;
 use kubewharf_etcd_api::encode;
 use kubewharf_etcd_api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
@@ -23,7 +24,7 @@ use super::work::{self, Caller, Step, Work, refusal};
 use crate::committer::{WriteRequest, WriteResponse};
 use crate::error::Error;
 use crate::limits::{LIST_LOOK, READ_TXN_BYTES_MIN, READ_TXN_BYTES_STEP_MAX, TXN_INLINE_BYTES_MAX};
-use crate::mvcc::{Evaluator, Refusal, SnapshotRows, is_read_only, is_serializable, query, range, validate};
+use crate::mvcc::{Evaluator, Refusal, SnapshotRows, is_read_only, query, range, single_keys, validate};
 
 /// Serves Range.
 pub(super) fn serve_range(server: &Arc<Server>, deadline: Option<Instant>, message: Bytes, reply: UnaryReply) {
@@ -35,32 +36,15 @@ pub(super) fn serve_range(server: &Arc<Server>, deadline: Option<Instant>, messa
         return reply.send(Err(status(&error.into())));
     }
     server.metrics.ranges.increment();
-    let is_near = server.cluster.is_none() && !server.store.engine().reads_may_wait();
-    if request.range_end.is_empty() && is_near {
+    if request.range_end.is_empty() && !server.store.engine().reads_may_wait() {
         return reply.send(get(server, &request).map_err(|error| status(&error)));
     }
-    let serializable = request.serializable;
-    start_read(server, Box::new(List::whole(server, request)), Caller { reply, deadline }, serializable);
-}
-
-/// Begins a read, after a look at a shared engine if it is to be linearizable.
-fn start_read(server: &Arc<Server>, read: Box<impl Work>, caller: Caller, serializable: bool) {
-    if serializable || server.cluster.is_none() {
-        return work::start(server, read, caller);
-    }
-    let server = server.clone();
-    let runtime = server.runtime.clone();
-    runtime.spawn(async move {
-        match server.linearize().await {
-            Ok(()) => work::start(&server, read, caller),
-            Err(error) => caller.reply.send(Err(status(&error))),
-        }
-    });
+    work::start(server, Box::new(List::whole(server, request)), Caller { reply, deadline });
 }
 
 /// Answers a read of one key.
 fn get(server: &Server, request: &RangeRequest) -> Result<Reply, Error> {
-    let (revisions, snapshot) = server.store.view()?;
+    let (revisions, snapshot) = server.store.view(Some(&request.key))?;
     let revision = revisions.resolve(request.revision)?;
     let mut body = BytesMut::new();
     let header = server.header(revisions.newest);
@@ -136,9 +120,8 @@ fn begin_txn(server: &Arc<Server>, deadline: Option<Instant>, message: Bytes, re
     }
     if is_read_only(&request) {
         let bytes = READ_TXN_BYTES_MIN.min(server.lists.bytes_max());
-        let serializable = is_serializable(&request);
         let txn = ReadTxn { request, grant: server.lists.grant(), bytes };
-        return start_read(server, Box::new(txn), Caller { reply, deadline }, serializable);
+        return work::start(server, Box::new(txn), Caller { reply, deadline });
     }
     match check_size(server, bytes).and_then(|()| server.quota.check_txn(&request)) {
         Ok(()) => submit(server, WriteRequest::Txn(request), bytes, reply),
@@ -162,7 +145,12 @@ impl Work for ReadTxn {
             Err(Exceeded::NotNow) => return Ok(Step::Short(self.bytes)),
             Err(Exceeded::TooLarge) => return Err(refusal(server, &Exceeded::TooLarge)),
         }
-        let (revisions, snapshot) = server.store.view()?;
+        let (revisions, snapshot) = server.store.view(None)?;
+        let mut keys = Vec::new();
+        single_keys(&self.request, &mut keys);
+        if keys.len() > 1 {
+            snapshot.prefetch(Table::Current, &keys)?;
+        }
         // Encoded, nothing takes more than it does now.
         let response_bytes = self.bytes / 2;
         let evaluated =

@@ -79,7 +79,8 @@ impl List {
     }
 
     fn read(&mut self, server: &Server) -> Result<Read, Error> {
-        let (revisions, snapshot) = server.store.view()?;
+        let is_single = self.pinned.is_none() && self.request.range_end.is_empty();
+        let (revisions, snapshot) = server.store.view(is_single.then_some(&self.request.key[..]))?;
         if self.pinned.as_ref().is_some_and(|pinned| pinned.reading.query().revision < revisions.compacted) {
             if self.request.revision > 0 || self.sink.parts > 0 {
                 return Err(Error::Compacted);
@@ -398,9 +399,6 @@ pub(super) async fn range_stream(
 async fn stream_parts(server: &Arc<Server>, message: Bytes, responses: &ResponseSink) -> Result<(), Status> {
     let request = RangeRequest::decode(message).map_err(|error| status::malformed(&error))?;
     validate::check_range(&request).map_err(|error| status(&error.into()))?;
-    if !request.serializable {
-        server.linearize().await.map_err(|error| status(&error))?;
-    }
     let mut list = Box::new(List::in_parts(server, request).map_err(|error| status(&error))?);
     loop {
         let turn = tokio::select! {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot};
+use crate::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, Table};
 
 /// What happens to one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,6 +178,10 @@ impl<E: Engine> Engine for Faulty<E> {
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
         self.inner.snapshot()
+    }
+
+    fn snapshot_with(&self, wanted: &[(Table, &[u8])]) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        self.inner.snapshot_with(wanted)
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
