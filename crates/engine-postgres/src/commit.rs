@@ -180,7 +180,7 @@ async fn send(engine: &Postgres, link: &Link, batch: &Batch, parts: &[Part<'_>])
         steps.push(Box::pin(async { link.rows(&part.text, parameters).await.map(drop).into() }));
     }
     steps.push(Box::pin(async { link.simple("COMMIT").await.map(drop).into() }));
-    let mut answers = wait::in_order(steps).await;
+    let mut answers = link.together(steps).await;
     let lost = || Answer::Lost("a step has no answer".to_owned());
     let commit = answers.pop().unwrap_or_else(lost);
     let rows = answers.split_off(1.min(answers.len()));

@@ -6,6 +6,7 @@
 //! Invariant: a dropped link is a closed socket, whatever was under way on it. One caller uses a link at a time.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
@@ -21,6 +22,7 @@ use crate::error::{describe, describe_message, is_permanent};
 use crate::sql;
 use crate::tls::{Connector, TlsStream};
 use crate::url::Target;
+use crate::wait::{self, Step};
 
 /// A parameter of a statement and its type.
 pub(crate) type Parameter<'p> = (&'p (dyn ToSql + Sync), Type);
@@ -37,6 +39,8 @@ pub(crate) struct Link {
     client: Client,
     /// The task that moves bytes.
     driver: AbortHandle,
+    /// Whoever holds it keeps the task from sending.
+    gate: Arc<Mutex<()>>,
     warnings: Arc<Mutex<Vec<String>>>,
     /// By their text; `None` where every statement is unnamed.
     statements: Option<Mutex<HashMap<String, Statement>>>,
@@ -73,13 +77,26 @@ impl Link {
         }
         let (client, connection) = host.connect(tls).await?;
         let warnings = Arc::new(Mutex::new(Vec::new()));
-        let driver = tokio::spawn(drive(connection, warnings.clone())).abort_handle();
+        let gate = Arc::new(Mutex::new(()));
+        let driver = tokio::spawn(drive(connection, warnings.clone(), gate.clone())).abort_handle();
         let statements = (!is_pooled).then(Mutex::default);
-        let link = Self { client, driver, warnings, statements };
+        let link = Self { client, driver, gate, warnings, statements };
         if !is_pooled {
             link.client.batch_execute(sql::SESSION).await?;
         }
         Ok(link)
+    }
+
+    /// Runs steps that are one message to the server as nearly as can be: nothing of them is sent before all of them have begun. A process that
+    /// stands still in the middle would keep what it has locked there.
+    pub(crate) async fn together<T>(&self, steps: Vec<Step<'_, T>>) -> Vec<T> {
+        let mut all = pin!(wait::in_order(steps));
+        let mut has_begun = false;
+        std::future::poll_fn(|context| {
+            let _held = (!std::mem::replace(&mut has_begun, true)).then(|| self.gate.lock());
+            all.as_mut().poll(context)
+        })
+        .await
     }
 
     /// Whether the connection is known to be lost. One that is not may be lost as well.
@@ -149,9 +166,13 @@ impl Drop for Link {
 }
 
 /// Moves the connection's bytes until it ends. The server's warnings are kept before what comes behind them is delivered.
-async fn drive(mut connection: Connection<Socket, TlsStream>, warnings: Arc<Mutex<Vec<String>>>) {
+async fn drive(mut connection: Connection<Socket, TlsStream>, warnings: Arc<Mutex<Vec<String>>>, gate: Arc<Mutex<()>>) {
     loop {
-        match std::future::poll_fn(|context| connection.poll_message(context)).await {
+        let message = std::future::poll_fn(|context| {
+            let _passes = gate.lock();
+            connection.poll_message(context)
+        });
+        match message.await {
             Some(Ok(AsyncMessage::Notice(notice))) => {
                 let is_warning =
                     notice.parsed_severity().map_or(notice.severity() == "WARNING", |it| it == Severity::Warning);
