@@ -399,17 +399,17 @@ fn adopt(engine: &dyn Engine) -> Result<(Head, Identity), EngineError> {
         operations.push(Operation::Put { table: Table::Meta, key: meta::IDENTITY, value: identity.encode() });
         identity
     });
-    let next = new_reign(found);
+    let next = new_reign(found, random_u64());
     engine
         .commit(&Batch { expected: found, next, operations, reserve: Reserve::Whole })
         .map_err(|error| EngineError::Failed(Cause::Unavailable(format!("can't take the store over: {error}"))))?;
     Ok((next, identity))
 }
 
-/// The head that a takeover of `found` leaves.
-pub(crate) fn new_reign(found: Head) -> Head {
+/// The head that a takeover of `found` leaves; `incarnation` is a random number.
+pub(crate) fn new_reign(found: Head, incarnation: u64) -> Head {
     let seq = found.seq + 1;
-    let batch_id = u128::from(random_u64()) << 64 | u128::from(seq);
+    let batch_id = u128::from(incarnation) << 64 | u128::from(seq);
     Head { epoch: found.epoch + 1, seq, revision: found.revision, batch_id }
 }
 
@@ -423,7 +423,7 @@ fn found(engine: &dyn Engine) -> Result<(Head, u64), EngineError> {
             return Ok((head, identity.cluster_id));
         }
         let identity = Identity { cluster_id: random_u64(), member_id: 0 };
-        let next = Head { epoch: head.epoch, ..new_reign(head) };
+        let next = Head { epoch: head.epoch, ..new_reign(head, random_u64()) };
         let operations = vec![Operation::Put { table: Table::Meta, key: meta::IDENTITY, value: identity.encode() }];
         // Whatever became of it, the next look tells.
         match engine.commit(&Batch { expected: head, next, operations, reserve: Reserve::Whole }) {

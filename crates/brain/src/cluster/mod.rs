@@ -9,12 +9,13 @@
 //! Invariant: at most one process publishes by a committer in an epoch, and what any member shows its clients is in the engine's log.
 
 mod catch_up;
-mod election;
+pub(crate) mod election;
 mod flights;
 mod forward;
 mod link;
 mod reign;
-mod rows;
+pub(crate) mod rows;
+pub(crate) mod takeover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -305,13 +306,7 @@ impl Cluster {
         self.seen_ms.store(RealClock.monotonic_ms(), Ordering::Relaxed);
         self.seq.store(head.seq, Ordering::Relaxed);
         if let Some(leadership) = leadership {
-            let let_go = leadership.leader.is_none();
-            if let_go {
-                election.leader_let_go(head.epoch, leadership.successor != 0 && leadership.successor != self.me.id);
-            } else if leadership.leader.as_ref().is_some_and(|leader| leader.id == self.me.id) {
-                // An earlier process of this member, or this one without success.
-                election.leader_is_gone(head.epoch);
-            }
+            election.epoch_began(&leadership, self.me.id);
             drop(election);
             self.know(head.epoch, leadership.leader);
         }

@@ -9,6 +9,11 @@ use kubewharf_engine::{Batch, Cause, CommitError, Head, Reserve};
 
 use crate::limits::{RESOLVE_BACKOFF_MS_MAX, RESOLVE_BACKOFF_MS_MIN, RESOLVE_MS_MAX};
 
+/// The head that a batch behind `head` leaves, in the same epoch.
+pub(crate) fn next_head(head: Head, revision: i64) -> Head {
+    Head { seq: head.seq + 1, revision, batch_id: head.batch_id + 1, ..head }
+}
+
 /// Follows one batch from its first attempt to its outcome.
 #[derive(Debug)]
 pub(crate) struct Resolution {
@@ -84,7 +89,7 @@ impl Resolution {
         if head == self.attempt.next {
             // An earlier attempt of ours is in the engine. Only what is committed behind it proves that it stays there.
             self.seen = true;
-            let next = Head { seq: head.seq + 1, batch_id: head.batch_id + 1, ..head };
+            let next = next_head(head, head.revision);
             let reserve = Reserve::Whole;
             self.attempt = Arc::new(Batch { expected: head, next, reserve, ..Batch::default() });
             return Step::Retry { batch: self.attempt.clone(), after_ms: 0 };
