@@ -1,0 +1,469 @@
+//! A member: follows the engine's log, answers reads, and leads when it is its turn.
+//!
+//! It takes one input at a time, as a process takes what its sockets and timers have for it, and shares the rules of the election and of
+//! a takeover with the real one.
+//!
+//! Invariant: while it leads, only its leader publishes; it looks at the engine once at a time, and begins no takeover meanwhile.
+
+use std::time::Duration;
+
+use kubewharf_engine::Head;
+use kubewharf_etcd_api::etcdserverpb::Member as Peer;
+
+use super::engine::View;
+use super::history::{Answer, Request};
+use super::leader::{End, Fate, Leader, Published};
+use super::network::{Address, Demand, Happening, Input, MS, Outside, Timer};
+use super::{Bug, KEYS, OpId};
+use crate::cluster::election::{Election, Verdict};
+use crate::cluster::rows::{self, Leadership};
+use crate::cluster::takeover::{Progress, Takeover};
+
+/// A member's own clock: never goes back, but may jump and run at another pace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    base: u64,
+    since: u64,
+    /// Its pace, in 1024ths.
+    pace: u64,
+}
+
+impl Clock {
+    pub(super) fn new(base: u64) -> Self {
+        Self { base, since: 0, pace: 1024 }
+    }
+
+    fn read(&self, now: u64) -> Duration {
+        Duration::from_micros(self.base + ((now - self.since) * self.pace >> 10))
+    }
+
+    /// How long `duration` of this clock takes, and no less.
+    fn stretch(&self, duration: Duration) -> u64 {
+        (duration.as_micros() as u64) * 1024 / self.pace + 1
+    }
+
+    pub(super) fn adjust(&mut self, now: u64, jump: u64, pace: u64) {
+        *self = Self { base: self.read(now).as_micros() as u64 + jump, since: now, pace };
+    }
+}
+
+/// A look under way, and the reads that wait for it.
+struct Look {
+    call: u64,
+    reads: Vec<OpId>,
+    /// The epoch in which this member led when it began.
+    led: Option<u64>,
+}
+
+enum Duty {
+    /// Does not know yet where the store stands.
+    Starting,
+    Follow,
+    TakeOver {
+        takeover: Takeover,
+        call: u64,
+    },
+    /// Has begun the epoch of this head, and looks at what there is up to it.
+    CatchUp {
+        head: Head,
+        call: u64,
+    },
+    Lead(Box<Leader>),
+}
+
+/// Letting go, after the last batch.
+enum LetGo {
+    Look { call: u64, epoch: u64, successor: u64 },
+    Commit { takeover: Takeover, call: u64 },
+}
+
+/// A process of a member.
+pub(super) struct Member {
+    me: Address,
+    clock: Clock,
+    ttl: Duration,
+    election: Election,
+    published: Published,
+    /// The newest epoch known, and who leads in it.
+    epoch: u64,
+    leader: u64,
+    duty: Duty,
+    let_go: Option<LetGo>,
+    fates: Vec<Fate>,
+    look: Option<Look>,
+    /// Looks so far.
+    looks: u64,
+    /// Reads that wait for the next look.
+    waiting: Vec<OpId>,
+    /// What is known is too old to take over.
+    must_look: bool,
+    /// What a leader's cache held, for one that breaks the rules.
+    kept: [Option<super::engine::Row>; KEYS],
+    /// It can't go on.
+    pub(super) has_failed: bool,
+}
+
+/// A member's id.
+fn id(member: usize) -> u64 {
+    member as u64 + 1
+}
+
+impl Member {
+    pub(super) fn start(me: Address, clock: Clock, ttl: Duration, outside: &mut Outside) -> Self {
+        let patience = ttl / 16 * (me.member as u32 * 3 % 8) / 4;
+        let mut member = Self {
+            me,
+            clock,
+            ttl,
+            election: Election::new(ttl, patience),
+            published: Published::default(),
+            epoch: 0,
+            leader: 0,
+            duty: Duty::Starting,
+            let_go: None,
+            fates: Vec::new(),
+            look: None,
+            looks: 0,
+            waiting: Vec::new(),
+            must_look: true,
+            kept: [None; KEYS],
+            has_failed: false,
+        };
+        member.look(outside);
+        member
+    }
+
+    pub(super) fn clock(&mut self) -> &mut Clock {
+        &mut self.clock
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn is_leading(&self) -> bool {
+        matches!(self.duty, Duty::Lead(_))
+    }
+
+    fn now(&self, outside: &Outside) -> Duration {
+        self.clock.read(outside.now)
+    }
+
+    fn set_timer(&self, after: Duration, timer: Timer, outside: &mut Outside) {
+        let at = outside.now + self.clock.stretch(after);
+        outside.schedule(at, Happening::Input(self.me, Input::Timer(timer)));
+    }
+
+    pub(super) fn take(&mut self, input: Input, outside: &mut Outside) {
+        match input {
+            Input::Timer(Timer::Look(looks)) if looks == self.looks => self.look(outside),
+            Input::Timer(Timer::Turn) => self.turn(outside),
+            Input::Timer(Timer::Renew(epoch)) => self.renew(epoch, outside),
+            Input::Timer(Timer::Again(call)) => self.again(call, outside),
+            Input::Timer(Timer::Answer(id)) => self.answer_read(id, outside),
+            Input::Timer(Timer::Look(_)) => {}
+            Input::Request(id) => self.request(id, outside),
+            Input::HandOver { successor } => {
+                if let Duty::Lead(leader) = &mut self.duty {
+                    leader.successor = Some(successor);
+                }
+            }
+            Input::Gone { epoch } => {
+                if self.epoch == epoch && self.leader != 0 && self.leader != id(self.me.member) {
+                    self.election.leader_is_gone(epoch);
+                    self.turn(outside);
+                }
+            }
+            Input::Viewed { call, view } => self.viewed(call, view.as_deref(), outside),
+            Input::Committed { call, result } => self.committed(call, result, outside),
+        }
+        self.finish(outside);
+    }
+
+    fn request(&mut self, id: OpId, outside: &mut Outside) {
+        if !matches!(outside.history.request(id), Request::Read { .. }) {
+            return match &mut self.duty {
+                Duty::Lead(leader) => leader.submit(id, outside),
+                _ => outside.answer(id, Answer::NotDone),
+            };
+        }
+        match &self.duty {
+            Duty::Starting => outside.answer(id, Answer::NotDone),
+            Duty::Lead(_) if outside.bug == Some(Bug::ReadsWithoutLook) => self.answer_read(id, outside),
+            _ => {
+                self.waiting.push(id);
+                self.look(outside);
+            }
+        }
+    }
+
+    fn answer_read(&mut self, id: OpId, outside: &mut Outside) {
+        let Request::Read { key } = outside.history.request(id) else { unreachable!("only reads wait") };
+        let Published { revision, rows } = self.published;
+        outside.answer(id, Answer::Read { revision, row: rows[key] });
+    }
+
+    /// Looks at the engine, unless a look is under way, or a takeover, behind which the next one waits.
+    fn look(&mut self, outside: &mut Outside) {
+        let may_look = !matches!(self.duty, Duty::TakeOver { .. } | Duty::CatchUp { .. });
+        if self.look.is_some() || !may_look {
+            return;
+        }
+        let led = if let Duty::Lead(leader) = &self.duty { Some(leader.epoch()) } else { None };
+        let after = if matches!(self.duty, Duty::Starting) { i64::MAX } else { self.published.revision };
+        let call = outside.ask(self.me, Demand::View { after });
+        self.look = Some(Look { call, reads: std::mem::take(&mut self.waiting), led });
+    }
+
+    fn viewed(&mut self, call: u64, view: Option<&View>, outside: &mut Outside) {
+        if self.look.as_ref().is_some_and(|look| look.call == call) {
+            return self.landed(view, outside);
+        }
+        if let Some(at) = self.fates.iter().position(|fate| fate.call == call) {
+            return self.fates.swap_remove(at).settle(view, outside);
+        }
+        match &mut self.duty {
+            Duty::CatchUp { head, call: wanted } if *wanted == call => {
+                let head = *head;
+                match view {
+                    Some(view) => self.lead(head, view, outside),
+                    None => self.follow(outside),
+                }
+            }
+            Duty::Lead(leader) => {
+                if let Some(end) = leader.viewed(call, view, outside) {
+                    self.end_reign(end, outside);
+                }
+            }
+            _ => {}
+        }
+        match self.let_go {
+            Some(LetGo::Look { call: wanted, epoch, successor }) if wanted == call => {
+                self.let_go = None;
+                if let Some(view) = view.filter(|view| view.head.epoch == epoch) {
+                    let leadership = Leadership { epoch: epoch + 1, leader: None, successor };
+                    let takeover = Takeover::new(view.head, outside.random.next(), &leadership, None);
+                    let call = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
+                    self.let_go = Some(LetGo::Commit { takeover, call });
+                } else {
+                    self.follow(outside);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes what a look of this member shows.
+    fn landed(&mut self, view: Option<&View>, outside: &mut Outside) {
+        let Some(Look { reads, led, .. }) = self.look.take() else { return };
+        let is_linear = match view {
+            None => {
+                self.election.saw_nothing(self.now(outside));
+                false
+            }
+            Some(view) => self.saw(view, led, outside),
+        };
+        for id in reads {
+            if is_linear {
+                let pause = Duration::from_micros(outside.random.below(2 * MS));
+                self.set_timer(pause, Timer::Answer(id), outside);
+            } else {
+                outside.answer(id, Answer::NotDone);
+            }
+        }
+        self.must_look = false;
+        self.looks += 1;
+        let pause = if self.is_leading() { self.ttl } else { self.ttl / 8 };
+        self.set_timer(pause, Timer::Look(self.looks), outside);
+        self.turn(outside);
+    }
+
+    /// Takes note of what a look shows; tells whether reads that came before it can be answered.
+    fn saw(&mut self, view: &View, led: Option<u64>, outside: &mut Outside) -> bool {
+        let mut leadership = None;
+        if matches!(self.duty, Duty::Starting) {
+            self.published = Published { revision: view.head.revision, rows: view.rows };
+            self.duty = Duty::Follow;
+        }
+        if led.is_none() {
+            if self.epoch < view.head.epoch {
+                leadership = rows::leadership(view, view.head.epoch).ok();
+            }
+            self.publish(view, outside);
+            self.epoch = self.epoch.max(view.head.epoch);
+        }
+        if let Err(lost) = self.election.saw(view.head, self.now(outside)) {
+            self.fail(&lost.to_string(), outside);
+            return false;
+        }
+        if let Some(leadership) = leadership {
+            self.election.epoch_began(&leadership, id(self.me.member));
+            self.leader = leadership.leader.map_or(0, |leader| leader.id);
+        }
+        led.is_none_or(|epoch| epoch == view.head.epoch)
+    }
+
+    fn publish(&mut self, view: &View, outside: &mut Outside) {
+        for event in &view.events {
+            self.published.publish(*event, outside);
+        }
+        if self.published.revision != view.head.revision {
+            let (head, published) = (view.head, self.published.revision);
+            outside.history.fail(format!("a member is at revision {published} where the head is {head:?}"));
+        }
+    }
+
+    /// The engine shows less than it has shown.
+    fn fail(&mut self, why: &str, outside: &mut Outside) {
+        outside.trace(|| format!("{} fails: {why}", self.me.member));
+        outside.history.counts.lost += 1;
+        if outside.engine.losses == 0 {
+            outside.history.fail(format!("member {} says, without cause: {why}", self.me.member));
+        }
+        self.has_failed = true;
+    }
+
+    /// Takes over if it is this member's turn.
+    fn turn(&mut self, outside: &mut Outside) {
+        let is_free = matches!(self.duty, Duty::Follow) && self.let_go.is_none() && self.look.is_none();
+        if !is_free || self.must_look || self.has_failed {
+            return;
+        }
+        let now = self.now(outside);
+        match self.election.verdict(now) {
+            Verdict::Wait(until) if until.saturating_sub(now) < self.ttl / 8 => {
+                self.set_timer(until.saturating_sub(now), Timer::Turn, outside);
+            }
+            Verdict::Wait(_) => {}
+            Verdict::TakeOver(head) => {
+                outside.trace(|| format!("{} takes over from {head:?}", self.me.member));
+                let leader = Some(Peer { id: id(self.me.member), ..Peer::default() });
+                let leadership = Leadership { epoch: head.epoch + 1, leader, successor: 0 };
+                let takeover = Takeover::new(head, outside.random.next(), &leadership, None);
+                let call = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
+                self.duty = Duty::TakeOver { takeover, call };
+            }
+        }
+    }
+
+    fn committed(
+        &mut self,
+        call: u64,
+        result: Result<(), kubewharf_engine::CommitError>,
+        outside: &mut Outside,
+    ) {
+        match &mut self.duty {
+            Duty::TakeOver { takeover, call: wanted } if *wanted == call => match takeover.step(result) {
+                Progress::Begun(head) => {
+                    let call = outside.ask(self.me, Demand::View { after: self.published.revision });
+                    self.duty = Duty::CatchUp { head, call };
+                }
+                Progress::Again { after_ms } => self.set_timer(Duration::from_millis(after_ms), Timer::Again(call), outside),
+                Progress::Failed(why) => {
+                    outside.trace(|| format!("{} does not take over: {why}", self.me.member));
+                    self.follow(outside);
+                }
+            },
+            Duty::Lead(leader) => {
+                if let Some(end) = leader.committed(call, result, &mut self.published, outside) {
+                    self.end_reign(end, outside);
+                }
+            }
+            _ => match &mut self.let_go {
+                Some(LetGo::Commit { takeover, call: wanted }) if *wanted == call => match takeover.step(result) {
+                    Progress::Again { after_ms } => {
+                        self.set_timer(Duration::from_millis(after_ms), Timer::Again(call), outside);
+                    }
+                    Progress::Begun(_) | Progress::Failed(_) => {
+                        outside.trace(|| format!("{} has let go or tried to", self.me.member));
+                        self.let_go = None;
+                        self.follow(outside);
+                    }
+                },
+                _ => {}
+            },
+        }
+    }
+
+    fn again(&mut self, call: u64, outside: &mut Outside) {
+        match (&mut self.duty, &mut self.let_go) {
+            (Duty::TakeOver { takeover, call: last }, _) | (_, Some(LetGo::Commit { takeover, call: last }))
+                if *last == call =>
+            {
+                *last = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
+            }
+            (Duty::Lead(leader), _) => leader.again(call, outside),
+            _ => {}
+        }
+    }
+
+    /// Begins to lead behind `head`, if nobody else has written since.
+    fn lead(&mut self, head: Head, view: &View, outside: &mut Outside) {
+        let behind = view.events.iter().take_while(|event| event.revision <= head.revision);
+        let is_current = view.head.revision == head.revision && view.head.epoch >= head.epoch;
+        if !is_current {
+            return self.follow(outside);
+        }
+        for event in behind {
+            self.published.publish(*event, outside);
+        }
+        if self.published.revision != head.revision {
+            outside.history.fail(format!("a member leads at {} behind {head:?}", self.published.revision));
+        }
+        outside.trace(|| format!("{} leads behind {head:?}", self.me.member));
+        outside.history.counts.reigns += 1;
+        let cache = if outside.bug == Some(Bug::KeepsCache) { self.kept } else { [None; KEYS] };
+        self.epoch = head.epoch;
+        self.leader = id(self.me.member);
+        self.duty = Duty::Lead(Box::new(Leader::new(self.me, head, cache)));
+        self.set_timer(self.ttl / 4, Timer::Renew(head.epoch), outside);
+        self.look(outside);
+    }
+
+    fn renew(&mut self, epoch: u64, outside: &mut Outside) {
+        if let Duty::Lead(leader) = &mut self.duty
+            && leader.epoch() == epoch
+        {
+            leader.renew(outside);
+            self.set_timer(self.ttl / 4, Timer::Renew(epoch), outside);
+        }
+    }
+
+    fn end_reign(&mut self, end: End, outside: &mut Outside) {
+        outside.trace(|| format!("{} leads no more: {end:?}", self.me.member));
+        if let Duty::Lead(leader) = std::mem::replace(&mut self.duty, Duty::Follow) {
+            outside.history.counts.given_up += u64::from(end == End::GivenUp);
+            self.kept = leader.cache();
+            self.fates.extend(leader.end(end, outside));
+        }
+        if end == End::Lost {
+            self.fail("the leader's head is gone", outside);
+        }
+        self.follow(outside);
+    }
+
+    /// Waits for its turn, from what a new look shows on.
+    fn follow(&mut self, outside: &mut Outside) {
+        self.duty = Duty::Follow;
+        self.election.saw_nothing(self.now(outside));
+        self.must_look = true;
+        self.look(outside);
+    }
+
+    /// What is due after each input.
+    fn finish(&mut self, outside: &mut Outside) {
+        if let Duty::Lead(leader) = &mut self.duty
+            && let Some(successor) = leader.successor
+            && leader.is_idle()
+        {
+            let epoch = leader.epoch();
+            self.kept = leader.cache();
+            self.duty = Duty::Follow;
+            let call = outside.ask(self.me, Demand::View { after: i64::MAX });
+            self.let_go = Some(LetGo::Look { call, epoch, successor });
+        }
+        if !self.waiting.is_empty() {
+            self.look(outside);
+        }
+    }
+}
