@@ -179,6 +179,7 @@ impl Outside {
     }
 
     pub(super) fn answer(&mut self, id: OpId, answer: Answer) {
+        self.trace(|| format!("request {id} {:?} is answered {answer:?}", self.history.request(id)));
         self.history.answer(id, answer, &self.engine);
         self.answered.push(id);
     }
