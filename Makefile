@@ -21,7 +21,7 @@ run: ## Start a control plane on KubeBrain: two kube-apiservers, KubeGateway, co
 
 # The order matters: the Rust build, the build of the real programs and the tests each take all cores.
 .PHONY: test
-test: strace build tools ## Run all tests; ends with how many passed
+test: strace postgres build tools ## Run all tests; ends with how many passed
 	@status=0; \
 	cargo test --workspace --no-fail-fast -- $(ARGS) 2>&1 | tee $(TARGET)/test.log || status=$$?; \
 	awk '/^test result: / { passed += $$4; failed += $$6; skipped += $$8 } \
@@ -29,7 +29,7 @@ test: strace build tools ## Run all tests; ends with how many passed
 	exit $$status
 
 .PHONY: test-long
-test-long: strace build tools ## Run the tests that take too long for every change
+test-long: strace postgres build tools ## Run the tests that take too long for every change
 	cargo test --workspace --no-fail-fast -- --ignored $(ARGS)
 
 .PHONY: bench-brain
@@ -95,3 +95,14 @@ strace:
 	@command -v strace >/dev/null && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq strace; \
 	else echo "strace is missing, which the engine's durability tests need: install the package strace"; exit 1; fi
+
+# Tests of the PostgreSQL engine start servers of their own, so the package must not leave one running.
+.PHONY: postgres
+postgres:
+	@{ command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  mkdir -p /etc/postgresql-common && \
+	  { test -e /etc/postgresql-common/createcluster.conf || \
+	    echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf; } && \
+	  apt-get update -qq && apt-get install -y -qq -o Dpkg::Options::=--force-confold postgresql; \
+	else echo "PostgreSQL is missing, which its engine's tests need: install the package postgresql"; exit 1; fi

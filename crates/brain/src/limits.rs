@@ -126,3 +126,9 @@ pub(crate) const PEER_PING_TIMEOUT: std::time::Duration = std::time::Duration::f
 pub(crate) const HAND_OVER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 /// How long the engine may be out of sight before a member says that it is not ready.
 pub(crate) const UNSEEN_MAX: std::time::Duration = std::time::Duration::from_secs(3);
+/// Pause before an engine behind a network is read again.
+pub(crate) const READ_RETRY: std::time::Duration = std::time::Duration::from_millis(50);
+/// How long a read waits until what was confirmed to others is published here.
+pub(crate) const LINEARIZE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// How often the size of a shared engine is asked for.
+pub(crate) const SIZE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);

@@ -126,7 +126,7 @@ impl Brain {
         let (peers, peer_tls) = if is_shared { peer_port(&config).await? } else { (Vec::new(), None) };
         let peer_urls = advertised(&config.advertise_peer_urls, &peers);
         let member = format!("{}\n{}", config.name, peer_urls.join(","));
-        let options = StoreOptions { ring_bytes: config.watch_ring_bytes };
+        let options = StoreOptions { ring_bytes: config.watch_ring_bytes, ..StoreOptions::default() };
         let opening = move || {
             let begun = Instant::now();
             let engine = open()?;
@@ -281,6 +281,9 @@ impl Brain {
         }
         tasks.shutdown().await;
         lease::keeper::checkpoint_all(&store).await;
+        if let Some(cluster) = &cluster {
+            cluster.stop();
+        }
         drop((server, cluster));
         close(store).await
     }

@@ -134,11 +134,13 @@ impl Published {
 pub struct StoreOptions {
     /// Bytes of recent events kept in memory for watchers.
     pub ring_bytes: usize,
+    /// Bytes of rows that a leader remembers of an engine that is shared.
+    pub cache_bytes: usize,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { ring_bytes: 64 << 20 }
+        Self { ring_bytes: 64 << 20, cache_bytes: 64 << 20 }
     }
 }
 
@@ -152,12 +154,15 @@ pub struct Store {
     /// The newest epoch known.
     epoch: AtomicU64,
     duty: Mutex<Duty>,
+    /// Bytes of rows that a leader remembers of an engine that is shared; `None` for an engine of one's own.
+    shared_cache_bytes: Option<usize>,
 }
 
 /// The time in which this process writes.
 struct Reign {
+    epoch: u64,
     inbox: Arc<Inbox>,
-    threads: Mutex<Threads>,
+    threads: Mutex<Option<Threads>>,
 }
 
 /// Who publishes.
@@ -176,7 +181,7 @@ impl Store {
     /// Opens the store in an engine that nobody else writes: reads where it stands, restores the leases, and starts the committer.
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Arc<Self>, EngineError> {
         let (head, identity) = adopt(engine.as_ref())?;
-        let store = Self::at(engine, head, identity, options)?;
+        let store = Self::at(engine, head, identity, options, false)?;
         let published = store.published.clone();
         let mut duty = store.duty.lock();
         store.lead(&mut duty, head, Arc::new(move |end: &End| published.failed(&end.why)))?;
@@ -192,7 +197,7 @@ impl Store {
         id[..4].copy_from_slice(&crc32c::crc32c(name.as_bytes()).to_le_bytes());
         id[4..].copy_from_slice(&crc32c::crc32c_append(!0, name.as_bytes()).to_le_bytes());
         let member_id = (cluster_id ^ u64::from_le_bytes(id)).max(1);
-        Self::at(engine, head, Identity { cluster_id, member_id }, options)
+        Self::at(engine, head, Identity { cluster_id, member_id }, options, true)
     }
 
     fn at(
@@ -200,6 +205,7 @@ impl Store {
         head: Head,
         identity: Identity,
         options: StoreOptions,
+        is_shared: bool,
     ) -> Result<Arc<Self>, EngineError> {
         let compacted = compacted(engine.snapshot()?.as_ref())?;
         let published = Arc::new(Published {
@@ -222,6 +228,7 @@ impl Store {
             reign: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
             duty: Mutex::new(Duty::Follow),
+            shared_cache_bytes: is_shared.then_some(options.cache_bytes),
         }))
     }
 
@@ -246,6 +253,7 @@ impl Store {
             published: self.published.clone(),
             head,
             compacted,
+            shared_cache_bytes: self.shared_cache_bytes,
             on_end,
         };
         let threads = committer
@@ -253,16 +261,22 @@ impl Store {
             .map_err(|error| EngineError::Failed(Cause::Unavailable(format!("can't start a thread: {error}"))))?;
         *duty = Duty::Lead { epoch: head.epoch };
         self.saw_epoch(head.epoch);
-        self.reign.store(Some(Arc::new(Reign { inbox, threads: Mutex::new(threads) })));
+        let reign = Reign { epoch: head.epoch, inbox, threads: Mutex::new(Some(threads)) };
+        self.reign.store(Some(Arc::new(reign)));
         Ok(())
     }
 
     /// Ends writing: accepts no more, finishes what was accepted if it still can be, and follows from then on. Blocks until then.
     pub(crate) fn follow(&self) {
         if let Some(reign) = self.reign.swap(None) {
-            reign.end(Error::NotLeader);
-            *self.duty.lock() = Duty::Follow;
+            // What is forwarded from now on is not asked of leases that others keep.
             self.published.leases.clear();
+            reign.inbox.close(Error::NotLeader);
+            if let Some(threads) = reign.threads.lock().take() {
+                // A commit that does not return holds nothing up: whatever it is, it is fenced.
+                threads.join_committer();
+            }
+            *self.duty.lock() = Duty::Follow;
         }
     }
 
@@ -275,6 +289,18 @@ impl Store {
     #[must_use]
     pub fn is_leading(&self) -> bool {
         self.reign.load().is_some()
+    }
+
+    /// The epoch in which it does.
+    #[must_use]
+    pub fn leading_epoch(&self) -> Option<u64> {
+        self.reign.load().as_ref().map(|reign| reign.epoch)
+    }
+
+    /// Whether others may write to the engine.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared_cache_bytes.is_some()
     }
 
     /// The confirmed state.
@@ -318,6 +344,16 @@ impl Store {
         loop {
             let newest = self.published.newest();
             let snapshot = self.snapshot()?;
+            if self.is_shared() {
+                // Another process compacts, and removes rows before this one hears of it.
+                let compacted = compacted(snapshot.as_ref())?;
+                if compacted <= newest {
+                    return Ok((Revisions { newest, compacted }, snapshot));
+                }
+                drop(snapshot);
+                crate::cluster::catch_up(self, &mut |_| Ok(()))?;
+                continue;
+            }
             let compacted = self.published.compacted.load(Ordering::Acquire);
             // Else there were a write and a compaction meanwhile, and there is something newer to read.
             if compacted <= newest {
@@ -364,18 +400,9 @@ impl Store {
     /// Refuses further writes, finishes those that were accepted, and ends the threads. Blocks until then.
     pub fn close(&self) {
         if let Some(reign) = &*self.reign.load() {
-            reign.end(Error::Unavailable("the store is stopping".to_owned()));
-        }
-    }
-}
-
-impl Reign {
-    /// Refuses further writes with `error`, finishes those that were accepted, and ends the threads. Blocks until then.
-    fn end(&self, error: Error) {
-        self.inbox.close(error);
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the committer panicked");
+            reign.inbox.close(Error::Unavailable("the store is stopping".to_owned()));
+            if let Some(threads) = reign.threads.lock().take() {
+                threads.join();
             }
         }
     }

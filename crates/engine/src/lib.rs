@@ -11,6 +11,7 @@
 
 mod batch;
 pub mod conformance;
+pub mod dump;
 mod error;
 mod file;
 mod head;
@@ -48,6 +49,13 @@ pub type DamageVisitor<'v> = dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()> 
 pub trait Snapshot: Send {
     /// Calls `visit` with the value of `key`, if there is such a row; tells whether there was. `key` may have any length.
     fn get(&self, table: Table, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError>;
+
+    /// Tells the view which rows are about to be asked for one by one: an engine behind a network fetches them in one round trip, and
+    /// [`Snapshot::get`] then answers from memory. Fetched rows stay with the view; keys may have any length and need not exist.
+    fn prefetch(&self, table: Table, keys: &[&[u8]]) -> Result<(), EngineError> {
+        let _ = (table, keys);
+        Ok(())
+    }
 
     /// Visits the rows of `table` between the bounds in the given direction until `visit` breaks. Bounds may have any length; a
     /// range whose end is not behind its start is empty.
@@ -99,7 +107,7 @@ pub struct Size {
 
 /// An ordered store with one way to change: [`Engine::commit`].
 pub trait Engine: Send + Sync + 'static {
-    /// A short name for logs and metrics: `lmdb`, `memory`.
+    /// A short name for logs and metrics: `lmdb`, `memory`, `postgres`.
     fn name(&self) -> &'static str;
 
     /// A linearizable point-in-time view.

@@ -7,21 +7,17 @@ mod faults;
 mod tree;
 
 use std::collections::VecDeque;
-use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufWriter, Write};
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::path::Path;
 
-use bytes::{Buf, Bytes};
 use parking_lot::RwLock;
 
 pub use faults::{Delivery, Fault, Faulty};
 use tree::Tree;
 
 use crate::{
-    Batch, Cause, CommitError, Direction, Engine, EngineError, Head, Limits, Operation, Size, Snapshot, Table, Visitor,
-    file,
+    Batch, CommitError, Direction, Engine, EngineError, Head, Limits, Operation, Size, Snapshot, Table, Visitor, dump,
 };
 
 /// The same limits as the default engine has on 4 KiB pages, so that tests over memory meet them too.
@@ -34,9 +30,6 @@ const LIMITS: Limits = Limits {
 
 /// What a row costs beyond its key and value: the node and the counts of shared references. An estimate.
 const ROW_OVERHEAD_BYTES: u64 = 112;
-
-/// Opens the file of a backup.
-const BACKUP_MAGIC: &[u8; 8] = b"kwmem\0\0\x01";
 
 /// An engine in memory: nothing survives it but its backups.
 pub struct Memory {
@@ -95,10 +88,11 @@ impl Memory {
 
     /// A store with the rows and the head of a backup.
     pub fn restore(backup: &Path) -> Result<Self, EngineError> {
-        let content =
-            fs::read(backup).map_err(|e| Cause::Io(format!("can't read the backup {}: {e}", backup.display())))?;
-        let state = decode_backup(&content)
-            .ok_or_else(|| Cause::Corrupt(format!("{} is not a whole backup", backup.display())))?;
+        let mut reader = dump::Reader::open(backup)?;
+        let mut state = State { head: reader.head(), tables: Default::default() };
+        while let Some(row) = reader.next()? {
+            state.tables[usize::from(row.table.number())].put(row.key, row.value);
+        }
         Ok(Self::from_state(state, 0))
     }
 }
@@ -149,12 +143,7 @@ impl Engine for Memory {
 
     fn backup(&self, target: &Path) -> Result<(), EngineError> {
         let state = self.store.read().now.clone();
-        let written = file::create_whole(target, |file| {
-            let mut out = BufWriter::new(file);
-            encode_backup(&state, &mut out)?;
-            out.flush()
-        });
-        Ok(written.map_err(|e| Cause::Io(format!("can't back up to {}: {e}", target.display())))?)
+        dump::write_file(&state, target)
     }
 }
 
@@ -185,69 +174,12 @@ impl Snapshot for State {
     }
 }
 
-/// The magic, the head, then every row: table, length and bytes of the key and of the value; a byte that is no table, and a checksum.
-fn encode_backup(state: &State, out: &mut dyn Write) -> std::io::Result<()> {
-    let mut sum = 0;
-    let mut failed = Ok(());
-    let mut write = |bytes: &[u8]| {
-        sum = crc32c::crc32c_append(sum, bytes);
-        match out.write_all(bytes) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(e) => {
-                failed = Err(e);
-                ControlFlow::Break(())
-            }
-        }
-    };
-    let written = (|| {
-        write(BACKUP_MAGIC)?;
-        write(&state.head.encode())?;
-        for table in Table::ALL {
-            let mut row_failed = ControlFlow::Continue(());
-            let rows = &state.tables[usize::from(table.number())];
-            rows.scan((Bound::Unbounded, Bound::Unbounded), Direction::Forward, &mut |key, value| {
-                row_failed = (|| {
-                    write(&[table.number()])?;
-                    write(&(key.len() as u32).to_le_bytes())?;
-                    write(key)?;
-                    write(&(value.len() as u32).to_le_bytes())?;
-                    write(value)
-                })();
-                row_failed
-            });
-            row_failed?;
-        }
-        write(&[u8::MAX])
-    })();
-    if written.is_continue() {
-        out.write_all(&sum.to_le_bytes())?;
-    }
-    failed
-}
-
-fn decode_backup(content: &[u8]) -> Option<State> {
-    let (content, sum) = content.split_last_chunk::<4>()?;
-    if crc32c::crc32c(content) != u32::from_le_bytes(*sum) {
-        return None;
-    }
-    let mut rest = content.strip_prefix(BACKUP_MAGIC)?;
-    let head = Head::decode(rest.split_off(..Head::ENCODED_BYTES)?)?;
-    let mut state = State { head, tables: Default::default() };
-    loop {
-        let table = rest.try_get_u8().ok()?;
-        if table == u8::MAX {
-            return rest.is_empty().then_some(state);
-        }
-        let rows = state.tables.get_mut(usize::from(table))?;
-        let key_bytes = rest.try_get_u32_le().ok()? as usize;
-        let key = Bytes::copy_from_slice(rest.split_off(..key_bytes)?);
-        let value_bytes = rest.try_get_u32_le().ok()? as usize;
-        rows.put(key, Bytes::copy_from_slice(rest.split_off(..value_bytes)?));
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
+    use bytes::Bytes;
+
     use super::*;
 
     fn put(memory: &Memory, key: &'static str) {
@@ -284,24 +216,5 @@ mod tests {
         assert_eq!(head.seq, 2);
         assert_eq!(keys(&memory), [b"a"]);
         assert_eq!(memory.snapshot().unwrap().head().unwrap(), head);
-    }
-
-    #[test]
-    fn a_damaged_backup_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("backup");
-        let memory = Memory::new();
-        put(&memory, "a");
-        memory.backup(&target).unwrap();
-        assert_eq!(keys(&Memory::restore(&target).unwrap()), [b"a"]);
-        let whole = fs::read(&target).unwrap();
-        for cut in 0..whole.len() {
-            assert!(decode_backup(&whole[..cut]).is_none(), "cut at {cut}");
-        }
-        for position in 0..whole.len() {
-            let mut damaged = whole.clone();
-            damaged[position] ^= 1;
-            assert!(decode_backup(&damaged).is_none(), "byte {position}");
-        }
     }
 }

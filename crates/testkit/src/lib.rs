@@ -1,4 +1,4 @@
-//! Runs real programs beside the tests: etcd, kube-apiserver, kubectl, and the product itself.
+//! Runs real programs beside the tests: etcd, kube-apiserver, kubectl, PostgreSQL, and the product itself.
 //!
 //! Everything listens on the loopback network, on addresses that no other process takes ([`address`]). Whatever is
 //! started here ends with the process that started it ([`process`]).
@@ -11,6 +11,7 @@ pub mod http;
 pub mod informers;
 pub mod kubernetes;
 pub mod pki;
+pub mod postgres;
 pub mod process;
 pub mod storage_tests;
 pub mod store;

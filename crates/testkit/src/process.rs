@@ -29,6 +29,7 @@ pub struct Spec {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     folder: Option<PathBuf>,
+    owner: Option<(u32, u32)>,
     log: PathBuf,
 }
 
@@ -41,6 +42,7 @@ impl Spec {
             args: Vec::new(),
             env: Vec::new(),
             folder: None,
+            owner: None,
             log: folder.join(format!("{name}.log")),
         }
     }
@@ -69,6 +71,12 @@ impl Spec {
         self
     }
 
+    /// Runs it as that user and group instead of as this process does. Only root may.
+    pub fn owner(mut self, user: u32, group: u32) -> Self {
+        self.owner = Some((user, group));
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -86,6 +94,9 @@ impl Spec {
             .process_group(0);
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
+        }
+        if let Some((user, group)) = self.owner {
+            command.uid(user).gid(group);
         }
         let child =
             spawn(command).map_err(|source| Error::Start { program: self.program.display().to_string(), source })?;
@@ -205,8 +216,8 @@ impl Process {
         self.signal(libc::SIGCONT);
     }
 
-    #[allow(unsafe_code, reason = "the standard library can send SIGKILL only")]
-    fn signal(&mut self, signal: libc::c_int) {
+    /// Sends it any signal, unless it has ended.
+    pub(crate) fn signal(&mut self, signal: libc::c_int) {
         // An ended child's number may already be someone else's. While it is not waited for, it cannot be.
         if self.ended().is_some() {
             return;
@@ -214,8 +225,7 @@ impl Process {
         let pid = libc::pid_t::try_from(self.id()).expect("a process number fits its own type");
         // Its group has the same number. Whatever else is sent to a shell's children is the shell's to decide.
         let target = if signal == libc::SIGKILL { -pid } else { pid };
-        // SAFETY: kill takes two integers and touches no memory of this process.
-        unsafe { libc::kill(target, signal) };
+        send(target, signal);
     }
 
     fn log_tail(&self) -> String {
@@ -234,6 +244,13 @@ impl Drop for Process {
             self.kill();
         }
     }
+}
+
+/// Sends a signal to a process, or with a negative number to a group.
+#[allow(unsafe_code, reason = "the standard library can send SIGKILL only")]
+pub(crate) fn send(target: libc::pid_t, signal: libc::c_int) {
+    // SAFETY: kill takes two integers and touches no memory of this process.
+    unsafe { libc::kill(target, signal) };
 }
 
 fn describe(status: ExitStatus) -> String {

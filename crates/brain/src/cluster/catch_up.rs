@@ -23,11 +23,15 @@ pub(crate) struct Sighting {
     pub(crate) leads: Option<bool>,
 }
 
-/// Looks at the engine and publishes what is new there. Blocks.
-pub(crate) fn catch_up(store: &Store) -> Result<Sighting, EngineError> {
+/// Looks at the engine and publishes what is new there, if `check` has nothing against the head. Blocks.
+pub(crate) fn catch_up(
+    store: &Store,
+    check: &mut dyn FnMut(Head) -> Result<(), EngineError>,
+) -> Result<Sighting, EngineError> {
     let duty = store.duty();
     let snapshot = store.engine().snapshot()?;
     let head = snapshot.head()?;
+    check(head)?;
     if let Duty::Lead { epoch } = *duty {
         return Ok(Sighting { head, leadership: None, leads: Some(epoch == head.epoch) });
     }
@@ -38,7 +42,7 @@ pub(crate) fn catch_up(store: &Store) -> Result<Sighting, EngineError> {
     Ok(Sighting { head, leadership, leads: None })
 }
 
-/// Publishes what the snapshot has beyond what is published. Whoever calls this has the duty to.
+/// Publishes what the snapshot has up to `head` and beyond what is published. Whoever calls this has the duty to.
 pub(crate) fn publish(published: &Published, snapshot: &dyn Snapshot, head: Head) -> Result<(), EngineError> {
     let compacted = compacted(snapshot)?;
     let known = published.revisions();
@@ -64,6 +68,9 @@ pub(crate) fn publish(published: &Published, snapshot: &dyn Snapshot, head: Head
                     return ControlFlow::Break(());
                 }
             };
+            if position.revision > head.revision {
+                return ControlFlow::Break(());
+            }
             if position.sub == 0 && events.bytes() >= CATCH_UP_BYTES {
                 let revisions = Revisions { newest: at.revision, compacted: compacted.min(at.revision) };
                 published.publish(revisions, std::mem::take(&mut events), &[]);

@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use kubewharf_engine::Head;
 
-use super::rows::Leadership;
-
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -83,20 +81,8 @@ impl Election {
         self.gone = self.gone.max(Some(epoch));
     }
 
-    /// Takes note of who leads in an epoch that was not seen before, and is not led by this process. `me` is this member.
-    pub(crate) fn epoch_began(&mut self, leadership: &Leadership, me: u64) {
-        match &leadership.leader {
-            None => {
-                self.leader_let_go(leadership.epoch, leadership.successor != 0 && leadership.successor != me);
-            }
-            // An earlier process of this member, or this one without success.
-            Some(leader) if leader.id == me => self.leader_is_gone(leadership.epoch),
-            Some(_) => {}
-        }
-    }
-
     /// The leader of this epoch has let go; `to_other` if it named another member.
-    fn leader_let_go(&mut self, epoch: u64, to_other: bool) {
+    pub(crate) fn leader_let_go(&mut self, epoch: u64, to_other: bool) {
         if to_other {
             self.passed_over = self.passed_over.max(Some(epoch));
         } else {
@@ -181,18 +167,6 @@ mod tests {
         assert_eq!(named.verdict(ms(0)), Verdict::TakeOver(head(3, 10)));
         assert_eq!(other.verdict(ms(0)), Verdict::Wait(ms(300)));
         assert_eq!(other.verdict(ms(300)), Verdict::TakeOver(head(3, 10)), "the one named does not come");
-    }
-
-    #[test]
-    fn an_epoch_that_a_process_of_this_member_began_without_leading_is_taken_over_at_once() {
-        use kubewharf_etcd_api::etcdserverpb::Member;
-        for (leader, verdict) in [(7, Verdict::TakeOver(head(3, 10))), (8, Verdict::Wait(ms(1050)))] {
-            let mut election = election();
-            election.saw(head(3, 10), ms(0)).unwrap();
-            let leader = Some(Member { id: leader, ..Member::default() });
-            election.epoch_began(&Leadership { epoch: 3, leader, successor: 0 }, 7);
-            assert_eq!(election.verdict(ms(0)), verdict);
-        }
     }
 
     #[test]

@@ -13,19 +13,19 @@ pub(crate) struct Flights {
     /// The newest ticket given out.
     tickets: AtomicU64,
     called: Notify,
-    /// The newest ticket that a look has served, and how that went.
-    landed: signal::Sender<(u64, Result<(), Error>)>,
+    /// The newest ticket that a look has served, and the revision that it has shown.
+    landed: signal::Sender<(u64, Result<i64, Error>)>,
 }
 
 impl Default for Flights {
     fn default() -> Self {
-        Self { tickets: AtomicU64::new(0), called: Notify::new(), landed: signal::Sender::new((0, Ok(()))) }
+        Self { tickets: AtomicU64::new(0), called: Notify::new(), landed: signal::Sender::new((0, Ok(0))) }
     }
 }
 
 impl Flights {
-    /// Waits for a look that begins now or later.
-    pub(crate) async fn join(&self) -> Result<(), Error> {
+    /// Waits for a look that begins now or later, and gives the newest revision of the engine that it has shown.
+    pub(crate) async fn join(&self) -> Result<i64, Error> {
         let mut landed = self.landed.subscribe();
         let ticket = self.tickets.fetch_add(1, Ordering::AcqRel) + 1;
         self.call();
@@ -52,7 +52,7 @@ impl Flights {
     }
 
     /// Tells those.
-    pub(crate) fn land(&self, served: u64, result: Result<(), Error>) {
+    pub(crate) fn land(&self, served: u64, result: Result<i64, Error>) {
         drop(self.landed.send_replace((served, result)));
     }
 }

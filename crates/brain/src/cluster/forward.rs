@@ -44,20 +44,17 @@ impl Cluster {
                             return Forwarded::Answer(Err(translate(&answer)));
                         }
                         // It was not carried out: once more, where the leader is by then.
-                        tokio::time::sleep(PEER_RETRY / 10).await;
+                        tokio::time::sleep(PEER_RETRY / 5).await;
                         self.flights.call();
                         continue;
                     }
                     Err(CallError::NotSent) => {
-                        tokio::time::sleep(PEER_RETRY / 10).await;
+                        tokio::time::sleep(PEER_RETRY / 5).await;
                         continue;
                     }
                     Err(CallError::Broken(why)) => format!("the connection to the leader has ended: {why}"),
                 },
                 () = self.is_over(&link) => "another member leads now".to_owned(),
-                () = tokio::time::sleep_until(until.into()) => {
-                    return Forwarded::Answer(Err(status(&Error::Api(EtcdError::Timeout))));
-                }
             };
             return Forwarded::Answer(Err(status(&Error::OutcomeUnknown(why))));
         }

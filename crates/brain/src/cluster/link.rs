@@ -4,7 +4,6 @@
 
 use std::error::Error as _;
 use std::io;
-use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -36,15 +35,6 @@ pub(crate) struct Link {
     channel: Channel,
 }
 
-/// Why there is no connection.
-#[derive(Debug)]
-pub(crate) enum ConnectError {
-    /// Nobody listens there: the process is gone.
-    Refused,
-    /// Anything else, which proves nothing.
-    Other(String),
-}
-
 /// Why a call has no answer of the other side's.
 #[derive(Debug)]
 pub(crate) enum CallError {
@@ -57,19 +47,16 @@ pub(crate) enum CallError {
 }
 
 impl Link {
-    /// Connects to a member that leads in `epoch`, at the first of its URLs that takes a connection.
-    pub(crate) async fn connect(member: &Member, epoch: u64, tls: &PeerTls) -> Result<Self, ConnectError> {
-        let mut refused = 0;
-        let mut other = "it has no URL for peers (--initial-advertise-peer-urls)".to_owned();
+    /// Connects to a member that leads in `epoch`, at the first of its URLs that takes a connection; or says why there is none.
+    pub(crate) async fn connect(member: &Member, epoch: u64, tls: &PeerTls) -> Result<Self, String> {
+        let mut failure = "it has no URL for peers (--initial-advertise-peer-urls)".to_owned();
         for url in &member.peer_ur_ls {
             match connect(url, tls).await {
                 Ok(channel) => return Ok(Self { epoch, channel }),
-                Err(ConnectError::Refused) => refused += 1,
-                Err(ConnectError::Other(why)) => other = format!("{url}: {why}"),
+                Err(why) => failure = format!("{url}: {why}"),
             }
         }
-        let all = refused > 0 && refused == member.peer_ur_ls.len();
-        Err(if all { ConnectError::Refused } else { ConnectError::Other(other) })
+        Err(failure)
     }
 
     /// Makes a call with a message that is encoded already; gives the encoded answer.
@@ -91,8 +78,8 @@ impl Link {
     }
 }
 
-async fn connect(url: &str, tls: &PeerTls) -> Result<Channel, ConnectError> {
-    let other = |error: &dyn std::error::Error| ConnectError::Other(text(error));
+async fn connect(url: &str, tls: &PeerTls) -> Result<Channel, String> {
+    let other = |error: &dyn std::error::Error| text(error);
     let mut endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|error| other(&error))?
         .connect_timeout(PEER_CONNECT_TIMEOUT)
@@ -101,9 +88,9 @@ async fn connect(url: &str, tls: &PeerTls) -> Result<Channel, ConnectError> {
         .keep_alive_timeout(PEER_PING_TIMEOUT)
         .keep_alive_while_idle(true);
     if url.starts_with("https:") {
-        endpoint = endpoint.tls_config(client_tls(tls).map_err(ConnectError::Other)?).map_err(|error| other(&error))?;
+        endpoint = endpoint.tls_config(client_tls(tls)?).map_err(|error| other(&error))?;
     }
-    endpoint.connect().await.map_err(|error| if is_refused(&error) { ConnectError::Refused } else { other(&error) })
+    endpoint.connect().await.map_err(|error| other(&error))
 }
 
 /// Reads the files anew for each connection, as they may have been replaced.
@@ -119,23 +106,28 @@ fn client_tls(tls: &PeerTls) -> Result<ClientTlsConfig, String> {
     Ok(config)
 }
 
-/// Whether nobody listens at the address any more, which a connection attempt of one's own tells.
+/// Whether nobody listens at the member's addresses any more, which attempts of one's own tell: all of them are refused.
 pub(crate) async fn is_gone(member: &Member) -> bool {
+    let mut refusals = 0;
     for url in &member.peer_ur_ls {
-        let Some(address) = address(url) else { return false };
-        let connecting = tokio::net::TcpStream::connect(address);
-        match tokio::time::timeout(PEER_CONNECT_TIMEOUT, connecting).await {
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            _ => return false,
+        let Ok(addresses) = addresses(url).await else { return false };
+        for address in addresses {
+            let connecting = tokio::net::TcpStream::connect(address);
+            match tokio::time::timeout(PEER_CONNECT_TIMEOUT, connecting).await {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => refusals += 1,
+                _ => return false,
+            }
         }
     }
-    !member.peer_ur_ls.is_empty()
+    refusals > 0
 }
 
-fn address(url: &str) -> Option<std::net::SocketAddr> {
-    let uri: http::Uri = url.parse().ok()?;
-    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-    (host, uri.port_u16()?).to_socket_addrs().ok()?.next()
+async fn addresses(url: &str) -> io::Result<Vec<std::net::SocketAddr>> {
+    let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
+    let uri: http::Uri = url.parse().map_err(|_| wrong())?;
+    let host = uri.host().ok_or_else(wrong)?.trim_start_matches('[').trim_end_matches(']');
+    let port = uri.port_u16().ok_or_else(wrong)?;
+    Ok(tokio::net::lookup_host((host, port)).await?.collect())
 }
 
 fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -211,7 +203,6 @@ mod tests {
         assert!(!is_gone(&Member::default()).await);
         drop(listener);
         assert!(is_gone(&member).await);
-        let refused = Link::connect(&member, 1, &PeerTls::default()).await;
-        assert!(matches!(refused, Err(ConnectError::Refused)));
+        assert!(Link::connect(&member, 1, &PeerTls::default()).await.is_err());
     }
 }

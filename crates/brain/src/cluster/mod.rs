@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use kubewharf_engine::{Cause, EngineError, Head, Size};
+use kubewharf_etcd_api::EtcdError;
 use kubewharf_etcd_api::etcdserverpb::Member;
 use kubewharf_foundation::clock::{Clock, RealClock};
 use parking_lot::Mutex;
@@ -31,20 +33,22 @@ use tokio::sync::{Notify, mpsc, oneshot, watch as signal};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
+pub(crate) use catch_up::catch_up;
 pub(crate) use forward::{Forwarded, KEEP_ALIVE};
 pub use link::PeerTls;
 pub(crate) use rows::{FollowRequest, FollowResponse};
 
-use self::catch_up::{Sighting, catch_up};
+use self::catch_up::Sighting;
 use self::election::{Election, Verdict};
 use self::flights::Flights;
-use self::link::{CallError, ConnectError, Link};
+use self::link::{CallError, Link};
+use self::rows::{Leadership, Leads};
 use crate::committer::WriteRequest;
 use crate::config::AutoCompaction;
 use crate::error::Error;
-use crate::limits::{FOLLOW_WAIT, HAND_OVER_TIMEOUT, PEER_RETRY, UNSEEN_MAX};
+use crate::limits::{FOLLOW_WAIT, HAND_OVER_TIMEOUT, LINEARIZE_TIMEOUT, PEER_RETRY, SIZE_INTERVAL, UNSEEN_MAX};
 use crate::mvcc::Revisions;
-use crate::store::Store;
+use crate::store::{Store, random_u64};
 
 /// The path of [`FollowRequest`] on the peers' port.
 pub(crate) const FOLLOW: &str = "/kubebrain.Peer/Follow";
@@ -70,6 +74,10 @@ pub struct ClusterOptions {
 pub struct Cluster {
     store: Arc<Store>,
     me: Member,
+    /// Tells this process from others that say they are the same member.
+    process: u64,
+    /// The newest epoch that this process has begun and does not lead in any more.
+    ended: AtomicU64,
     options: ClusterOptions,
     flights: Flights,
     election: Mutex<Election>,
@@ -83,6 +91,11 @@ pub struct Cluster {
     stopping: AtomicBool,
     /// When the engine was last seen, by the clock, in milliseconds.
     seen_ms: AtomicU64,
+    /// When there was last a connection to the leader, or this member led.
+    linked_ms: AtomicU64,
+    /// How much room the engine uses.
+    size: Mutex<Size>,
+    tasks: Mutex<Vec<AbortHandle>>,
     /// The newest `seq` seen, and that of what is published.
     seq: AtomicU64,
     leader_changes: AtomicU64,
@@ -93,7 +106,9 @@ pub struct Cluster {
 pub(crate) struct Known {
     pub(crate) epoch: u64,
     pub(crate) leader: Option<Member>,
-    /// The connection to it, if it is another member.
+    /// The leader's process.
+    process: u64,
+    /// The connection to it, if it is another one.
     pub(crate) link: Option<Link>,
 }
 
@@ -127,6 +142,8 @@ impl Cluster {
             election: Mutex::new(Election::new(options.ttl, patience)),
             store,
             me,
+            process: random_u64(),
+            ended: AtomicU64::new(0),
             options,
             flights: Flights::default(),
             known: signal::Sender::new(Known::default()),
@@ -135,12 +152,32 @@ impl Cluster {
             roster: Mutex::default(),
             stopping: AtomicBool::new(false),
             seen_ms: AtomicU64::new(RealClock.monotonic_ms()),
+            linked_ms: AtomicU64::new(RealClock.monotonic_ms()),
+            size: Mutex::default(),
+            tasks: Mutex::default(),
             seq: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
         });
-        tokio::spawn(cluster.clone().look_out());
-        tokio::spawn(cluster.clone().run(requests));
+        cluster.supervise(tokio::spawn(cluster.clone().look_out()));
+        cluster.supervise(tokio::spawn(cluster.clone().run(requests)));
+        cluster.supervise(tokio::spawn(cluster.clone().measure()));
         cluster
+    }
+
+    /// A member whose task panics can't go on: its process is to be started again.
+    fn supervise(&self, task: tokio::task::JoinHandle<()>) {
+        self.tasks.lock().push(task.abort_handle());
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if task.await.is_err_and(|error| error.is_panic()) {
+                store.published().failed("a task of the member panicked");
+            }
+        });
+    }
+
+    /// Ends what runs in the background. Nothing is published or answered by a look after that.
+    pub(crate) fn stop(&self) {
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
     }
 
     /// Waits until whatever was confirmed to anybody before this call is published here.
@@ -148,7 +185,19 @@ impl Cluster {
     /// # Errors
     /// If the engine can't be read, or this member has been deposed and does not follow yet.
     pub async fn linearize(&self) -> Result<(), Error> {
-        self.flights.join().await
+        let shown = async {
+            // A leader may see in the engine what is not confirmed to it yet, and others may have told of that.
+            let revision = self.flights.join().await?;
+            self.store.published().hub().reached(revision).await;
+            Ok(())
+        };
+        let timed_out = |_| Error::Api(EtcdError::Timeout);
+        tokio::time::timeout(LINEARIZE_TIMEOUT, shown).await.map_err(timed_out)?
+    }
+
+    /// How much room the engine uses, as it was a moment ago.
+    pub(crate) fn size(&self) -> Size {
+        *self.size.lock()
     }
 
     /// This member's id.
@@ -180,11 +229,29 @@ impl Cluster {
         if self.leader_id() == 0 {
             return Err("no leader".to_owned());
         }
-        let unseen = now().saturating_sub(Duration::from_millis(self.seen_ms.load(Ordering::Relaxed)));
-        if unseen > UNSEEN_MAX {
-            return Err(format!("the engine was last read {} ms ago", unseen.as_millis()));
+        let since = |ms: &AtomicU64| now().saturating_sub(Duration::from_millis(ms.load(Ordering::Relaxed)));
+        if since(&self.seen_ms) > UNSEEN_MAX {
+            return Err(format!("the engine was last read {} ms ago", since(&self.seen_ms).as_millis()));
+        }
+        if !self.store.is_leading() && self.known.borrow().link.is_none() && since(&self.linked_ms) > UNSEEN_MAX {
+            return Err(format!("no connection to the leader for {} ms", since(&self.linked_ms).as_millis()));
         }
         Ok(())
+    }
+
+    /// Waits until this member has been out of touch with the engine or the leader for some time.
+    pub(crate) async fn out_of_touch(&self) {
+        let patience = UNSEEN_MAX.max(self.options.ttl * 3);
+        let mut since = None;
+        loop {
+            tokio::time::sleep(patience / 8).await;
+            match (self.readiness(), since) {
+                (Ok(()), _) => since = None,
+                (Err(_), None) => since = Some(now()),
+                (Err(_), Some(begun)) if now() - begun > patience => return,
+                (Err(_), Some(_)) => {}
+            }
+        }
     }
 
     /// All members that have a row.
@@ -200,15 +267,22 @@ impl Cluster {
     /// Lets another member lead, if this one does; 0 for any. Returns when that is written.
     pub(crate) async fn hand_over(&self, successor: u64) {
         let (done, written) = oneshot::channel();
-        if self.store.is_leading() && self.hand_overs.send(HandOver { successor, done }).await.is_ok() {
-            let _ = written.await;
-        }
+        let handing_over = async {
+            if self.store.is_leading() && self.hand_overs.send(HandOver { successor, done }).await.is_ok() {
+                let _ = written.await;
+            }
+        };
+        let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, handing_over).await;
     }
 
     /// Hands over, for a process that is about to end, and waits a moment for the next leader.
     pub async fn retire(&self) {
         self.stopping.store(true, Ordering::Release);
+        let is_alone = self.store.is_leading() && self.roster.lock().len() <= 1;
         self.hand_over(0).await;
+        if is_alone {
+            return;
+        }
         let mut known = self.known.subscribe();
         let another = known.wait_for(|known| known.leader.as_ref().is_some_and(|leader| leader.id != self.me.id));
         // Nobody may be there.
@@ -225,27 +299,35 @@ impl Cluster {
     /// Answers a follower.
     pub(crate) async fn answer_follower(&self, request: FollowRequest) -> FollowResponse {
         let mut known = self.known.subscribe();
-        let leads = |known: &Known| known.epoch == request.epoch && self.is_leader_in(known);
+        let leads = || self.leads_in(request.epoch, request.process);
         // It may have seen what this process has written and not taken note of yet.
-        let _ = tokio::time::timeout(FOLLOW_WAIT, known.wait_for(leads)).await;
-        if !leads(&self.known.borrow()) {
-            return FollowResponse::default();
-        }
-        self.enroll(request.member);
-        let published = self.store.published();
-        if published.revisions().compacted == request.compacted {
-            tokio::select! {
-                () = published.hub().reached(request.revision + 1) => {}
-                _ = known.wait_for(|known| !leads(known)) => {}
-                () = tokio::time::sleep(FOLLOW_WAIT) => {}
+        let _ = tokio::time::timeout(FOLLOW_WAIT, known.wait_for(|_| leads() != Leads::NotYet)).await;
+        if leads() == Leads::Now {
+            self.enroll(request.member);
+            let published = self.store.published();
+            if published.revisions().compacted <= request.compacted {
+                tokio::select! {
+                    () = published.hub().reached(request.revision + 1) => {}
+                    _ = known.wait_for(|_| leads() != Leads::Now) => {}
+                    () = tokio::time::sleep(FOLLOW_WAIT) => {}
+                }
             }
         }
-        let Revisions { newest, compacted } = published.revisions();
-        FollowResponse { leads: leads(&self.known.borrow()), revision: newest, compacted }
+        let Revisions { newest, compacted } = self.store.published().revisions();
+        FollowResponse { leads: leads().into(), revision: newest, compacted }
     }
 
-    fn is_leader_in(&self, known: &Known) -> bool {
-        known.leader.as_ref().is_some_and(|leader| leader.id == self.me.id) && self.store.is_leading()
+    /// Whether this process leads in an epoch, of which somebody thinks that `process` does.
+    fn leads_in(&self, epoch: u64, process: u64) -> Leads {
+        if process != self.process {
+            Leads::NotMe
+        } else if self.store.leading_epoch() == Some(epoch) {
+            Leads::Now
+        } else if self.ended.load(Ordering::Acquire) >= epoch {
+            Leads::NoMore
+        } else {
+            Leads::NotYet
+        }
     }
 
     /// Writes a member's row if it is not as the member says.
@@ -274,14 +356,16 @@ impl Cluster {
     /// Looks at the engine whenever somebody asks, and often enough for the election.
     async fn look_out(self: Arc<Self>) {
         loop {
-            let pause = if self.store.is_leading() { self.options.ttl } else { self.options.ttl / 8 };
+            let is_leading = self.store.is_leading();
+            let pause = if is_leading { self.options.ttl.min(UNSEEN_MAX / 3) } else { self.options.ttl / 8 };
             tokio::select! {
                 () = self.flights.called() => {}
                 () = tokio::time::sleep(pause) => {}
             }
             let served = self.flights.begin();
-            let store = self.store.clone();
-            let result = match tokio::task::spawn_blocking(move || catch_up(&store)).await {
+            let cluster = self.clone();
+            let looking = move || catch_up(&cluster.store, &mut |head| cluster.check(head));
+            let result = match tokio::task::spawn_blocking(looking).await {
                 Ok(Ok(sighting)) => self.saw(sighting),
                 Ok(Err(error)) => {
                     self.election.lock().saw_nothing(now());
@@ -293,37 +377,56 @@ impl Cluster {
         }
     }
 
-    fn saw(&self, sighting: Sighting) -> Result<(), Error> {
-        let Sighting { head, leadership, leads } = sighting;
-        let mut election = self.election.lock();
-        if let Err(lost) = election.saw(head, now()) {
+    /// Takes note of a head, unless it shows that the engine has lost data.
+    fn check(&self, head: Head) -> Result<(), EngineError> {
+        self.election.lock().saw(head, now()).map_err(|lost| {
             if self.store.failure().is_none() {
                 error!(%lost, "this member stops serving");
                 self.store.published().failed(&lost.to_string());
             }
-            return Err(Error::Unavailable(lost.to_string()));
-        }
+            Cause::Unavailable(lost.to_string()).into()
+        })
+    }
+
+    fn saw(&self, sighting: Sighting) -> Result<i64, Error> {
+        let Sighting { head, leadership, leads } = sighting;
         self.seen_ms.store(RealClock.monotonic_ms(), Ordering::Relaxed);
         self.seq.store(head.seq, Ordering::Relaxed);
         if let Some(leadership) = leadership {
-            election.epoch_began(&leadership, self.me.id);
-            drop(election);
-            self.know(head.epoch, leadership.leader);
+            if leadership.leader.is_none() {
+                let to_other = leadership.successor != 0 && leadership.successor != self.me.id;
+                self.election.lock().leader_let_go(head.epoch, to_other);
+            }
+            self.know(leadership);
         }
-        if leads == Some(false) { Err(Error::NotLeader) } else { Ok(()) }
+        if leads == Some(false) { Err(Error::NotLeader) } else { Ok(head.revision) }
     }
 
-    fn know(&self, epoch: u64, leader: Option<Member>) {
-        if let Some(leader) = &leader {
+    fn know(&self, leadership: Leadership) {
+        let Leadership { epoch, leader, process, .. } = leadership;
+        let is_news = self.known.send_if_modified(|known| {
+            let is_news = known.epoch < epoch;
+            if is_news {
+                *known = Known { epoch, leader: leader.clone(), process, link: None };
+            }
+            is_news
+        });
+        if let Some(leader) = leader.filter(|_| is_news) {
             self.leader_changes.fetch_add(1, Ordering::Relaxed);
             info!(epoch, leader = format!("{:x}", leader.id), name = leader.name, "there is a leader");
         }
-        self.known.send_modify(|known| {
-            if known.epoch < epoch || (known.epoch == epoch && known.leader.is_none()) {
-                *known = Known { epoch, leader, link: None };
-            }
-        });
         self.nudge.notify_one();
+    }
+
+    /// Asks for the engine's size now and then, which takes too long for whoever wants to know it.
+    async fn measure(self: Arc<Self>) {
+        loop {
+            let store = self.store.clone();
+            if let Ok(Ok(size)) = tokio::task::spawn_blocking(move || store.engine().size()).await {
+                *self.size.lock() = size;
+            }
+            tokio::time::sleep(SIZE_INTERVAL).await;
+        }
     }
 
     /// Follows and leads in turns.
@@ -334,7 +437,7 @@ impl Cluster {
                 Ok(ended) => self.reign(ended, &mut hand_overs).await,
                 Err(why) => {
                     info!(why, "did not take over");
-                    tokio::time::sleep(PEER_RETRY / 5).await;
+                    tokio::time::sleep(PEER_RETRY).await;
                 }
             }
             if self.store.failure().is_some() {
@@ -344,7 +447,7 @@ impl Cluster {
     }
 
     /// Follows until it is this member's turn to lead; gives the head that it is to replace.
-    async fn wait_for_turn(self: &Arc<Self>) -> kubewharf_engine::Head {
+    async fn wait_for_turn(self: &Arc<Self>) -> Head {
         // What is known may be old.
         self.election.lock().saw_nothing(now());
         let _ = self.flights.join().await;
@@ -353,10 +456,15 @@ impl Cluster {
         loop {
             let current = known.borrow_and_update().clone();
             if following.as_ref().is_none_or(|(epoch, _)| *epoch != current.epoch) {
-                following = current.leader.filter(|leader| leader.id != self.me.id).map(|leader| {
-                    let task = tokio::spawn(self.clone().follow(leader, current.epoch));
+                let is_other = current.process != self.process;
+                following = current.leader.filter(|_| is_other).map(|leader| {
+                    let task = tokio::spawn(self.clone().follow(leader, current.epoch, current.process));
                     (current.epoch, Following(task.abort_handle()))
                 });
+                if !is_other {
+                    // This very process has begun the epoch, and does not lead.
+                    self.election.lock().leader_is_gone(current.epoch);
+                }
             }
             let verdict = self.election.lock().verdict(now());
             let until = match verdict {
@@ -372,29 +480,31 @@ impl Cluster {
         }
     }
 
-    /// Keeps a connection to the leader of an epoch until it is gone or leads no more.
-    async fn follow(self: Arc<Self>, leader: Member, epoch: u64) {
+    /// Keeps a connection to the process that leads in an epoch until it is gone, or leads no more.
+    async fn follow(self: Arc<Self>, leader: Member, epoch: u64, process: u64) {
         let mut failures = 0_u32;
+        // Whether it was heard of in this epoch: only then is an address that refuses a sign of its end.
+        let mut has_led = false;
         loop {
             match Link::connect(&leader, epoch, &self.options.tls).await {
                 Ok(link) => {
                     failures = 0;
-                    self.set_link(epoch, Some(&link));
-                    let why = self.hear(&link).await;
+                    let ended = self.hear(&link, process, &mut has_led).await;
                     self.set_link(epoch, None);
-                    let Some(why) = why else { break };
-                    info!(why, epoch, "the connection to the leader has ended");
-                    if link::is_gone(&leader).await {
-                        break;
+                    match ended {
+                        Heard::NoMore => break,
+                        Heard::Broken(why) => info!(why, epoch, "the connection to the leader has ended"),
                     }
                 }
-                Err(ConnectError::Refused) => break,
-                Err(ConnectError::Other(why)) => {
+                Err(why) => {
                     if failures == 0 {
                         warn!(why, leader = leader.name, "can't connect to the leader");
                     }
                     failures += 1;
                 }
+            }
+            if has_led && link::is_gone(&leader).await {
+                break;
             }
             tokio::time::sleep(PEER_RETRY).await;
         }
@@ -407,37 +517,64 @@ impl Cluster {
         self.known.send_if_modified(|known| {
             let is_current = known.epoch == epoch;
             if is_current {
+                self.linked_ms.store(RealClock.monotonic_ms(), Ordering::Relaxed);
                 known.link = link.cloned();
             }
             is_current
         });
     }
 
-    /// Hears of news until the connection ends, and says why; `None` if the member does not lead, and nobody is known who does.
-    async fn hear(&self, link: &Link) -> Option<String> {
+    /// Hears of news for as long as the process leads and the connection lasts.
+    async fn hear(&self, link: &Link, process: u64, has_led: &mut bool) -> Heard {
+        let mut is_linked = false;
         loop {
             let published = self.store.published().revisions();
             let request = FollowRequest {
                 epoch: link.epoch,
-                revision: published.newest,
+                process,
+                // The first question is answered at once.
+                revision: if is_linked { published.newest } else { -1 },
                 compacted: published.compacted,
                 member: Some(self.me.clone()),
             };
             let answer = match link.call(FOLLOW, rows::encode(&request)).await {
                 Ok(answer) => answer,
-                Err(CallError::NotSent) => return Some("it is refused".to_owned()),
-                Err(CallError::Broken(why)) => return Some(why),
-                Err(CallError::Answer(status)) => return Some(status.to_string()),
+                Err(CallError::NotSent) => return Heard::Broken("it is refused".to_owned()),
+                Err(CallError::Broken(why)) => return Heard::Broken(why),
+                Err(CallError::Answer(status)) => return Heard::Broken(status.to_string()),
             };
-            let Ok(answer) = FollowResponse::decode(answer) else { return Some("its answer is malformed".to_owned()) };
-            if !answer.leads || answer.revision > published.newest || answer.compacted > published.compacted {
-                let seen = self.flights.join().await;
-                if !answer.leads && seen.is_ok() {
-                    return None;
+            let Ok(answer) = FollowResponse::decode(answer) else {
+                return Heard::Broken("its answer is malformed".to_owned());
+            };
+            match answer.leads() {
+                Leads::NotMe => return Heard::Broken("another process answers in its place".to_owned()),
+                Leads::NotYet => continue,
+                Leads::NoMore => {
+                    // Most likely somebody else is to, or does, and the engine tells.
+                    let _ = self.flights.join().await;
+                    return Heard::NoMore;
                 }
+                Leads::Now => {}
+            }
+            if !is_linked {
+                (is_linked, *has_led) = (true, true);
+                self.set_link(link.epoch, Some(link));
+            }
+            self.linked_ms.store(RealClock.monotonic_ms(), Ordering::Relaxed);
+            let is_behind = answer.revision > published.newest || answer.compacted > published.compacted;
+            if is_behind && self.flights.join().await.is_err() {
+                tokio::time::sleep(PEER_RETRY).await;
             }
         }
     }
+}
+
+/// How a connection to the leader has ended.
+enum Heard {
+    /// The process says that it leads no more.
+    NoMore,
+    /// The connection did not last.
+    Broken(String),
 }
 
 /// A task that ends with this.

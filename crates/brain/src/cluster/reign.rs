@@ -1,10 +1,11 @@
 //! The time in which a member leads: how it begins, what the leader does besides writing, and how it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use kubewharf_engine::{Engine, Head, Operation, Table};
+use kubewharf_engine::{Engine, EngineError, Head, Operation, Table};
 use tokio::sync::{mpsc, watch as signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -29,14 +30,19 @@ impl Cluster {
 
     fn begin(&self, expected: Head) -> Result<signal::Receiver<Option<End>>, String> {
         let store = &self.store;
-        // Held throughout: nobody else publishes.
-        let mut duty = store.duty();
-        let leadership = Leadership { epoch: expected.epoch + 1, leader: Some(self.me.clone()), successor: 0 };
+        let leadership = Leadership {
+            epoch: expected.epoch + 1,
+            leader: Some(self.me.clone()),
+            successor: 0,
+            process: self.process,
+        };
         let row =
             Operation::Put { table: Table::Meta, key: meta::member_key(self.me.id), value: rows::encode(&self.me) };
         let head = begin_epoch(store.engine().as_ref(), expected, &leadership, Some(row))?;
         let (ended, end) = signal::channel(None);
-        let begun = (|| {
+        // From here on nobody else publishes.
+        let mut duty = store.duty();
+        let begun: Result<(), EngineError> = (|| {
             let snapshot = store.engine().snapshot()?;
             publish(store.published(), snapshot.as_ref(), head)?;
             *self.roster.lock() =
@@ -45,10 +51,13 @@ impl Cluster {
             let on_end = Arc::new(move |end: &End| drop(ended.send_replace(Some(end.clone()))));
             store.lead(&mut duty, head, on_end)
         })();
-        begun.map_err(|error| format!("can't lead: {error}"))?;
+        if let Err(error) = begun {
+            self.ended.store(head.epoch, Ordering::Release);
+            return Err(format!("can't lead: {error}"));
+        }
         drop(duty);
         info!(epoch = head.epoch, revision = head.revision, "this member leads");
-        self.know(head.epoch, Some(self.me.clone()));
+        self.know(leadership);
         Ok(end)
     }
 
@@ -78,7 +87,10 @@ impl Cluster {
                 hand_over = request;
             }
         }
+        let epoch = store.leading_epoch().unwrap_or_default();
         tasks.shutdown().await;
+        // Nobody waits for a reign that has ended.
+        hand_over = hand_over.or_else(|| hand_overs.try_recv().ok());
         let cluster = self.clone();
         let successor = hand_over.as_ref().map(|request| request.successor);
         let ending = tokio::task::spawn_blocking(move || {
@@ -88,9 +100,12 @@ impl Cluster {
         if let Ok(Err(why)) = ending.await {
             warn!(why, "can't hand over: others take over when the time to live has passed");
         }
+        self.ended.fetch_max(epoch, Ordering::AcqRel);
+        // Followers that wait for news are told.
+        self.known.send_modify(|_| {});
         self.election.lock().saw_nothing(super::now());
         self.flights.call();
-        if let Some(HandOver { done, .. }) = hand_over {
+        while let Some(HandOver { done, .. }) = hand_over.take().or_else(|| hand_overs.try_recv().ok()) {
             let _ = done.send(());
         }
     }
@@ -102,10 +117,10 @@ impl Cluster {
         if head.epoch != self.store.epoch() {
             return Err("another member has taken over already".to_owned());
         }
-        let leadership = Leadership { epoch: head.epoch + 1, leader: None, successor };
+        let leadership = Leadership { epoch: head.epoch + 1, leader: None, successor, process: 0 };
         let head = begin_epoch(engine, head, &leadership, None)?;
         info!(epoch = head.epoch, "this member has let go");
-        self.know(head.epoch, None);
+        self.know(leadership);
         Ok(())
     }
 }

@@ -19,14 +19,20 @@ pub(crate) struct Leadership {
     /// Where nobody leads: the member that is to take over, 0 for any.
     #[prost(uint64, tag = "3")]
     pub(crate) successor: u64,
+    /// The leader's process.
+    #[prost(uint64, tag = "4")]
+    pub(crate) process: u64,
 }
 
 /// A follower's question: answered when there is more than `revision`, when leadership changes, or after a moment.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct FollowRequest {
-    /// The epoch in which the answering member is thought to lead.
+    /// The epoch in which the answering process is thought to lead.
     #[prost(uint64, tag = "1")]
     pub(crate) epoch: u64,
+    /// The process that is thought to lead.
+    #[prost(uint64, tag = "5")]
+    pub(crate) process: u64,
     /// What the follower has.
     #[prost(int64, tag = "2")]
     pub(crate) revision: i64,
@@ -38,12 +44,26 @@ pub(crate) struct FollowRequest {
     pub(crate) member: Option<Member>,
 }
 
+/// Whether a process leads in an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Leads {
+    /// It is another process.
+    NotMe = 0,
+    /// It is about to.
+    NotYet = 1,
+    /// It does.
+    Now = 2,
+    /// It does no more.
+    NoMore = 3,
+}
+
 /// The answer to [`FollowRequest`].
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct FollowResponse {
-    /// Whether the answering member leads in that epoch.
-    #[prost(bool, tag = "1")]
-    pub(crate) leads: bool,
+    /// Whether the answering process leads in that epoch.
+    #[prost(enumeration = "Leads", tag = "1")]
+    pub(crate) leads: i32,
     /// The newest revision that it has confirmed.
     #[prost(int64, tag = "2")]
     pub(crate) revision: i64,

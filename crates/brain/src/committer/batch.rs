@@ -141,6 +141,8 @@ pub(super) struct Ground<'a> {
     pub(super) in_flight: Option<&'a Overlay>,
     pub(super) leases: &'a Leases,
     pub(super) bounds: Bounds,
+    /// Whether others may write: what is read may be old then, and only what is confirmed is certain.
+    pub(super) is_shared: bool,
 }
 
 /// The engine can't be read, and here is the submission back.
@@ -155,7 +157,7 @@ pub(super) fn evaluate(content: &mut Content, ground: &Ground<'_>, submission: S
     content.events.savepoint();
     let leases = content.leases.len();
     let before = content.revisions;
-    let is_firm = !content.writes() && ground.in_flight.is_none();
+    let is_firm = !content.writes() && ground.in_flight.is_none() && !ground.is_shared;
     let result = match evaluate_request(content, ground, &submission.request) {
         Ok(response) => Ok(response),
         Err(Failure::Engine(error)) if !error.is_corrupt() => return Err(Box::new(Unread { submission, error })),

@@ -7,6 +7,7 @@
 //! Invariant: what was answered is in the engine, durably; what was not applied is never seen by a reader or a watcher.
 
 mod batch;
+mod cache;
 mod outcome;
 mod run;
 
@@ -198,5 +199,27 @@ impl Inbox {
     }
 }
 
-/// Joins the committer's threads.
-pub(crate) type Threads = Vec<JoinHandle<()>>;
+/// The committer's threads.
+pub(crate) struct Threads {
+    /// Publishes and answers.
+    pub(crate) committer: JoinHandle<()>,
+    /// Waits for the engine; ends behind the other one.
+    pub(crate) commits: JoinHandle<()>,
+}
+
+impl Threads {
+    /// Waits for the end of both.
+    pub(crate) fn join(self) {
+        for thread in [self.committer, self.commits] {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the committer panicked");
+            }
+        }
+    }
+
+    /// Waits for the end of the one that publishes and answers.
+    pub(crate) fn join_committer(self) {
+        // If it panicked, it has said so.
+        let _ = self.committer.join();
+    }
+}

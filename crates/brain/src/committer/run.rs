@@ -2,21 +2,25 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kubewharf_engine::{Batch, Cause, CommitError, Engine, Head, Limits, Snapshot, Table};
-use parking_lot::MutexGuard;
+use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Head, Limits, Snapshot, Table};
+use parking_lot::{Mutex, MutexGuard};
 use tracing::{error, info, warn};
 
 use super::batch::{Content, Entry, Ground, LeaseChange, Unread, evaluate};
+use super::cache::{RowCache, View};
 use super::outcome::{Resolution, Step};
-use super::{Inbox, Submission, Threads};
+use super::{Inbox, Submission, Threads, WriteRequest};
 use crate::error::Error;
-use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX, COMMIT_STALL, WRITE_RESPONSE_BYTES_MAX};
+use crate::limits::{
+    BATCH_BYTES, BATCH_REQUESTS_MAX, COMMIT_STALL, READ_RETRY, RESOLVE_MS_MAX, WRITE_RESPONSE_BYTES_MAX,
+};
 use crate::meta;
-use crate::mvcc::{Bounds, Overlay, Revisions};
+use crate::mvcc::{Bounds, Overlay, Revisions, single_keys};
 use crate::store::Published;
 
 /// Submissions that interrupt the wait for a commit: fewer are evaluated when it ends, which costs less than a wake-up each.
@@ -87,6 +91,8 @@ pub(crate) struct Committer {
     pub(crate) published: Arc<Published>,
     pub(crate) head: Head,
     pub(crate) compacted: i64,
+    /// Bytes of rows to remember of an engine that others may write too; `None` for an engine of one's own.
+    pub(crate) shared_cache_bytes: Option<usize>,
     pub(crate) on_end: OnEnd,
 }
 
@@ -120,6 +126,9 @@ impl Committer {
                 commits,
                 ended: None,
                 on_end: self.on_end.clone(),
+                cache: self.shared_cache_bytes.map(|bytes| Arc::new(Mutex::new(RowCache::new(bytes)))),
+                deposed_by: Arc::default(),
+                unread_since: None,
                 in_flight: None,
                 growing: None,
                 backlog: std::collections::VecDeque::new(),
@@ -134,7 +143,7 @@ impl Committer {
                 on_end(&End { kind: EndKind::Poisoned, why: "the committer panicked".to_owned() });
             }
         })?;
-        Ok(vec![commit_thread, committer_thread])
+        Ok(Threads { committer: committer_thread, commits: commit_thread })
     }
 }
 
@@ -161,6 +170,12 @@ struct Run<'e> {
     /// Why nothing is written any more.
     ended: Option<EndKind>,
     on_end: OnEnd,
+    /// What is known of an engine that others may write too.
+    cache: Option<Arc<Mutex<RowCache>>>,
+    /// The epoch of another writer, 0 for none.
+    deposed_by: Arc<AtomicU64>,
+    /// Since when the engine can't be read.
+    unread_since: Option<Instant>,
     in_flight: Option<InFlight>,
     growing: Option<Growing<'e>>,
     backlog: std::collections::VecDeque<Submission>,
@@ -238,10 +253,15 @@ impl<'e> Run<'e> {
             if self.growing.is_none()
                 && let Err(error) = self.grow()
             {
-                self.fail(EndKind::Poisoned, &format!("the engine gives no snapshot: {error}"));
+                self.fail(self.kind_of_failure(), &format!("the engine gives no snapshot: {error}"));
                 continue;
             }
             let Some(growing) = self.growing.as_mut() else { continue };
+            if growing.content.entries.is_empty() && self.cache.is_some() {
+                let requests = self.backlog.iter().take(BATCH_REQUESTS_MAX).map(|submission| &submission.request);
+                // If it fails, so does what is asked for next.
+                let _ = prefetch(growing.snapshot.as_ref(), requests);
+            }
             if !growing.content.has_room() || (alone && !growing.content.entries.is_empty()) {
                 return;
             }
@@ -252,33 +272,81 @@ impl<'e> Run<'e> {
                 in_flight: growing.below.as_deref(),
                 leases: self.published.leases(),
                 bounds: self.bounds,
+                is_shared: self.cache.is_some(),
             };
             if let Err(unread) = evaluate(&mut growing.content, &ground, submission) {
                 let Unread { submission, error } = *unread;
                 self.backlog.push_front(submission);
+                if self.may_read_again() {
+                    warn!(%error, "the engine can't be read; trying again");
+                    continue;
+                }
                 // Damage in rows is the request's own matter; here nothing can be read any more.
-                self.fail(EndKind::Poisoned, &format!("the engine can't be read: {error}"));
+                self.fail(self.kind_of_failure(), &format!("the engine can't be read: {error}"));
             }
         }
     }
 
-    fn grow(&mut self) -> Result<(), kubewharf_engine::EngineError> {
-        let snapshot = self.engine.snapshot()?;
-        // Rows of another writer have revisions that are given here once more, and make no sense to the evaluation.
-        let head = snapshot.head()?;
-        if head.epoch != self.head.epoch {
-            self.fail(
-                EndKind::Deposed,
-                &format!("another process took the store over: epoch {} is written", head.epoch),
-            );
-            return Ok(());
+    /// Waits a little before an engine behind a network is read again, unless that was tried for too long. What was evaluated is evaluated again,
+    /// as the view that it rests on is gone.
+    fn may_read_again(&mut self) -> bool {
+        let since = *self.unread_since.get_or_insert_with(Instant::now);
+        let is_over = since.elapsed() >= Duration::from_millis(RESOLVE_MS_MAX);
+        if self.cache.is_none() || self.deposed_by.load(Ordering::Relaxed) != 0 || is_over {
+            return false;
         }
+        if let Some(growing) = self.growing.take() {
+            self.abandon_expiries(&growing.content.leases);
+            let again = growing.content.entries.into_iter().rev().map(|entry| entry.submission);
+            again.for_each(|submission| self.backlog.push_front(submission));
+        }
+        thread::sleep(READ_RETRY);
+        true
+    }
+
+    /// What an engine that can't be read means: one that is shared may be read by others.
+    fn kind_of_failure(&self) -> EndKind {
+        match (self.deposed_by.load(Ordering::Relaxed), &self.cache) {
+            (0, None) => EndKind::Poisoned,
+            (0, Some(_)) => EndKind::GivenUp,
+            _ => EndKind::Deposed,
+        }
+    }
+
+    fn grow(&mut self) -> Result<(), EngineError> {
+        let snapshot: Box<dyn Snapshot + 'e> = match &self.cache {
+            None => {
+                let snapshot = self.engine.snapshot()?;
+                // Rows of another writer have revisions that are given here once more, and make no sense to the evaluation.
+                self.check_epoch(snapshot.head()?)?;
+                snapshot
+            }
+            Some(cache) => {
+                let below = self.in_flight.as_ref().map(|in_flight| in_flight.overlay.clone());
+                let (epoch, deposed_by) = (self.head.epoch, self.deposed_by.clone());
+                Box::new(View::new(self.engine, epoch, cache.clone(), below, deposed_by))
+            }
+        };
         let (below, revisions) = match &self.in_flight {
             Some(in_flight) => (Some(in_flight.overlay.clone()), in_flight.revisions),
             None => (None, self.confirmed),
         };
         self.growing = Some(Growing { snapshot, below, content: Content::new(revisions) });
         Ok(())
+    }
+
+    fn check_epoch(&self, found: Head) -> Result<(), EngineError> {
+        if found.epoch == self.head.epoch {
+            return Ok(());
+        }
+        self.deposed_by.store(found.epoch, Ordering::Relaxed);
+        Err(Cause::Unavailable(format!("another process took the store over: epoch {} is written", found.epoch)).into())
+    }
+
+    /// Whether this process still writes, as an engine that is shared knows it. An answer that nothing is committed for needs that: others
+    /// may have written meanwhile.
+    fn check_reign(&self) -> Result<(), EngineError> {
+        if self.cache.is_none() { Ok(()) } else { self.check_epoch(self.engine.snapshot()?.head()?) }
     }
 
     /// Sends the growing batch off, or answers it if there is nothing to commit, unless an earlier one is under way.
@@ -291,11 +359,19 @@ impl<'e> Run<'e> {
             self.gather = None;
         }
         while self.in_flight.is_none() && self.ended.is_none() {
-            let Some(Growing { content, .. }) = self.growing.take() else { return };
-            if content.writes() {
-                self.begin_commit(content);
+            let Some(growing) = self.growing.take() else { return };
+            if growing.content.writes() {
+                self.begin_commit(growing.content);
+            } else if let Err(error) = self.check_reign() {
+                self.growing = Some(growing);
+                if self.may_read_again() {
+                    warn!(%error, "the engine can't be read; trying again");
+                    self.evaluate_backlog();
+                    continue;
+                }
+                self.fail(self.kind_of_failure(), &format!("the engine can't be read: {error}"));
             } else {
-                self.answer(content.entries, content.bytes);
+                self.answer(growing.content.entries, growing.content.bytes);
             }
             // The backlog may hold more than one batch's worth, and the engine's time is used for evaluating it.
             self.evaluate_backlog();
@@ -358,7 +434,11 @@ impl<'e> Run<'e> {
     fn confirm(&mut self, head: Head) {
         let in_flight = self.take_in_flight();
         self.head = head;
+        self.unread_since = None;
         self.confirmed = in_flight.revisions;
+        if let Some(cache) = &self.cache {
+            cache.lock().confirmed(&in_flight.overlay);
+        }
         let metrics = self.published.commit_metrics();
         let took = in_flight.begun.elapsed();
         metrics.seconds.observe_time(took);
@@ -414,7 +494,8 @@ impl<'e> Run<'e> {
         self.ended = Some(kind);
         let error = why_not(kind);
         self.inbox.close(error.clone());
-        if let Some(in_flight) = self.in_flight.take() {
+        if self.in_flight.is_some() {
+            let in_flight = self.take_in_flight();
             self.inbox.answered(in_flight.entries.len(), in_flight.bytes);
             let fate = if kind == EndKind::Deposed { self.fate(&in_flight.resolution) } else { None };
             match fate {
@@ -450,6 +531,22 @@ impl<'e> Run<'e> {
             (submission.respond)(Err(error.clone()));
         }
     }
+}
+
+/// Has an engine behind a network fetch at once what the requests look at one by one.
+fn prefetch<'r>(snapshot: &dyn Snapshot, requests: impl Iterator<Item = &'r WriteRequest>) -> Result<(), EngineError> {
+    let mut keys = Vec::new();
+    for request in requests {
+        match request {
+            WriteRequest::Put(put) => keys.push(&put.key[..]),
+            WriteRequest::DeleteRange(delete) if delete.range_end.is_empty() => keys.push(&delete.key[..]),
+            WriteRequest::Txn(txn) => single_keys(txn, &mut keys),
+            _ => {}
+        }
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    snapshot.prefetch(Table::Current, &keys)
 }
 
 /// What is told to those whose writes were not begun.

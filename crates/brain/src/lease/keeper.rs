@@ -72,6 +72,7 @@ pub(crate) async fn renew(store: &Store, id: i64) -> Result<Option<i64>, Error> 
         let write = match store.published().leases().renew(id) {
             Renewal::Renewed { ttl_seconds } => return Ok(Some(ttl_seconds)),
             Renewal::NotFound => return Ok(None),
+            Renewal::NotOurs => return Err(Error::NotLeader),
             // Waiting for its end here, instead of for the next tick, keeps the order of the caller's answers. If this is not all of it,
             // the next turn of the loop is.
             Renewal::Expired => WriteRequest::LeaseRevoke { id, only_expired: true },

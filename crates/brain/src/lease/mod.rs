@@ -73,6 +73,8 @@ pub fn attachment_bounds(id: i64) -> ([u8; 8], Bound<[u8; 8]>) {
 pub(crate) enum Renewal {
     /// The lease has all of its time again.
     Renewed { ttl_seconds: i64 },
+    /// Another process keeps the leases.
+    NotOurs,
     /// There is no such lease.
     NotFound,
     /// Its time is up: it is about to be revoked and can't be renewed.
@@ -140,6 +142,8 @@ pub struct Leases {
 
 #[derive(Default)]
 struct State {
+    /// Whether this process keeps the leases: where another one leads, nothing is known of them here.
+    are_ours: bool,
     leases: HashMap<i64, Lease>,
     /// When each lease is to be looked at for expiry; one entry a lease.
     due: BTreeSet<(Duration, i64)>,
@@ -226,7 +230,7 @@ impl Leases {
     /// Takes the leases of a snapshot instead of what was here.
     pub(crate) fn reset(&self, snapshot: &dyn Snapshot) -> Result<(), EngineError> {
         let now = self.clock.now();
-        let mut state = State::default();
+        let mut state = State { are_ours: true, ..State::default() };
         let everything = (Bound::Unbounded, Bound::Unbounded);
         snapshot.scan_past_damage(Table::Lease, everything, &mut |key, row| {
             match (lease_id(key), row.and_then(|row| LeaseRecord::decode(row).ok())) {
@@ -317,7 +321,10 @@ impl Leases {
     pub(crate) fn renew(&self, id: i64) -> Renewal {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        let State { leases, due, .. } = &mut *state;
+        let State { are_ours, leases, due, .. } = &mut *state;
+        if !*are_ours {
+            return Renewal::NotOurs;
+        }
         let Some(lease) = leases.get_mut(&id) else { return Renewal::NotFound };
         if lease.expiring || lease.expires <= now {
             return Renewal::Expired;
@@ -332,6 +339,12 @@ impl Leases {
         due.insert((lease.due, id));
         self.counters.renewed.fetch_add(1, Ordering::Relaxed);
         Renewal::Renewed { ttl_seconds: lease.ttl_seconds }
+    }
+
+    /// Whether this process keeps the leases.
+    #[must_use]
+    pub fn are_ours(&self) -> bool {
+        self.state.lock().are_ours
     }
 
     /// How long the lease has; `None` if there is no such lease.

@@ -308,6 +308,7 @@ impl Model {
             match self.leases.renew(id) {
                 Renewal::Renewed { ttl_seconds } => return self.promise(id, ttl_seconds),
                 Renewal::NotFound => return assert!(!self.rows.contains_key(&id)),
+                Renewal::NotOurs => unreachable!("nobody else keeps them"),
                 Renewal::Expired => self.queue.push(Write::Revoke { id, only_expired: true }),
                 Renewal::Checkpointed => self.queue.push(Write::Checkpoint(vec![(id, 0)])),
             }

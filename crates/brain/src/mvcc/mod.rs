@@ -19,7 +19,9 @@ pub use record::{
     Change, Current, Ladder, LeaseRecord, Position, Previous, Rungs, Version, attached_key, attachment_key, lease_id,
     lease_key,
 };
-pub use txn::{Bounds, Evaluator, Refusal, Revisions, is_read_only, is_serializable, may_put, omits_lease, query};
+pub use txn::{
+    Bounds, Evaluator, Refusal, Revisions, is_read_only, is_serializable, may_put, omits_lease, query, single_keys,
+};
 pub use view::{Layered, Overlay, RecentRows, Rows, SnapshotRows};
 pub use writer::{ChangeSink, Writer};
 

@@ -423,6 +423,20 @@ pub fn may_put(request: &TxnRequest) -> bool {
     })
 }
 
+/// Adds the keys that the transaction names one by one, in whichever branch.
+pub fn single_keys<'r>(request: &'r TxnRequest, keys: &mut Vec<&'r [u8]>) {
+    keys.extend(request.compare.iter().filter(|compare| compare.range_end.is_empty()).map(|compare| &compare.key[..]));
+    for operation in request.success.iter().chain(&request.failure) {
+        match &operation.request {
+            Some(Request::RequestRange(range)) if range.range_end.is_empty() => keys.push(&range.key),
+            Some(Request::RequestPut(put)) => keys.push(&put.key),
+            Some(Request::RequestDeleteRange(delete)) if delete.range_end.is_empty() => keys.push(&delete.key),
+            Some(Request::RequestTxn(nested)) => single_keys(nested, keys),
+            _ => {}
+        }
+    }
+}
+
 /// The query that a Range request asks for, at an already resolved revision.
 #[must_use]
 pub fn query(request: &RangeRequest, revision: i64) -> RangeQuery {

@@ -62,7 +62,8 @@ pub(super) async fn watch(
 }
 
 fn current(server: &Server) -> ServingStatus {
-    if server.store.failure().is_none() { ServingStatus::Serving } else { ServingStatus::NotServing }
+    let is_ready = server.cluster.as_ref().is_none_or(|cluster| cluster.readiness().is_ok());
+    if server.store.failure().is_none() && is_ready { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
 fn response(status: ServingStatus) -> HealthCheckResponse {

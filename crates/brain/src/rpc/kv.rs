@@ -22,7 +22,7 @@ use super::status::{self, status};
 use super::work::{self, Caller, Step, Work, refusal};
 use crate::committer::{WriteRequest, WriteResponse};
 use crate::error::Error;
-use crate::limits::{READ_TXN_BYTES_MIN, READ_TXN_BYTES_STEP_MAX, TXN_INLINE_BYTES_MAX};
+use crate::limits::{LIST_LOOK, READ_TXN_BYTES_MIN, READ_TXN_BYTES_STEP_MAX, TXN_INLINE_BYTES_MAX};
 use crate::mvcc::{Evaluator, Refusal, SnapshotRows, is_read_only, is_serializable, query, range, validate};
 
 /// Serves Range.
@@ -35,7 +35,8 @@ pub(super) fn serve_range(server: &Arc<Server>, deadline: Option<Instant>, messa
         return reply.send(Err(status(&error.into())));
     }
     server.metrics.ranges.increment();
-    if request.range_end.is_empty() && !server.store.engine().reads_may_wait() {
+    let is_near = server.cluster.is_none() && !server.store.engine().reads_may_wait();
+    if request.range_end.is_empty() && is_near {
         return reply.send(get(server, &request).map_err(|error| status(&error)));
     }
     let serializable = request.serializable;
@@ -242,6 +243,7 @@ fn answer(server: &Server, response: WriteResponse) -> Reply {
 /// Compacts; with `physical` the answer waits until the rows are gone.
 pub(super) async fn compact(server: Arc<Server>, request: CompactionRequest) -> Result<CompactionResponse, Error> {
     let store = &server.store;
+    let reign = server.reign()?;
     store.write(WriteRequest::Compact { revision: request.revision }, 64).await?;
     if request.physical {
         let interrupted = tokio::select! {
@@ -249,12 +251,20 @@ pub(super) async fn compact(server: Arc<Server>, request: CompactionRequest) -> 
             () = store.published().wait_trimmed(request.revision) => None,
             why = store.failed() => Some(why),
             () = server.stopping.requested() => Some("the store is stopping".to_owned()),
+            () = deposed(&server, reign) => Some("another member leads now, and goes on".to_owned()),
         };
         if let Some(why) = interrupted {
             return Err(Error::Unavailable(format!("compacted, but some rows are left for the next start: {why}")));
         }
     }
     Ok(CompactionResponse { header: Some(server.header(store.revisions().newest)) })
+}
+
+/// Waits until another member leads.
+async fn deposed(server: &Server, reign: u64) {
+    while server.reign().is_ok_and(|epoch| epoch == reign) {
+        tokio::time::sleep(LIST_LOOK).await;
+    }
 }
 
 #[cfg(test)]

@@ -44,18 +44,21 @@ pub(super) async fn time_to_live(
     request: LeaseTimeToLiveRequest,
 ) -> Result<LeaseTimeToLiveResponse, Error> {
     let id = request.id;
+    let reign = server.reign()?;
     let Some(time) = server.store.published().leases().time_to_live(id) else {
+        server.still(reign).await?;
         let header = Some(server.header(server.store.published().newest()));
         return Ok(LeaseTimeToLiveResponse { header, id, ttl: -1, granted_ttl: 0, keys: Vec::new() });
     };
     let keys = if request.keys {
-        let server = server.clone();
-        tokio::task::spawn_blocking(move || attached_keys(&server, id))
+        let reading = server.clone();
+        tokio::task::spawn_blocking(move || attached_keys(&reading, id))
             .await
             .map_err(|error| Error::Unavailable(error.to_string()))??
     } else {
         Vec::new()
     };
+    server.still(reign).await?;
     Ok(LeaseTimeToLiveResponse {
         header: Some(server.header(server.store.published().newest())),
         id,
@@ -87,7 +90,9 @@ fn attached_keys(server: &Server, id: i64) -> Result<Vec<Bytes>, Error> {
 }
 
 pub(super) async fn leases(server: Arc<Server>, _: LeaseLeasesRequest) -> Result<LeaseLeasesResponse, Error> {
+    let reign = server.reign()?;
     let leases = server.store.published().leases().list().into_iter().map(|id| LeaseStatus { id }).collect();
+    server.still(reign).await?;
     Ok(LeaseLeasesResponse { header: Some(server.header(server.store.published().newest())), leases })
 }
 
@@ -131,12 +136,15 @@ async fn renew_anywhere(server: &Server, message: Bytes) -> Result<LeaseKeepAliv
 
 /// Renews a lease here.
 pub(super) async fn renew(server: &Server, message: Bytes) -> Result<LeaseKeepAliveResponse, Status> {
-    if server.cluster.is_some() && !server.store.is_leading() {
-        return Err(status(&Error::NotLeader));
-    }
     let id = LeaseKeepAliveRequest::decode(message).map_err(|error| status::malformed(&error))?.id;
-    // Before the renewal: a revision at which the lease was certainly alive, should it end next.
-    let header = Some(server.header(server.store.published().newest()));
-    let ttl = keeper::renew(&server.store, id).await.map_err(|error| status(&error))?.unwrap_or(0);
-    Ok(LeaseKeepAliveResponse { header, id, ttl })
+    let renewed = async {
+        let reign = server.reign()?;
+        // Before the renewal: a revision at which the lease was certainly alive, should it end next.
+        let header = Some(server.header(server.store.published().newest()));
+        let ttl = keeper::renew(&server.store, id).await?.unwrap_or(0);
+        // Whoever leads after this reign has given the lease all of its time, or ended it.
+        server.still(reign).await?;
+        Ok(LeaseKeepAliveResponse { header, id, ttl })
+    };
+    renewed.await.map_err(|error| status(&error))
 }

@@ -23,7 +23,7 @@ pub const ETCD_VERSION: &str = "3.7.3";
 pub(super) const ETCD_CLUSTER_VERSION: &str = "3.7.0";
 
 pub(super) async fn status(server: Arc<Server>, _: StatusRequest) -> Result<StatusResponse, Error> {
-    let size = server.store.engine().size()?;
+    let size = server.size()?;
     let reading = server.clone();
     let seq = tokio::task::spawn_blocking(move || reading.store.snapshot()?.head().map(|head| head.seq))
         .await

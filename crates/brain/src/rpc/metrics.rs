@@ -328,7 +328,7 @@ fn write_mvcc(text: &mut Exposition, server: &Server) {
         revisions.compacted,
     );
     // A failed engine has no size, and a metric that is missing says so.
-    if let Ok(size) = server.store.engine().size() {
+    if let Ok(size) = server.size() {
         text.gauge(
             "etcd_mvcc_db_total_size_in_bytes",
             "Total size of the underlying database physically allocated in bytes.",

@@ -41,7 +41,7 @@ impl Quota {
 
     fn look(&self, server: &Server) {
         let limit_bytes = server.options.quota_bytes;
-        let Ok(size) = server.store.engine().size() else { return };
+        let Ok(size) = server.size() else { return };
         let exceeded = size.in_use_bytes > limit_bytes;
         if self.exceeded.swap(exceeded, Ordering::Relaxed) != exceeded {
             let in_use_bytes = size.in_use_bytes;

@@ -92,6 +92,14 @@ impl Server {
         })
     }
 
+    /// How much room the engine uses. May touch the disk.
+    pub(crate) fn size(&self) -> Result<kubewharf_engine::Size, Error> {
+        match &self.cluster {
+            Some(cluster) => Ok(cluster.size()),
+            None => Ok(self.store.engine().size()?),
+        }
+    }
+
     /// Adds what the gRPC server of the client port counts to the metrics.
     pub fn observe(&self, stats: Arc<kubewharf_grpc::Stats>) {
         // A second server's numbers would be another set; the first is the one that clients use.
@@ -110,6 +118,17 @@ impl Server {
             Some(cluster) => cluster.linearize().await,
             None => Ok(()),
         }
+    }
+
+    /// The epoch in which this process leads, for an answer that rests on that; 0 where nobody else can.
+    pub(crate) fn reign(&self) -> Result<u64, Error> {
+        if self.cluster.is_none() { Ok(0) } else { self.store.leading_epoch().ok_or(Error::NotLeader) }
+    }
+
+    /// Makes sure that [`Server::reign`] has held until now.
+    pub(crate) async fn still(&self, reign: u64) -> Result<(), Error> {
+        self.linearize().await?;
+        if self.reign()? == reign { Ok(()) } else { Err(Error::NotLeader) }
     }
 
     /// The header of an answer at `revision`.

@@ -16,20 +16,28 @@ use crate::watch::{End, Gone, Message, Outlet, Requests, StreamOptions, WatchStr
 /// What etcd adds to the operator's limit of a request before it divides a response, in bytes.
 const FRAGMENT_OVERHEAD_BYTES: usize = 512 << 10;
 
-/// Serves a watch stream. The metadata `hasleader` asks for a member that has a leader: one that serves streams has.
-pub(super) async fn serve(
-    server: Arc<Server>,
-    _context: CallContext,
-    requests: RequestStream,
-    responses: ResponseSink,
-) {
+/// Serves a watch stream. The metadata `hasleader` asks for a member that has a leader: one that loses touch with it, and so has no more news,
+/// ends the stream.
+pub(super) async fn serve(server: Arc<Server>, context: CallContext, requests: RequestStream, responses: ResponseSink) {
     let options = StreamOptions {
         header: server.header(0),
         progress_interval: server.options.progress_notify_interval,
         fragment_bytes: server.options.request_bytes_max + FRAGMENT_OVERHEAD_BYTES,
     };
     let stream = WatchStream::new(server.store.clone(), options, &responses);
-    let end = match stream.run(Messages(requests)).await {
+    let wants_leader = context.metadata("hasleader").is_some_and(|value| value == "true");
+    let member = server.cluster.as_ref().filter(|_| wants_leader);
+    let out_of_touch = async {
+        match member {
+            Some(cluster) => cluster.out_of_touch().await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = stream.run(Messages(requests)) => ended,
+        () = out_of_touch => return responses.finish(status::status(&Error::Api(EtcdError::NoLeader))),
+    };
+    let end = match ended {
         // Unavailable makes etcd's client open the stream again, elsewhere or after the restart.
         End::Ending => status::status(&Error::Api(EtcdError::Stopped)),
         End::Closed(why) => status::status(&Error::Unavailable(why.to_string())),

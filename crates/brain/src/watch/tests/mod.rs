@@ -35,7 +35,7 @@ fn options() -> StreamOptions {
 }
 
 fn store(ring_bytes: usize) -> Arc<Store> {
-    Store::open(Arc::new(Memory::new()), StoreOptions { ring_bytes }).unwrap()
+    Store::open(Arc::new(Memory::new()), StoreOptions { ring_bytes, ..StoreOptions::default() }).unwrap()
 }
 
 fn put_request(key: &str, value: &[u8]) -> PutRequest {
