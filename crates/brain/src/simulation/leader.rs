@@ -15,6 +15,7 @@ use super::history::{Answer, Request, appended};
 use super::network::{Address, Demand, Happening, Input, MS, Outside, Timer};
 use super::{Bug, KEYS, OpId};
 use crate::committer::{Resolution, Step, next_head};
+use crate::limits::RESOLVE_MS_MAX;
 
 /// What a member shows its clients.
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,6 +114,8 @@ pub(super) struct Leader {
     check: Option<(u64, Content)>,
     /// How many of the next requests get a batch of their own.
     alone: usize,
+    /// When looks began to fail.
+    unread_since: Option<u64>,
     /// Commits confirmed, and how many of them there were at the last renewal.
     commits: (u64, u64),
     /// Whom it hands over to once all is done, 0 for any.
@@ -131,6 +134,7 @@ impl Leader {
             in_flight: None,
             check: None,
             alone: 0,
+            unread_since: None,
             commits: (0, 0),
             successor: None,
         }
@@ -244,19 +248,40 @@ impl Leader {
             match view {
                 _ if is_deposed => return Some(End::Deposed),
                 Some(view) => self.cache[key] = Some(view.rows[key]),
-                None => return { self.fetch(key, outside); None },
+                None => return self.read_again(outside),
             }
         } else if let Some((_, content)) = self.check.take_if(|(wanted, _)| *wanted == call) {
-            for (id, answer) in content.entries {
-                let is_so = view.is_some() && !is_deposed;
-                outside.answer(id, if is_so { answer } else { Answer::NotDone });
+            if view.is_some() && !is_deposed {
+                content.entries.into_iter().for_each(|(id, answer)| outside.answer(id, answer));
+            } else {
+                content.entries.iter().rev().for_each(|(id, _)| self.queue.push_front(*id));
+                return if is_deposed { Some(End::Deposed) } else { self.read_again(outside) };
             }
-            if is_deposed {
-                return Some(End::Deposed);
-            }
+        } else {
+            return None;
         }
+        self.unread_since = None;
         self.advance(outside);
         None
+    }
+
+    /// Tries again after a look has failed, unless that goes on for too long. What was evaluated is evaluated again.
+    fn read_again(&mut self, outside: &mut Outside) -> Option<End> {
+        let since = *self.unread_since.get_or_insert(outside.now);
+        if outside.now - since >= RESOLVE_MS_MAX * MS {
+            return Some(End::GivenUp);
+        }
+        self.evaluate_again();
+        self.advance(outside);
+        None
+    }
+
+    /// Takes back what was evaluated and is not under way.
+    fn evaluate_again(&mut self) {
+        let newest = self.in_flight.as_ref().map_or(self.head.revision, |in_flight| in_flight.content.newest);
+        let growing = std::mem::replace(&mut self.growing, Content::behind(newest));
+        self.growing.renews = growing.renews;
+        growing.entries.iter().rev().for_each(|(id, _)| self.queue.push_front(*id));
     }
 
     /// Sends the batch under way once more.
@@ -312,12 +337,8 @@ impl Leader {
     /// The engine certainly did not take the batch. If it held several requests, each is tried again by itself.
     fn refuse(&mut self, outside: &mut Outside) {
         let Some(InFlight { content, .. }) = self.in_flight.take() else { return };
-        let growing = std::mem::replace(&mut self.growing, Content::behind(self.head.revision));
-        self.growing.renews = growing.renews;
         // What was evaluated on top of it is evaluated again.
-        for (id, _) in growing.entries.into_iter().rev() {
-            self.queue.push_front(id);
-        }
+        self.evaluate_again();
         match content.entries[..] {
             [(id, _)] => outside.answer(id, Answer::NotDone),
             _ => {

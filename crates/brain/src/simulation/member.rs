@@ -18,6 +18,7 @@ use super::{Bug, KEYS, OpId};
 use crate::cluster::election::{Election, Verdict};
 use crate::cluster::rows::{self, Leadership};
 use crate::cluster::takeover::{Progress, Takeover};
+use crate::limits::PEER_RETRY;
 
 /// A member's own clock: never goes back, but may jump and run at another pace.
 #[derive(Clone, Copy, Debug)]
@@ -63,12 +64,19 @@ enum Duty {
         takeover: Takeover,
         call: u64,
     },
-    /// Has begun the epoch of this head, and looks at what there is up to it.
+    /// Has begun the epoch of this head, and looks at what there is up to it, as soon as no other look is under way.
     CatchUp {
         head: Head,
-        call: u64,
+        call: Option<u64>,
     },
     Lead(Box<Leader>),
+}
+
+/// Who leads in an epoch: a process, 0 for nobody.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    epoch: u64,
+    process: u64,
 }
 
 /// Letting go, after the last batch.
@@ -84,9 +92,12 @@ pub(super) struct Member {
     ttl: Duration,
     election: Election,
     published: Published,
-    /// The newest epoch known, and who leads in it.
+    /// The newest epoch published from.
     epoch: u64,
-    leader: u64,
+    /// The newest epoch of which it knows who leads.
+    known: Known,
+    /// Tells this process from all others.
+    process: u64,
     duty: Duty,
     let_go: Option<LetGo>,
     fates: Vec<Fate>,
@@ -95,6 +106,8 @@ pub(super) struct Member {
     looks: u64,
     /// Reads that wait for the next look.
     waiting: Vec<OpId>,
+    /// Reads that wait until a revision is published here which a look has shown.
+    behind: Vec<(i64, OpId)>,
     /// What is known is too old to take over.
     must_look: bool,
     /// What a leader's cache held, for one that breaks the rules.
@@ -118,13 +131,15 @@ impl Member {
             election: Election::new(ttl, patience),
             published: Published::default(),
             epoch: 0,
-            leader: 0,
+            known: Known::default(),
+            process: outside.random.next() | 1,
             duty: Duty::Starting,
             let_go: None,
             fates: Vec::new(),
             look: None,
             looks: 0,
             waiting: Vec::new(),
+            behind: Vec::new(),
             must_look: true,
             kept: [None; KEYS],
             has_failed: false,
@@ -158,6 +173,7 @@ impl Member {
         match input {
             Input::Timer(Timer::Look(looks)) if looks == self.looks => self.look(outside),
             Input::Timer(Timer::Turn) => self.turn(outside),
+            Input::Timer(Timer::Follow) => self.follow(outside),
             Input::Timer(Timer::Renew(epoch)) => self.renew(epoch, outside),
             Input::Timer(Timer::Again(call)) => self.again(call, outside),
             Input::Timer(Timer::Answer(id)) => self.answer_read(id, outside),
@@ -169,7 +185,8 @@ impl Member {
                 }
             }
             Input::Gone { epoch } => {
-                if self.epoch == epoch && self.leader != 0 && self.leader != id(self.me.member) {
+                let Known { epoch: known, process } = self.known;
+                if known == epoch && process != 0 && process != self.process {
                     self.election.leader_is_gone(epoch);
                     self.turn(outside);
                 }
@@ -203,10 +220,9 @@ impl Member {
         outside.answer(id, Answer::Read { revision, row: rows[key] });
     }
 
-    /// Looks at the engine, unless a look is under way, or a takeover, behind which the next one waits.
+    /// Looks at the engine, unless a look is under way, or a new leader reads what there is, behind which the next look waits.
     fn look(&mut self, outside: &mut Outside) {
-        let may_look = !matches!(self.duty, Duty::TakeOver { .. } | Duty::CatchUp { .. });
-        if self.look.is_some() || !may_look {
+        if self.look.is_some() || matches!(self.duty, Duty::CatchUp { .. }) {
             return;
         }
         let led = if let Duty::Lead(leader) = &self.duty { Some(leader.epoch()) } else { None };
@@ -223,11 +239,11 @@ impl Member {
             return self.fates.swap_remove(at).settle(view, outside);
         }
         match &mut self.duty {
-            Duty::CatchUp { head, call: wanted } if *wanted == call => {
+            Duty::CatchUp { head, call: wanted } if *wanted == Some(call) => {
                 let head = *head;
                 match view {
                     Some(view) => self.lead(head, view, outside),
-                    None => self.follow(outside),
+                    None => self.stay_behind("the engine can't be read", outside),
                 }
             }
             Duty::Lead(leader) => {
@@ -241,7 +257,7 @@ impl Member {
             Some(LetGo::Look { call: wanted, epoch, successor }) if wanted == call => {
                 self.let_go = None;
                 if let Some(view) = view.filter(|view| view.head.epoch == epoch) {
-                    let leadership = Leadership { epoch: epoch + 1, leader: None, successor };
+                    let leadership = Leadership { epoch: epoch + 1, leader: None, successor, process: 0 };
                     let takeover = Takeover::new(view.head, outside.random.next(), &leadership, None);
                     let call = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
                     self.let_go = Some(LetGo::Commit { takeover, call });
@@ -256,19 +272,19 @@ impl Member {
     /// Takes what a look of this member shows.
     fn landed(&mut self, view: Option<&View>, outside: &mut Outside) {
         let Some(Look { reads, led, .. }) = self.look.take() else { return };
-        let is_linear = match view {
+        let shown = match view {
             None => {
                 self.election.saw_nothing(self.now(outside));
-                false
+                None
             }
             Some(view) => self.saw(view, led, outside),
         };
         for id in reads {
-            if is_linear {
-                let pause = Duration::from_micros(outside.random.below(2 * MS));
-                self.set_timer(pause, Timer::Answer(id), outside);
-            } else {
-                outside.answer(id, Answer::NotDone);
+            match shown {
+                // A leader may see in the engine what is not confirmed to it yet, and others may have told of that.
+                Some(_) if outside.bug == Some(Bug::ReadsUnconfirmed) => self.behind.push((0, id)),
+                Some(revision) => self.behind.push((revision, id)),
+                None => outside.answer(id, Answer::NotDone),
             }
         }
         self.must_look = false;
@@ -278,29 +294,35 @@ impl Member {
         self.turn(outside);
     }
 
-    /// Takes note of what a look shows; tells whether reads that came before it can be answered.
-    fn saw(&mut self, view: &View, led: Option<u64>, outside: &mut Outside) -> bool {
-        let mut leadership = None;
+    /// Takes note of what a look shows; gives the revision that reads which came before it have to show.
+    fn saw(&mut self, view: &View, led: Option<u64>, outside: &mut Outside) -> Option<i64> {
         if matches!(self.duty, Duty::Starting) {
             self.published = Published { revision: view.head.revision, rows: view.rows };
             self.duty = Duty::Follow;
         }
-        if led.is_none() {
-            if self.epoch < view.head.epoch {
-                leadership = rows::leadership(view, view.head.epoch).ok();
-            }
-            self.publish(view, outside);
-            self.epoch = self.epoch.max(view.head.epoch);
-        }
         if let Err(lost) = self.election.saw(view.head, self.now(outside)) {
             self.fail(&lost.to_string(), outside);
-            return false;
+            return None;
         }
-        if let Some(leadership) = leadership {
-            self.election.epoch_began(&leadership, id(self.me.member));
-            self.leader = leadership.leader.map_or(0, |leader| leader.id);
+        if led.is_none() {
+            let is_new = self.epoch < view.head.epoch;
+            self.publish(view, outside);
+            self.epoch = self.epoch.max(view.head.epoch);
+            if is_new && let Ok(leadership) = rows::leadership(view, view.head.epoch) {
+                if leadership.leader.is_none() {
+                    let to_other = leadership.successor != 0 && leadership.successor != id(self.me.member);
+                    self.election.leader_let_go(view.head.epoch, to_other);
+                }
+                self.know(leadership.epoch, leadership.process);
+            }
         }
-        led.is_none_or(|epoch| epoch == view.head.epoch)
+        led.is_none_or(|epoch| epoch == view.head.epoch).then_some(view.head.revision)
+    }
+
+    fn know(&mut self, epoch: u64, process: u64) {
+        if self.known.epoch < epoch {
+            self.known = Known { epoch, process };
+        }
     }
 
     fn publish(&mut self, view: &View, outside: &mut Outside) {
@@ -325,9 +347,13 @@ impl Member {
 
     /// Takes over if it is this member's turn.
     fn turn(&mut self, outside: &mut Outside) {
-        let is_free = matches!(self.duty, Duty::Follow) && self.let_go.is_none() && self.look.is_none();
+        let is_free = matches!(self.duty, Duty::Follow) && self.let_go.is_none();
         if !is_free || self.must_look || self.has_failed {
             return;
+        }
+        if self.known.process == self.process {
+            // This very process has begun the epoch, and does not lead.
+            self.election.leader_is_gone(self.known.epoch);
         }
         let now = self.now(outside);
         match self.election.verdict(now) {
@@ -338,7 +364,7 @@ impl Member {
             Verdict::TakeOver(head) => {
                 outside.trace(|| format!("{} takes over from {head:?}", self.me.member));
                 let leader = Some(Peer { id: id(self.me.member), ..Peer::default() });
-                let leadership = Leadership { epoch: head.epoch + 1, leader, successor: 0 };
+                let leadership = Leadership { epoch: head.epoch + 1, leader, successor: 0, process: self.process };
                 let takeover = Takeover::new(head, outside.random.next(), &leadership, None);
                 let call = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
                 self.duty = Duty::TakeOver { takeover, call };
@@ -354,15 +380,9 @@ impl Member {
     ) {
         match &mut self.duty {
             Duty::TakeOver { takeover, call: wanted } if *wanted == call => match takeover.step(result) {
-                Progress::Begun(head) => {
-                    let call = outside.ask(self.me, Demand::View { after: self.published.revision });
-                    self.duty = Duty::CatchUp { head, call };
-                }
+                Progress::Begun(head) => self.duty = Duty::CatchUp { head, call: None },
                 Progress::Again { after_ms } => self.set_timer(Duration::from_millis(after_ms), Timer::Again(call), outside),
-                Progress::Failed(why) => {
-                    outside.trace(|| format!("{} does not take over: {why}", self.me.member));
-                    self.follow(outside);
-                }
+                Progress::Failed(why) => self.stay_behind(&why, outside),
             },
             Duty::Lead(leader) => {
                 if let Some(end) = leader.committed(call, result, &mut self.published, outside) {
@@ -397,24 +417,22 @@ impl Member {
         }
     }
 
-    /// Begins to lead behind `head`, if nobody else has written since.
+    /// Begins to lead behind `head`.
     fn lead(&mut self, head: Head, view: &View, outside: &mut Outside) {
-        let behind = view.events.iter().take_while(|event| event.revision <= head.revision);
-        let is_current = view.head.revision == head.revision && view.head.epoch >= head.epoch;
-        if !is_current {
-            return self.follow(outside);
-        }
-        for event in behind {
-            self.published.publish(*event, outside);
+        for event in &view.events {
+            if event.revision <= head.revision {
+                self.published.publish(*event, outside);
+            }
         }
         if self.published.revision != head.revision {
-            outside.history.fail(format!("a member leads at {} behind {head:?}", self.published.revision));
+            // It has followed another leader already.
+            return self.stay_behind("another member has taken over already", outside);
         }
         outside.trace(|| format!("{} leads behind {head:?}", self.me.member));
         outside.history.counts.reigns += 1;
         let cache = if outside.bug == Some(Bug::KeepsCache) { self.kept } else { [None; KEYS] };
-        self.epoch = head.epoch;
-        self.leader = id(self.me.member);
+        self.epoch = self.epoch.max(head.epoch);
+        self.know(head.epoch, self.process);
         self.duty = Duty::Lead(Box::new(Leader::new(self.me, head, cache)));
         self.set_timer(self.ttl / 4, Timer::Renew(head.epoch), outside);
         self.look(outside);
@@ -442,6 +460,14 @@ impl Member {
         self.follow(outside);
     }
 
+    /// Waits a little after a takeover that has failed.
+    fn stay_behind(&mut self, why: &str, outside: &mut Outside) {
+        outside.trace(|| format!("{} does not take over: {why}", self.me.member));
+        self.duty = Duty::Follow;
+        self.must_look = true;
+        self.set_timer(PEER_RETRY, Timer::Follow, outside);
+    }
+
     /// Waits for its turn, from what a new look shows on.
     fn follow(&mut self, outside: &mut Outside) {
         self.duty = Duty::Follow;
@@ -462,8 +488,18 @@ impl Member {
             let call = outside.ask(self.me, Demand::View { after: i64::MAX });
             self.let_go = Some(LetGo::Look { call, epoch, successor });
         }
+        if let Duty::CatchUp { call: call @ None, .. } = &mut self.duty
+            && self.look.is_none()
+        {
+            *call = Some(outside.ask(self.me, Demand::View { after: self.published.revision }));
+        }
         if !self.waiting.is_empty() {
             self.look(outside);
+        }
+        while let Some(at) = self.behind.iter().position(|(revision, _)| *revision <= self.published.revision) {
+            let (_, id) = self.behind.swap_remove(at);
+            let pause = Duration::from_micros(outside.random.below(2 * MS));
+            self.set_timer(pause, Timer::Answer(id), outside);
         }
     }
 }

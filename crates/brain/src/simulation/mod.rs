@@ -41,6 +41,8 @@ enum Bug {
     SeenIsApplied,
     /// A leader answers reads without a look at the engine.
     ReadsWithoutLook,
+    /// A leader answers reads with what is confirmed to it, though the engine shows more.
+    ReadsUnconfirmed,
     /// A leader refuses writes, for what it has found, without a look at the engine.
     RefusesWithoutLook,
     /// The engine shows in its views what it may still lose.
@@ -139,6 +141,11 @@ fn a_head_that_is_taken_for_success_without_a_successor_is_found() {
 #[test]
 fn a_read_without_a_look_at_the_engine_is_found() {
     find(Bug::ReadsWithoutLook, false, 50);
+}
+
+#[test]
+fn a_read_of_a_leader_that_is_behind_its_followers_is_found() {
+    find(Bug::ReadsUnconfirmed, false, 50);
 }
 
 #[test]

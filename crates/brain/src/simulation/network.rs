@@ -48,6 +48,8 @@ pub(super) enum Timer {
     Look(u64),
     /// To see whether it is its turn to lead.
     Turn,
+    /// To look anew whether it is.
+    Follow,
     /// To show that it leads, in this epoch.
     Renew(u64),
     /// To commit again what was committed in this call.

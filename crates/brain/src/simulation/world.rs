@@ -143,7 +143,9 @@ impl World {
             return;
         };
         if self.outside.now < seat.paused_until {
-            return self.outside.schedule(seat.paused_until, Happening::Input(to, input));
+            // Its threads wake up in any order.
+            let at = seat.paused_until + self.outside.random.below(5 * MS);
+            return self.outside.schedule(at, Happening::Input(to, input));
         }
         member.take(input, &mut self.outside);
         if member.has_failed {
