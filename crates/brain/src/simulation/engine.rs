@@ -1,8 +1,8 @@
 //! The shared engine: one head, the rows that members keep in it, and the log.
 //!
 //! Invariant, unless a bug is asked for: a batch is applied whole if the head is the expected one, else not at all, and a view shows
-//! what is durable. A batch whose answer got lost may be visible to later batches for a while and be gone after a crash of the engine,
-//! until a batch behind it was confirmed.
+//! what is durable. A batch whose answer got lost may be visible to later batches and be gone after a crash of the engine, until a batch
+//! behind it was confirmed, or some time has passed.
 
 use std::ops::Bound;
 
@@ -150,6 +150,16 @@ impl Engine {
         }
         self.visible.rows[event.key] = Row { modified: event.revision, value: event.value };
         self.log.push(event);
+    }
+
+    /// Makes durable what is visible.
+    pub(super) fn sync(&mut self) {
+        self.durable = None;
+    }
+
+    /// Whether a crash would undo something.
+    pub(super) fn may_lose(&self) -> bool {
+        self.durable.is_some()
     }
 
     /// Loses what is not durable.

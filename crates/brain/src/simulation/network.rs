@@ -131,6 +131,8 @@ pub(super) struct Outside {
     pub(super) outage_until: u64,
     /// Whether an engine may lose commits that it has not confirmed.
     pub(super) is_volatile: bool,
+    /// When it has them safe in any case.
+    safe_at: u64,
     /// Whether the faults have ended.
     pub(super) is_calm: bool,
     /// Whether to print what happens.
@@ -153,6 +155,7 @@ impl Outside {
             bug,
             outage_until: 0,
             is_volatile,
+            safe_at: 0,
             is_calm: false,
             is_traced,
             answered: Vec::new(),
@@ -230,6 +233,14 @@ impl Outside {
                 self.time_out(from, call, deadline, is_commit);
             }
             return;
+        }
+        if self.is_volatile {
+            if self.now >= self.safe_at {
+                self.engine.sync();
+            }
+            if !self.engine.may_lose() {
+                self.safe_at = self.now + self.random.magnitude(10 * MS, 10 * SECOND);
+            }
         }
         let input = match demand {
             Demand::Commit(batch) => {
