@@ -240,7 +240,10 @@ impl Store {
     /// Begins to write behind `head`, which this process has written and up to which everything is published. `on_end` is called, on the
     /// committer's thread, if that ends by itself; nothing is published after that.
     pub(crate) fn lead(&self, duty: &mut Duty, head: Head, on_end: OnEnd) -> Result<(), EngineError> {
-        debug_assert_eq!(head.revision, self.published.newest());
+        if self.published.newest() != head.revision {
+            // It was so long on the way that this process has followed another one since.
+            return Err(Cause::Unavailable("another process has taken over already".to_owned()).into());
+        }
         let compacted = {
             let snapshot = self.engine.snapshot()?;
             self.published.leases.reset(snapshot.as_ref())?;
@@ -351,7 +354,10 @@ impl Store {
                     return Ok((Revisions { newest, compacted }, snapshot));
                 }
                 drop(snapshot);
-                crate::cluster::catch_up(self, &mut |_| Ok(()))?;
+                if crate::cluster::catch_up(self, &mut |_| Ok(()))?.leads == Some(false) {
+                    // What is missing here is published as soon as this process knows that, too.
+                    return Err(Cause::Unavailable("another process has taken over".to_owned()).into());
+                }
                 continue;
             }
             let compacted = self.published.compacted.load(Ordering::Acquire);
@@ -481,4 +487,21 @@ pub(crate) fn compacted(snapshot: &dyn Snapshot) -> Result<i64, EngineError> {
 pub(crate) fn random_u64() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use kubewharf_engine::memory::Memory;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_followed_another_one_since_it_took_over_does_not_lead() {
+        let store = Store::join(Arc::new(Memory::new()), StoreOptions::default(), "a").unwrap();
+        let head = store.snapshot().unwrap().head().unwrap();
+        let later = Revisions { newest: head.revision + 1, compacted: -1 };
+        store.published().publish(later, EventsBuilder::default(), &[]);
+        assert!(store.lead(&mut store.duty(), head, Arc::new(|_| {})).is_err());
+        assert!(!store.is_leading());
+    }
 }

@@ -398,6 +398,7 @@ impl Cluster {
                 self.election.lock().leader_let_go(head.epoch, to_other);
             }
             self.know(leadership);
+            self.store.saw_epoch(head.epoch);
         }
         if leads == Some(false) { Err(Error::NotLeader) } else { Ok(head.revision) }
     }

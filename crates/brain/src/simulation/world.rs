@@ -292,6 +292,7 @@ impl World {
             return;
         };
         self.clients[client].asked = None;
+        let mut pause = self.think;
         let request = self.outside.history.request(id);
         if let Request::Append { key } | Request::Swap { key, .. } | Request::Read { key } = request {
             match self.outside.history.answered(id) {
@@ -299,10 +300,10 @@ impl World {
                 Some(Answer::Found { row: Row { modified, .. } } | Answer::Read { row: Row { modified, .. }, .. }) => {
                     self.clients[client].known[key] = modified;
                 }
-                _ => {}
+                _ => pause += 100 * MS,
             }
         }
-        let later = self.outside.now + self.outside.random.below(self.think);
+        let later = self.outside.now + self.outside.random.below(pause);
         self.outside.schedule(later, Happening::Think(client));
     }
 
