@@ -75,8 +75,6 @@ pub(super) struct Engine {
     durable: Option<State>,
     log: Vec<Event>,
     grants: Vec<OpId>,
-    /// How often a crash has undone something.
-    pub(super) losses: u32,
     /// What is wrong with what was written.
     pub(super) broken: Option<String>,
 }
@@ -102,7 +100,7 @@ impl Engine {
             events: 0,
             grants: 0,
         };
-        Self { bug, visible, durable: None, log: Vec::new(), grants: Vec::new(), losses: 0, broken: None }
+        Self { bug, visible, durable: None, log: Vec::new(), grants: Vec::new(), broken: None }
     }
 
     fn matches(&self, expected: Head) -> bool {
@@ -162,14 +160,15 @@ impl Engine {
         self.durable.is_some()
     }
 
-    /// Loses what is not durable.
-    pub(super) fn crash(&mut self) {
+    /// Loses what is not durable; tells whether that was something.
+    pub(super) fn crash(&mut self) -> bool {
+        let may_lose = self.may_lose();
         if let Some(durable) = self.durable.take() {
             self.log.truncate(durable.events);
             self.grants.truncate(durable.grants);
             self.visible = durable;
-            self.losses += 1;
         }
+        may_lose
     }
 
     /// A view, with the log behind `after`.

@@ -24,12 +24,19 @@ pub(super) enum Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// Written, at this revision.
-    Written { revision: i64 },
+    Written {
+        revision: i64,
+    },
     Granted,
     /// Not written: this was found instead of what was expected.
-    Found { row: Row },
+    Found {
+        row: Row,
+    },
     /// What a key held as of a revision.
-    Read { revision: i64, row: Row },
+    Read {
+        revision: i64,
+        row: Row,
+    },
     /// Certainly not done.
     NotDone,
     /// Nobody knows.
@@ -48,7 +55,7 @@ struct Op {
 pub(super) struct History {
     ops: Vec<Op>,
     /// The newest revision of which any client was told.
-    floor: i64,
+    pub(super) floor: i64,
     /// The newest revision that any member has published.
     published: i64,
     pub(super) counts: Counts,
@@ -69,12 +76,12 @@ pub(super) struct Counts {
     pub(super) seen: u64,
     pub(super) fates: u64,
     pub(super) given_up: u64,
-    pub(super) lost: u64,
+    pub(super) undone: u64,
 }
 
 impl Counts {
     pub(super) fn add(&mut self, other: &Self) {
-        let Self { written, granted, found, read, not_done, unknown, reigns, seen, fates, given_up, lost } = other;
+        let Self { written, granted, found, read, not_done, unknown, reigns, seen, fates, given_up, undone } = other;
         self.written += written;
         self.granted += granted;
         self.found += found;
@@ -85,7 +92,7 @@ impl Counts {
         self.seen += seen;
         self.fates += fates;
         self.given_up += given_up;
-        self.lost += lost;
+        self.undone += undone;
     }
 }
 

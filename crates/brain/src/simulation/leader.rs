@@ -91,11 +91,14 @@ impl Fate {
         let was_applied = view.and_then(View::previous).and_then(|previous| self.resolution.was_applied(previous));
         outside.history.counts.fates += u64::from(was_applied.is_some());
         for (id, answer) in self.entries {
-            outside.answer(id, match was_applied {
-                Some(true) => answer,
-                Some(false) => Answer::NotDone,
-                None => Answer::Unknown,
-            });
+            outside.answer(
+                id,
+                match was_applied {
+                    Some(true) => answer,
+                    Some(false) => Answer::NotDone,
+                    None => Answer::Unknown,
+                },
+            );
         }
     }
 }
@@ -350,7 +353,8 @@ impl Leader {
 
     /// Ends: answers everybody, or leaves that to what a look tells of the last batch.
     pub(super) fn end(self, end: End, outside: &mut Outside) -> Option<Fate> {
-        let not_done = self.growing.entries.into_iter().chain(self.check.into_iter().flat_map(|(_, check)| check.entries));
+        let not_done =
+            self.growing.entries.into_iter().chain(self.check.into_iter().flat_map(|(_, check)| check.entries));
         not_done.map(|(id, _)| id).chain(self.queue).for_each(|id| outside.answer(id, Answer::NotDone));
         let InFlight { resolution, content, .. } = self.in_flight?;
         if end == End::Deposed {

@@ -156,6 +156,11 @@ impl Member {
         self.epoch
     }
 
+    /// The newest revision that it shows its clients.
+    pub(super) fn published(&self) -> i64 {
+        self.published.revision
+    }
+
     pub(super) fn is_leading(&self) -> bool {
         matches!(self.duty, Duty::Lead(_))
     }
@@ -335,11 +340,11 @@ impl Member {
         }
     }
 
-    /// The engine shows less than it has shown.
+    /// The engine is said to have lost what it had confirmed, which it never does.
     fn fail(&mut self, why: &str, outside: &mut Outside) {
         outside.trace(|| format!("{} fails: {why}", self.me.member));
-        outside.history.counts.lost += 1;
-        if outside.engine.losses == 0 {
+        // Whoever breaks these rules has cause; what clients were told is what counts then.
+        if !matches!(outside.bug, Some(Bug::SeenIsApplied | Bug::ShowsUnsynced)) {
             outside.history.fail(format!("member {} says, without cause: {why}", self.me.member));
         }
         self.has_failed = true;
@@ -372,16 +377,13 @@ impl Member {
         }
     }
 
-    fn committed(
-        &mut self,
-        call: u64,
-        result: Result<(), kubewharf_engine::CommitError>,
-        outside: &mut Outside,
-    ) {
+    fn committed(&mut self, call: u64, result: Result<(), kubewharf_engine::CommitError>, outside: &mut Outside) {
         match &mut self.duty {
             Duty::TakeOver { takeover, call: wanted } if *wanted == call => match takeover.step(result) {
                 Progress::Begun(head) => self.duty = Duty::CatchUp { head, call: None },
-                Progress::Again { after_ms } => self.set_timer(Duration::from_millis(after_ms), Timer::Again(call), outside),
+                Progress::Again { after_ms } => {
+                    self.set_timer(Duration::from_millis(after_ms), Timer::Again(call), outside)
+                }
                 Progress::Failed(why) => self.stay_behind(&why, outside),
             },
             Duty::Lead(leader) => {

@@ -76,6 +76,14 @@ fn run_all(seeds: u64, is_volatile: bool) {
         counts.add(&outcome.counts);
     }
     let rate = steps as f64 / begun.elapsed().as_secs_f64();
+    if single.is_none() && seeds >= 1000 {
+        let Counts { written, granted, found, read, not_done, unknown, reigns, seen, fates, given_up, undone } = counts;
+        let all = [written, granted, found, read, not_done, unknown, reigns, seen, fates, given_up];
+        assert!(
+            all.iter().all(|&count| count > 0) && is_volatile == (undone > 0),
+            "not everything happens: {counts:?}"
+        );
+    }
     println!("{steps} steps, {rate:.0} a second, {} s of virtual time, {counts:?}", took / network::SECOND);
 }
 
@@ -93,12 +101,12 @@ fn find(bug: Bug, is_volatile: bool, seeds: u64) -> Outcome {
 
 #[test]
 fn clients_are_told_the_truth_whatever_happens_between_members_and_engine() {
-    run_all(300, false);
+    run_all(1000, false);
 }
 
 #[test]
 fn what_an_engine_loses_that_it_has_not_confirmed_nobody_was_told() {
-    run_all(100, true);
+    run_all(1000, true);
 }
 
 #[test]
@@ -150,7 +158,7 @@ fn a_read_of_a_leader_that_is_behind_its_followers_is_found() {
 
 #[test]
 fn a_refusal_without_a_look_at_the_engine_is_found() {
-    find(Bug::RefusesWithoutLook, false, 200);
+    find(Bug::RefusesWithoutLook, false, 1000);
 }
 
 #[test]

@@ -29,16 +29,26 @@ pub(super) struct Address {
 #[derive(Debug)]
 pub(super) enum Input {
     /// What became of a commit.
-    Committed { call: u64, result: Result<(), CommitError> },
+    Committed {
+        call: u64,
+        result: Result<(), CommitError>,
+    },
     /// What a look shows; `None` if it has failed.
-    Viewed { call: u64, view: Option<Box<View>> },
+    Viewed {
+        call: u64,
+        view: Option<Box<View>>,
+    },
     Timer(Timer),
     /// A client's.
     Request(OpId),
     /// The operator wants another leader.
-    HandOver { successor: u64 },
+    HandOver {
+        successor: u64,
+    },
     /// A member's process that led in this epoch seems to be gone.
-    Gone { epoch: u64 },
+    Gone {
+        epoch: u64,
+    },
 }
 
 /// What a process has set itself.
@@ -63,14 +73,21 @@ pub(super) enum Timer {
 pub(super) enum Demand {
     Commit(Arc<Batch>),
     /// A look, with the log behind this revision.
-    View { after: i64 },
+    View {
+        after: i64,
+    },
 }
 
 /// What happens next.
 #[derive(Debug)]
 pub(super) enum Happening {
     /// A request reaches the engine.
-    Arrival { from: Address, call: u64, deadline: u64, demand: Demand },
+    Arrival {
+        from: Address,
+        call: u64,
+        deadline: u64,
+        demand: Demand,
+    },
     /// A process gets something to do.
     Input(Address, Input),
     /// A client asks the next question.
@@ -199,7 +216,7 @@ impl Outside {
         if is_commit && self.happens(if is_out { 500 } else { self.weather.refused }) {
             let cause = Cause::Unavailable("refused".to_owned());
             let input = Input::Committed { call, result: Err(CommitError::NotApplied(cause)) };
-            let at = self.now + self.delay();
+            let at = deadline.min(self.now + self.delay());
             self.schedule(at, Happening::Input(from, input));
         } else if is_out || self.happens(self.weather.lost) {
             self.time_out(from, call, deadline, is_commit);

@@ -229,7 +229,8 @@ impl World {
                 self.outside.outage_until = now + outage;
             }
             5 => {
-                let (jump, pace) = (self.outside.random.magnitude(MS, 10 * SECOND), self.outside.random.between(512, 2048));
+                let (jump, pace) =
+                    (self.outside.random.magnitude(MS, 10 * SECOND), self.outside.random.between(512, 2048));
                 let seat = &mut self.seats[victim];
                 let clock = seat.member.as_mut().map_or(&mut seat.clock, Member::clock);
                 clock.adjust(now, jump, pace);
@@ -241,7 +242,7 @@ impl World {
             }
             _ => {
                 if self.outside.is_volatile {
-                    self.outside.engine.crash();
+                    self.outside.history.counts.undone += u64::from(self.outside.engine.crash());
                     self.outside.trace(|| format!("the engine crashes, its head is {:?}", self.outside.engine.head()));
                     self.outside.history.check_loss(&self.outside.engine);
                 }
@@ -307,7 +308,8 @@ impl World {
         self.outside.schedule(later, Happening::Think(client));
     }
 
-    /// Ends the faults, and waits until a write and a read that come after them succeed; gives the steps that it took.
+    /// Ends the faults, and waits until writes and reads that come after them succeed, and every member follows; gives the steps that it
+    /// took.
     fn recover(&mut self) -> u64 {
         let resumed = self.seats.iter().map(|seat| seat.paused_until).max().unwrap_or(0);
         self.outside.is_calm = true;
@@ -320,14 +322,17 @@ impl World {
             self.step();
             steps += 1;
             if before.is_none() && self.outside.now >= begun {
-                before = Some(self.outside.history.counts);
+                before = Some((self.outside.history.counts, self.outside.history.floor));
             }
-            let counts = self.outside.history.counts;
-            if before.is_some_and(|before| counts.written >= before.written + 5 && counts.read >= before.read + 5) {
-                break;
+            if let Some((before, floor)) = before {
+                let Counts { written, read, .. } = self.outside.history.counts;
+                let follows = |seat: &Seat| seat.member.as_ref().is_some_and(|member| member.published() > floor);
+                if written >= before.written + 5 && read >= before.read + 5 && self.seats.iter().all(follows) {
+                    break;
+                }
             }
             if self.outside.now > begun + RECOVERY {
-                self.outside.history.fail("there is no leader long after the faults have ended".to_owned());
+                self.outside.history.fail("not all is well long after the faults have ended".to_owned());
             }
         }
         steps
