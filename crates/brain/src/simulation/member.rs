@@ -5,48 +5,21 @@
 //!
 //! Invariant: while it leads, only its leader publishes; it looks at the engine once at a time, and begins no takeover meanwhile.
 
+mod reign;
+
 use std::time::Duration;
 
 use kubewharf_engine::Head;
-use kubewharf_etcd_api::etcdserverpb::Member as Peer;
 
-use super::engine::View;
+use super::clock::Clock;
+use super::engine::{Row, View};
 use super::history::{Answer, Request};
-use super::leader::{End, Fate, Leader, Published};
+use super::leader::{Fate, Leader, Published};
 use super::network::{Address, Demand, Happening, Input, MS, Outside, Timer};
 use super::{Bug, KEYS, OpId};
-use crate::cluster::election::{Election, Verdict};
-use crate::cluster::rows::{self, Leadership};
-use crate::cluster::takeover::{Progress, Takeover};
-use crate::limits::PEER_RETRY;
-
-/// A member's own clock: never goes back, but may jump and run at another pace.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    base: u64,
-    since: u64,
-    /// Its pace, in 1024ths.
-    pace: u64,
-}
-
-impl Clock {
-    pub(super) fn new(base: u64) -> Self {
-        Self { base, since: 0, pace: 1024 }
-    }
-
-    fn read(&self, now: u64) -> Duration {
-        Duration::from_micros(self.base + ((now - self.since) * self.pace >> 10))
-    }
-
-    /// How long `duration` of this clock takes, and no less.
-    fn stretch(&self, duration: Duration) -> u64 {
-        (duration.as_micros() as u64) * 1024 / self.pace + 1
-    }
-
-    pub(super) fn adjust(&mut self, now: u64, jump: u64, pace: u64) {
-        *self = Self { base: self.read(now).as_micros() as u64 + jump, since: now, pace };
-    }
-}
+use crate::cluster::election::Election;
+use crate::cluster::rows;
+use crate::cluster::takeover::Takeover;
 
 /// A look under way, and the reads that wait for it.
 struct Look {
@@ -111,7 +84,7 @@ pub(super) struct Member {
     /// What is known is too old to take over.
     must_look: bool,
     /// What a leader's cache held, for one that breaks the rules.
-    kept: [Option<super::engine::Row>; KEYS],
+    kept: [Option<Row>; KEYS],
     /// It can't go on.
     pub(super) has_failed: bool,
 }
@@ -258,20 +231,7 @@ impl Member {
             }
             _ => {}
         }
-        match self.let_go {
-            Some(LetGo::Look { call: wanted, epoch, successor }) if wanted == call => {
-                self.let_go = None;
-                if let Some(view) = view.filter(|view| view.head.epoch == epoch) {
-                    let leadership = Leadership { epoch: epoch + 1, leader: None, successor, process: 0 };
-                    let takeover = Takeover::new(view.head, outside.random.next(), &leadership, None);
-                    let call = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
-                    self.let_go = Some(LetGo::Commit { takeover, call });
-                } else {
-                    self.follow(outside);
-                }
-            }
-            _ => {}
-        }
+        self.viewed_before_letting_go(call, view, outside);
     }
 
     /// Takes what a look of this member shows.
@@ -350,146 +310,9 @@ impl Member {
         self.has_failed = true;
     }
 
-    /// Takes over if it is this member's turn.
-    fn turn(&mut self, outside: &mut Outside) {
-        let is_free = matches!(self.duty, Duty::Follow) && self.let_go.is_none();
-        if !is_free || self.must_look || self.has_failed {
-            return;
-        }
-        if self.known.process == self.process {
-            // This very process has begun the epoch, and does not lead.
-            self.election.leader_is_gone(self.known.epoch);
-        }
-        let now = self.now(outside);
-        match self.election.verdict(now) {
-            Verdict::Wait(until) if until.saturating_sub(now) < self.ttl / 8 => {
-                self.set_timer(until.saturating_sub(now), Timer::Turn, outside);
-            }
-            Verdict::Wait(_) => {}
-            Verdict::TakeOver(head) => {
-                outside.trace(|| format!("{} takes over from {head:?}", self.me.member));
-                let leader = Some(Peer { id: id(self.me.member), ..Peer::default() });
-                let leadership = Leadership { epoch: head.epoch + 1, leader, successor: 0, process: self.process };
-                let takeover = Takeover::new(head, outside.random.next(), &leadership, None);
-                let call = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
-                self.duty = Duty::TakeOver { takeover, call };
-            }
-        }
-    }
-
-    fn committed(&mut self, call: u64, result: Result<(), kubewharf_engine::CommitError>, outside: &mut Outside) {
-        match &mut self.duty {
-            Duty::TakeOver { takeover, call: wanted } if *wanted == call => match takeover.step(result) {
-                Progress::Begun(head) => self.duty = Duty::CatchUp { head, call: None },
-                Progress::Again { after_ms } => {
-                    self.set_timer(Duration::from_millis(after_ms), Timer::Again(call), outside)
-                }
-                Progress::Failed(why) => self.stay_behind(&why, outside),
-            },
-            Duty::Lead(leader) => {
-                if let Some(end) = leader.committed(call, result, &mut self.published, outside) {
-                    self.end_reign(end, outside);
-                }
-            }
-            _ => match &mut self.let_go {
-                Some(LetGo::Commit { takeover, call: wanted }) if *wanted == call => match takeover.step(result) {
-                    Progress::Again { after_ms } => {
-                        self.set_timer(Duration::from_millis(after_ms), Timer::Again(call), outside);
-                    }
-                    Progress::Begun(_) | Progress::Failed(_) => {
-                        outside.trace(|| format!("{} has let go or tried to", self.me.member));
-                        self.let_go = None;
-                        self.follow(outside);
-                    }
-                },
-                _ => {}
-            },
-        }
-    }
-
-    fn again(&mut self, call: u64, outside: &mut Outside) {
-        match (&mut self.duty, &mut self.let_go) {
-            (Duty::TakeOver { takeover, call: last }, _) | (_, Some(LetGo::Commit { takeover, call: last }))
-                if *last == call =>
-            {
-                *last = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
-            }
-            (Duty::Lead(leader), _) => leader.again(call, outside),
-            _ => {}
-        }
-    }
-
-    /// Begins to lead behind `head`.
-    fn lead(&mut self, head: Head, view: &View, outside: &mut Outside) {
-        for event in &view.events {
-            if event.revision <= head.revision {
-                self.published.publish(*event, outside);
-            }
-        }
-        if self.published.revision != head.revision {
-            // It has followed another leader already.
-            return self.stay_behind("another member has taken over already", outside);
-        }
-        outside.trace(|| format!("{} leads behind {head:?}", self.me.member));
-        outside.history.counts.reigns += 1;
-        let cache = if outside.bug == Some(Bug::KeepsCache) { self.kept } else { [None; KEYS] };
-        self.epoch = self.epoch.max(head.epoch);
-        self.know(head.epoch, self.process);
-        self.duty = Duty::Lead(Box::new(Leader::new(self.me, head, cache)));
-        self.set_timer(self.ttl / 4, Timer::Renew(head.epoch), outside);
-        self.look(outside);
-    }
-
-    fn renew(&mut self, epoch: u64, outside: &mut Outside) {
-        if let Duty::Lead(leader) = &mut self.duty
-            && leader.epoch() == epoch
-        {
-            leader.renew(outside);
-            self.set_timer(self.ttl / 4, Timer::Renew(epoch), outside);
-        }
-    }
-
-    fn end_reign(&mut self, end: End, outside: &mut Outside) {
-        outside.trace(|| format!("{} leads no more: {end:?}", self.me.member));
-        if let Duty::Lead(leader) = std::mem::replace(&mut self.duty, Duty::Follow) {
-            outside.history.counts.given_up += u64::from(end == End::GivenUp);
-            self.kept = leader.cache();
-            self.fates.extend(leader.end(end, outside));
-        }
-        if end == End::Lost {
-            self.fail("the leader's head is gone", outside);
-        }
-        self.follow(outside);
-    }
-
-    /// Waits a little after a takeover that has failed.
-    fn stay_behind(&mut self, why: &str, outside: &mut Outside) {
-        outside.trace(|| format!("{} does not take over: {why}", self.me.member));
-        self.duty = Duty::Follow;
-        self.must_look = true;
-        self.set_timer(PEER_RETRY, Timer::Follow, outside);
-    }
-
-    /// Waits for its turn, from what a new look shows on.
-    fn follow(&mut self, outside: &mut Outside) {
-        self.duty = Duty::Follow;
-        self.election.saw_nothing(self.now(outside));
-        self.must_look = true;
-        self.look(outside);
-    }
-
     /// What is due after each input.
     fn finish(&mut self, outside: &mut Outside) {
-        if let Duty::Lead(leader) = &mut self.duty
-            && let Some(successor) = leader.successor
-            && leader.is_idle()
-        {
-            let epoch = leader.epoch();
-            self.kept = leader.cache();
-            self.duty = Duty::Follow;
-            let call = outside.ask(self.me, Demand::View { after: i64::MAX });
-            self.let_go = Some(LetGo::Look { call, epoch, successor });
-        }
+        self.let_go_if_done(outside);
         if let Duty::CatchUp { call: call @ None, .. } = &mut self.duty
             && self.look.is_none()
         {

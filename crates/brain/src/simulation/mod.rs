@@ -9,6 +9,7 @@
 //!
 //! Invariant: a run depends on its seed alone.
 
+mod clock;
 mod engine;
 mod history;
 mod leader;

@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use super::clock::Clock;
 use super::engine::Row;
 use super::history::{Answer, Counts, Request};
-use super::member::{Clock, Member};
+use super::member::Member;
 use super::network::{Address, Happening, Input, MS, Outside, SECOND, Weather};
 use super::random::Random;
 use super::{Bug, KEYS, OpId};
