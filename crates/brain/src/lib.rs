@@ -16,6 +16,8 @@ mod meta;
 pub mod mvcc;
 pub mod rpc;
 pub mod run;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 pub mod watch;
 

@@ -240,7 +240,10 @@ impl Store {
     /// Begins to write behind `head`, which this process has written and up to which everything is published. `on_end` is called, on the
     /// committer's thread, if that ends by itself; nothing is published after that.
     pub(crate) fn lead(&self, duty: &mut Duty, head: Head, on_end: OnEnd) -> Result<(), EngineError> {
-        debug_assert_eq!(head.revision, self.published.newest());
+        if self.published.newest() != head.revision {
+            // It was so long on the way that this process has followed another one since.
+            return Err(Cause::Unavailable("another process has taken over already".to_owned()).into());
+        }
         let compacted = {
             let snapshot = self.engine.snapshot()?;
             self.published.leases.reset(snapshot.as_ref())?;
@@ -426,17 +429,17 @@ fn adopt(engine: &dyn Engine) -> Result<(Head, Identity), EngineError> {
         operations.push(Operation::Put { table: Table::Meta, key: meta::IDENTITY, value: identity.encode() });
         identity
     });
-    let next = new_reign(found);
+    let next = new_reign(found, random_u64());
     engine
         .commit(&Batch { expected: found, next, operations, reserve: Reserve::Whole })
         .map_err(|error| EngineError::Failed(Cause::Unavailable(format!("can't take the store over: {error}"))))?;
     Ok((next, identity))
 }
 
-/// The head that a takeover of `found` leaves.
-pub(crate) fn new_reign(found: Head) -> Head {
+/// The head that a takeover of `found` leaves; `incarnation` is a random number.
+pub(crate) fn new_reign(found: Head, incarnation: u64) -> Head {
     let seq = found.seq + 1;
-    let batch_id = u128::from(random_u64()) << 64 | u128::from(seq);
+    let batch_id = u128::from(incarnation) << 64 | u128::from(seq);
     Head { epoch: found.epoch + 1, seq, revision: found.revision, batch_id }
 }
 
@@ -450,7 +453,7 @@ fn found(engine: &dyn Engine) -> Result<(Head, u64), EngineError> {
             return Ok((head, identity.cluster_id));
         }
         let identity = Identity { cluster_id: random_u64(), member_id: 0 };
-        let next = Head { epoch: head.epoch, ..new_reign(head) };
+        let next = Head { epoch: head.epoch, ..new_reign(head, random_u64()) };
         let operations = vec![Operation::Put { table: Table::Meta, key: meta::IDENTITY, value: identity.encode() }];
         // Whatever became of it, the next look tells.
         match engine.commit(&Batch { expected: head, next, operations, reserve: Reserve::Whole }) {
@@ -481,4 +484,21 @@ pub(crate) fn compacted(snapshot: &dyn Snapshot) -> Result<i64, EngineError> {
 pub(crate) fn random_u64() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use kubewharf_engine::memory::Memory;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_followed_another_one_since_it_took_over_does_not_lead() {
+        let store = Store::join(Arc::new(Memory::new()), StoreOptions::default(), "a").unwrap();
+        let head = store.snapshot().unwrap().head().unwrap();
+        let later = Revisions { newest: head.revision + 1, compacted: -1 };
+        store.published().publish(later, EventsBuilder::default(), &[]);
+        assert!(store.lead(&mut store.duty(), head, Arc::new(|_| {})).is_err());
+        assert!(!store.is_leading());
+    }
 }

@@ -43,7 +43,8 @@ pub type Visitor<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
 /// As [`Visitor`], with `None` for the value of a damaged row. Its key is as stored, and may be what is damaged.
 pub type DamageVisitor<'v> = dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()> + 'v;
 
-/// A point-in-time view that includes every batch whose `commit` returned before the view was taken.
+/// A point-in-time view that includes every batch whose `commit` returned before the view was taken, and none that a failure may still
+/// undo: who looks tells others what is there.
 ///
 /// Hold it for one page of work only: an old view keeps the engine from reusing space.
 pub trait Snapshot: Send {

@@ -17,7 +17,7 @@ use crate::watch::EventsBuilder;
 #[derive(Clone, Debug)]
 pub(crate) struct Sighting {
     pub(crate) head: Head,
-    /// Who leads in the head's epoch, if this look was the first into it.
+    /// Who leads in the head's epoch, if the store does not know of that epoch yet. Who takes note of this tells the store.
     pub(crate) leadership: Option<Leadership>,
     /// For a process that leads: whether the engine knows that too.
     pub(crate) leads: Option<bool>,
@@ -38,7 +38,6 @@ pub(crate) fn catch_up(
     let is_new = store.epoch() < head.epoch;
     let leadership = if is_new { Some(rows::leadership(snapshot.as_ref(), head.epoch)?) } else { None };
     publish(store.published(), snapshot.as_ref(), head)?;
-    store.saw_epoch(head.epoch);
     Ok(Sighting { head, leadership, leads: None })
 }
 
@@ -88,4 +87,30 @@ pub(crate) fn publish(published: &Published, snapshot: &dyn Snapshot, head: Head
         published.publish(Revisions { newest: known.newest, compacted }, EventsBuilder::default(), &[]);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kubewharf_engine::Engine;
+    use kubewharf_engine::memory::Memory;
+
+    use super::super::takeover::Takeover;
+    use super::*;
+    use crate::StoreOptions;
+
+    #[test]
+    fn a_look_whose_result_nobody_notes_leaves_the_news_of_a_leader_to_the_next_one() {
+        let engine = Arc::new(Memory::new());
+        let store = Store::join(engine.clone(), StoreOptions::default(), "a").unwrap();
+        let found = engine.snapshot().unwrap().head().unwrap();
+        let leadership = Leadership { epoch: found.epoch + 1, process: 7, ..Leadership::default() };
+        engine.commit(Takeover::new(found, 5, &leadership, None).attempt()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(catch_up(&store, &mut |_| Ok(())).unwrap().leadership, Some(leadership.clone()));
+        }
+        store.saw_epoch(leadership.epoch);
+        assert_eq!(catch_up(&store, &mut |_| Ok(())).unwrap().leadership, None);
+    }
 }

@@ -29,11 +29,10 @@ impl Flights {
         let mut landed = self.landed.subscribe();
         let ticket = self.tickets.fetch_add(1, Ordering::AcqRel) + 1;
         self.call();
-        let result = match landed.wait_for(|(served, _)| *served >= ticket).await {
+        match landed.wait_for(|(served, _)| *served >= ticket).await {
             Ok(flight) => flight.1.clone(),
             Err(_) => Err(Error::Unavailable("the member has stopped".to_owned())),
-        };
-        result
+        }
     }
 
     /// Asks for a look without waiting.

@@ -9,12 +9,13 @@
 //! Invariant: at most one process publishes by a committer in an epoch, and what any member shows its clients is in the engine's log.
 
 mod catch_up;
-mod election;
+pub(crate) mod election;
 mod flights;
 mod forward;
 mod link;
 mod reign;
-mod rows;
+pub(crate) mod rows;
+pub(crate) mod takeover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -407,6 +408,7 @@ impl Cluster {
                 self.election.lock().leader_let_go(head.epoch, to_other);
             }
             self.know(leadership);
+            self.store.saw_epoch(head.epoch);
         }
         if leads == Some(false) { Err(Error::NotLeader) } else { Ok(head.revision) }
     }

@@ -5,16 +5,17 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use kubewharf_engine::{Batch, Engine, EngineError, Head, Operation, Reserve, Table};
+use kubewharf_engine::{Engine, EngineError, Head, Operation, Table};
 use tokio::sync::{mpsc, watch as signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::catch_up::publish;
 use super::rows::{self, Leadership};
+use super::takeover::{Progress, Takeover};
 use super::{Cluster, HandOver};
-use crate::committer::{End, EndKind, Resolution, Step, WriteRequest};
-use crate::store::{Store, new_reign};
+use crate::committer::{End, EndKind, WriteRequest};
+use crate::store::{Store, random_u64};
 use crate::{autocompact, compaction, lease, meta};
 
 /// The queue's weight of a renewal.
@@ -153,27 +154,12 @@ fn begin_epoch(
     leadership: &Leadership,
     more: Option<Operation>,
 ) -> Result<Head, String> {
-    let mut operations = vec![
-        Operation::Put { table: Table::Meta, key: meta::LEADER, value: rows::encode(leadership) },
-        Operation::Put {
-            table: Table::Meta,
-            key: meta::PREVIOUS,
-            value: bytes::Bytes::copy_from_slice(&expected.encode()),
-        },
-    ];
-    operations.extend(more);
-    let mut attempt = Arc::new(Batch { expected, next: new_reign(expected), operations, reserve: Reserve::Whole });
-    let mut resolution = Resolution::new(attempt.clone());
+    let mut takeover = Takeover::new(expected, random_u64(), leadership, more);
     loop {
-        match resolution.step(engine.commit(&attempt)) {
-            Step::Applied(head) => return Ok(head),
-            Step::Retry { batch, after_ms } => {
-                thread::sleep(Duration::from_millis(after_ms));
-                attempt = batch;
-            }
-            Step::NotApplied(cause) | Step::Fatal(cause) => return Err(cause.to_string()),
-            // The old leader has written once more, or another member was faster.
-            Step::Deposed(why) | Step::Lost(why) | Step::GivenUp(why) => return Err(why),
+        match takeover.step(engine.commit(takeover.attempt())) {
+            Progress::Begun(head) => return Ok(head),
+            Progress::Again { after_ms } => thread::sleep(Duration::from_millis(after_ms)),
+            Progress::Failed(why) => return Err(why),
         }
     }
 }

@@ -9,7 +9,7 @@ use kubewharf_engine::{Batch, EngineError, Head, Reserve, Snapshot, Table};
 use kubewharf_etcd_api::etcdserverpb::{DeleteRangeResponse, ResponseHeader};
 use tracing::{error, warn};
 
-use super::{Submission, WriteRequest, WriteResponse};
+use super::{Submission, WriteRequest, WriteResponse, next_head};
 use crate::error::Error;
 use crate::lease::{self, Leases};
 use crate::limits::{BATCH_BYTES, BATCH_REQUESTS_MAX, LEASE_TTL_SECONDS_MIN};
@@ -114,7 +114,7 @@ impl Content {
 
     /// The engine's batch.
     pub(super) fn to_batch(&self, head: Head) -> Arc<Batch> {
-        let next = Head { seq: head.seq + 1, revision: self.revisions.newest, batch_id: head.batch_id + 1, ..head };
+        let next = next_head(head, self.revisions.newest);
         let reserve = self.entries.iter().map(|entry| reserve(&entry.submission.request)).min().unwrap_or_default();
         Arc::new(Batch { expected: head, next, operations: self.overlay.to_operations(), reserve })
     }

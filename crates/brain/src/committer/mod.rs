@@ -23,7 +23,7 @@ use parking_lot::{Condvar, Mutex};
 
 pub(crate) use batch::LeaseChange;
 pub use batch::Trim;
-pub(crate) use outcome::{Resolution, Step};
+pub(crate) use outcome::{Resolution, Step, next_head};
 pub(crate) use run::{Committer, End, EndKind, OnEnd};
 
 use crate::error::Error;

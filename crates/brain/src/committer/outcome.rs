@@ -9,6 +9,11 @@ use kubewharf_engine::{Batch, Cause, CommitError, Head, Reserve};
 
 use crate::limits::{RESOLVE_BACKOFF_MS_MAX, RESOLVE_BACKOFF_MS_MIN, RESOLVE_MS_MAX};
 
+/// The head that a batch behind `head` leaves, in the same epoch.
+pub(crate) fn next_head(head: Head, revision: i64) -> Head {
+    Head { seq: head.seq + 1, revision, batch_id: head.batch_id + 1, ..head }
+}
+
 /// Follows one batch from its first attempt to its outcome.
 #[derive(Debug)]
 pub(crate) struct Resolution {
@@ -84,10 +89,14 @@ impl Resolution {
         if head == self.attempt.next {
             // An earlier attempt of ours is in the engine. Only what is committed behind it proves that it stays there.
             self.seen = true;
-            let next = Head { seq: head.seq + 1, batch_id: head.batch_id + 1, ..head };
+            let next = next_head(head, head.revision);
             let reserve = Reserve::Whole;
             self.attempt = Arc::new(Batch { expected: head, next, reserve, ..Batch::default() });
             return Step::Retry { batch: self.attempt.clone(), after_ms: 0 };
+        }
+        if self.seen && self.is_behind(head) {
+            // It was seen there but not confirmed, so nobody was told of it.
+            return Step::GivenUp(format!("the engine has undone what it had not confirmed, its head is {head:?}"));
         }
         if head.epoch != self.wanted.expected.epoch {
             return Step::Deposed(format!("another process took the store over, its head is {head:?}"));
@@ -96,6 +105,13 @@ impl Resolution {
             "the engine's head {head:?} is neither {:?} nor {:?}: it has lost acknowledged data",
             self.attempt.expected, self.attempt.next
         ))
+    }
+
+    /// Whether this is the last confirmed head, or one that an attempt but the newest has left.
+    fn is_behind(&self, head: Head) -> bool {
+        let Batch { expected, next, .. } = *self.wanted;
+        let is_own = head.epoch == next.epoch && (next.seq..self.attempt.next.seq).contains(&head.seq);
+        head == expected || is_own
     }
 
     fn again(&mut self, cause: &Cause) -> Step {
@@ -148,6 +164,24 @@ mod tests {
             panic!("the successor's outcome is unknown as well");
         };
         assert!(matches!(resolution.step(Ok(())), Step::Applied(head) if head == second.next));
+    }
+
+    #[test]
+    fn what_an_engine_undoes_before_it_was_confirmed_is_not_called_lost() {
+        let batch = batch();
+        let seen = |times: u64| {
+            let mut resolution = Resolution::new(batch.clone());
+            for seq in 0..times {
+                let head = Head { seq: 8 + seq, batch_id: 71 + u128::from(seq), ..batch.next };
+                assert!(matches!(resolution.step(unknown()), Step::Retry { .. }));
+                assert!(matches!(resolution.step(Err(CommitError::Fenced(head))), Step::Retry { .. }));
+            }
+            resolution
+        };
+        assert!(matches!(seen(1).step(Err(CommitError::Fenced(batch.expected))), Step::GivenUp(_)));
+        assert!(matches!(seen(2).step(Err(CommitError::Fenced(batch.next))), Step::GivenUp(_)));
+        let confirmed = Head { seq: 6, batch_id: 69, ..batch.expected };
+        assert!(matches!(seen(1).step(Err(CommitError::Fenced(confirmed))), Step::Lost(_)));
     }
 
     #[test]
