@@ -59,6 +59,7 @@ fn run(seed: u64, faults: &[Fault]) -> Vec<(Fault, Duration)> {
         strike_at(&mut members, leader, fault);
     }
     std::thread::sleep(Duration::from_secs(1));
+    let ended = Instant::now();
     eprintln!("{:?}", load.failures());
     let history = runtime.block_on(load.finish());
     runtime.block_on(compare(&client, &history, compacted, &mut random));
@@ -69,7 +70,7 @@ fn run(seed: u64, faults: &[Fault]) -> Vec<(Fault, Duration)> {
         .map(|attempt| attempt.ended)
         .collect();
     acknowledged.sort_unstable();
-    let ends = gaps.iter().skip(1).map(|gap| gap.began).chain([Instant::now()]);
+    let ends = gaps.iter().skip(1).map(|gap| gap.began).chain([ended]);
     gaps.iter()
         .zip(ends)
         .map(|(gap, end)| {

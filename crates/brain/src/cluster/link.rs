@@ -73,7 +73,7 @@ impl Link {
             // Statuses of the other side come without a cause.
             Err(status) if status.source().is_none() => Err(CallError::Answer(status)),
             Err(status) if is_refused(&status) => Err(CallError::NotSent),
-            Err(status) => Err(CallError::Broken(text(&status))),
+            Err(status) => Err(CallError::Broken(last_cause(&status))),
         }
     }
 }
@@ -139,6 +139,15 @@ fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// The cause behind all others, which says what has happened.
+fn last_cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
 }
 
 /// An error with its causes: the first one alone says little.

@@ -94,7 +94,7 @@ fn each_value_is_read_or_refused_with_its_flag_named() {
         assert!(check(&served(arguments).0), "{arguments:?}");
     }
     let wrong: &[(&[&str], &str)] = &[
-        (&["--engine=tape"], "--engine: \"tape\" is none of lmdb, memory"),
+        (&["--engine=tape"], "--engine: \"tape\" is none of lmdb, postgres, memory"),
         (&["--max-txn-ops", "many"], "--max-txn-ops: \"many\" is not a whole number of the possible range"),
         (&["--max-txn-ops", "-1"], "--max-txn-ops: \"-1\" is not a whole number of the possible range"),
         (&["--max-txn-ops"], "--max-txn-ops: needs a value"),
