@@ -68,22 +68,14 @@ impl Postgres {
     /// # Panics
     /// As [`Postgres::start`].
     pub fn start_with(settings: &[(&str, &str)], tls: Option<&Identity>) -> Result<Self> {
-        let programs = programs();
+        let installation = Installation::find().unwrap_or_else(|| {
+            panic!("{}, and its engine is tested with a real one: run `make postgres`", Installation::MISSING)
+        });
+        let Installation { programs, owner } = installation.clone();
         let folder = Folder::new("postgres")?;
-        let owner = owner();
-        let owned = |path: &Path| match owner {
-            Some((user, group)) => chown(path, Some(user), Some(group)).map_err(Error::file("give away", path)),
-            None => Ok(()),
-        };
-        owned(folder.path())?;
         let data = folder.path().join("data");
-        let mut initdb = Command::new(programs.join("initdb"));
-        initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
-        initdb.arg(&data).current_dir(folder.path());
-        if let Some((user, group)) = owner {
-            initdb.uid(user).gid(group);
-        }
-        process::run(&mut initdb)?;
+        installation.initialize(folder.path(), &data)?;
+        let owned = |path: &Path| installation.give(path);
 
         let address = free_port();
         let mut spec = Spec::new("postgres", programs.join("postgres"), folder.path())
@@ -245,6 +237,49 @@ impl Drop for Postgres {
     }
 }
 
+/// Where PostgreSQL's programs are, and whom they run as.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    /// The folder of `postgres`, `initdb` and the others.
+    pub programs: PathBuf,
+    /// The user and the group that a server runs as, where those are not this process's own: PostgreSQL refuses to run as root.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl Installation {
+    /// What to tell where there is none.
+    pub const MISSING: &'static str =
+        "PostgreSQL is neither in /usr/lib/postgresql nor on the PATH: install the package postgresql";
+
+    /// The newest of Debian's, else what is on the path.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        programs().map(|programs| Self { programs, owner: owner() })
+    }
+
+    /// Makes an empty cluster in `data`, whose user `postgres` needs no password. `folder`, in which that is, is given to the server's user.
+    ///
+    /// # Errors
+    /// When `initdb` fails, as it does if the user can't get there.
+    pub fn initialize(&self, folder: &Path, data: &Path) -> Result<()> {
+        self.give(folder)?;
+        let mut initdb = Command::new(self.programs.join("initdb"));
+        initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
+        initdb.arg(data).current_dir(folder);
+        if let Some((user, group)) = self.owner {
+            initdb.uid(user).gid(group);
+        }
+        process::run(&mut initdb).map(drop)
+    }
+
+    fn give(&self, path: &Path) -> Result<()> {
+        match self.owner {
+            Some((user, group)) => chown(path, Some(user), Some(group)).map_err(Error::file("give away", path)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The state and the parent of a process.
 fn stat(number: libc::pid_t) -> Option<(String, String)> {
     let text = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
@@ -258,19 +293,14 @@ fn is_running(number: libc::pid_t) -> bool {
 }
 
 /// Where PostgreSQL's programs are: the newest of Debian's, else those on the path.
-fn programs() -> PathBuf {
+fn programs() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let debian = versions.map(|version| version.path().join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found: Vec<PathBuf> = debian.chain(std::env::split_paths(&path)).filter(|at| has_programs(at)).collect();
     let version = |folder: &PathBuf| -> Option<u32> { folder.parent()?.file_name()?.to_str()?.parse().ok() };
     found.sort_by_key(version);
-    found.pop().unwrap_or_else(|| {
-        panic!(
-            "PostgreSQL is neither in /usr/lib/postgresql nor on the PATH, and its engine is tested with a real one: \
-             run `make postgres`, or install the package postgresql"
-        )
-    })
+    found.pop()
 }
 
 fn has_programs(folder: &Path) -> bool {

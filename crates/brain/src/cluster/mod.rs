@@ -294,7 +294,7 @@ impl Cluster {
         let mut known = self.known.subscribe();
         let another = known.wait_for(|known| known.leader.as_ref().is_some_and(|leader| leader.id != self.me.id));
         // Nobody may be there.
-        let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, another).await;
+        let _ = tokio::time::timeout(HAND_OVER_TIMEOUT / 3, another).await;
     }
 
     /// Waits until `member` leads, or for a while.

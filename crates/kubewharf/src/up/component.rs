@@ -25,6 +25,10 @@ pub(super) struct Spec {
     pub(super) name: &'static str,
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<String>,
+    /// Variables that are not for everybody's eyes, as arguments are.
+    pub(super) environment: Vec<(&'static str, String)>,
+    /// The user and the group that it runs as, if not this program's own.
+    pub(super) owner: Option<(u32, u32)>,
     pub(super) orphaned: Orphaned,
     pub(super) ready: Ready,
 }
@@ -174,6 +178,10 @@ fn run(spec: &Spec, mut log: File) -> anyhow::Result<Child> {
     // The store takes them for its settings, and a configuration file would make it ignore its flags.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"ETCD_")) {
         command.env_remove(name);
+    }
+    command.envs(spec.environment.iter().map(|(name, value)| (name, value)));
+    if let Some((user, group)) = spec.owner {
+        command.uid(user).gid(group);
     }
     end_with_this_thread(&mut command, spec.orphaned);
     Ok(command.spawn()?)

@@ -1,6 +1,6 @@
 //! `kubewharf up`: a whole control plane in one command, for trying out and for development.
 //!
-//! Starts KubeBrain, two kube-apiservers on it, KubeGateway in front of them, kube-controller-manager, and KubeZoo with a tenant, as processes
+//! Starts KubeBrain (one on the local disk, or several on a PostgreSQL), two kube-apiservers on it, KubeGateway in front of them, kube-controller-manager, and KubeZoo with a tenant, as processes
 //! of their own, each with a log of its own, talking over mutual TLS on the loopback. Clients, kube-controller-manager and KubeZoo among them,
 //! know the gateway only.
 //! Certificates, keys, logs and data stay in one folder, so that the next start finds the same cluster.
@@ -14,6 +14,7 @@ mod gateway;
 mod kubectl;
 mod lock;
 mod pki;
+mod stores;
 mod zoo;
 
 use std::net::TcpListener;
@@ -51,6 +52,15 @@ pub(crate) struct Options {
     /// The port of the gateway on 127.0.0.1, which is what clients connect to; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 6443)]
     port: u16,
+    /// Where the store's rows are.
+    #[arg(long, value_enum, default_value = "lmdb")]
+    engine: stores::Engine,
+    /// The PostgreSQL that KubeBrains share, as a URL; one is started in the folder if this is not given.
+    #[arg(long, value_name = "URL", env = "KUBEWHARF_ENGINE_URL", hide_env_values = true)]
+    engine_url: Option<String>,
+    /// How many KubeBrains there are; more than one needs an engine that they can share.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    brains: u8,
     /// Bring everything up, prove with kubectl that it works, and stop.
     #[arg(long)]
     check: bool,
@@ -113,7 +123,7 @@ struct Plan<'a> {
     /// Where clients connect.
     gateway: Url,
     apiservers: [Url; APISERVERS.len()],
-    store: Url,
+    stores: stores::Plan,
     gateway_admin_port: u16,
     kubectl: Kubectl,
     zoo: zoo::Plan,
@@ -127,7 +137,8 @@ impl<'a> Plan<'a> {
         // All are held until each is found, so that they differ.
         let wanted = TcpListener::bind(("127.0.0.1", options.port))
             .with_context(|| format!("port {} can't be had: choose another with --port", options.port))?;
-        let (first, second, store, admin) = (free_port()?, free_port()?, free_port()?, free_port()?);
+        let (first, second, admin) = (free_port()?, free_port()?, free_port()?);
+        let (stores, _store_ports) = stores::Plan::new(options, &folder)?;
         let url = |listener: &TcpListener| anyhow::Ok(Url { port: listener.local_addr()?.port() });
         let (zoo, _zoo_ports) = zoo::Plan::new(&folder, options.port)?;
         let gateway = url(&wanted)?;
@@ -141,7 +152,7 @@ impl<'a> Plan<'a> {
             pki,
             gateway,
             apiservers: [url(&first)?, url(&second)?],
-            store: url(&store)?,
+            stores,
             gateway_admin_port: url(&admin)?.port,
             kubectl,
             zoo,
@@ -152,7 +163,10 @@ impl<'a> Plan<'a> {
     /// Starts everything, and then lives until something ends, or, for a check, until it is proven to work.
     async fn live(&self, check: bool, stages: &mut Vec<Stage>) -> anyhow::Result<()> {
         let begun = Instant::now();
-        self.start(vec![self.kubebrain()?], stages).await?;
+        if let Some(database) = self.stores.database()? {
+            self.start(vec![database], stages).await?;
+        }
+        self.start(self.stores.brains(&self.pki)?, stages).await?;
         self.start((0..APISERVERS.len()).map(|number| self.apiserver(number)).collect(), stages).await?;
         gateway::authorize(&self.kubectl, &self.apiservers).await?;
         let config = gateway::configure(&self.folder, &self.pki, &self.apiservers)?;
@@ -190,35 +204,13 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn kubebrain(&self) -> anyhow::Result<Spec> {
-        let (pki, url) = (&self.pki, self.store);
-        Ok(Spec {
-            name: "kubebrain",
-            program: own_program()?,
-            arguments: vec![
-                "brain".to_owned(),
-                format!("--data-dir={}", self.folder.join("brain").display()),
-                format!("--listen-client-urls={url}"),
-                format!("--advertise-client-urls={url}"),
-                format!("--cert-file={}", pki.store.certificate.display()),
-                format!("--key-file={}", pki.store.key.display()),
-                format!("--trusted-ca-file={}", pki.store_authority.display()),
-                "--client-cert-auth".to_owned(),
-                // kube-apiserver compacts every five minutes by itself.
-                "--log-format=console".to_owned(),
-            ],
-            orphaned: Orphaned::Stops,
-            ready: Ready::Says("ready to serve client requests"),
-        })
-    }
-
     fn apiserver(&self, number: usize) -> Spec {
         let (pki, url) = (&self.pki, self.apiservers[number]);
         Spec {
             name: APISERVERS[number],
             program: self.tools.path(Tool::KubeApiserver).to_owned(),
             arguments: vec![
-                format!("--etcd-servers={}", self.store),
+                format!("--etcd-servers={}", self.stores.urls()),
                 format!("--etcd-cafile={}", pki.store_authority.display()),
                 format!("--etcd-certfile={}", pki.store_client.certificate.display()),
                 format!("--etcd-keyfile={}", pki.store_client.key.display()),
@@ -240,6 +232,8 @@ impl<'a> Plan<'a> {
                 "--enable-admission-plugins=NodeRestriction".to_owned(),
                 "--allow-privileged=true".to_owned(),
             ],
+            environment: Vec::new(),
+            owner: None,
             orphaned: Orphaned::Dies,
             ready: Ready::Serves(url),
         }
@@ -260,6 +254,8 @@ impl<'a> Plan<'a> {
                 format!("--access-log={}", access_log.display()),
                 format!("--drain-timeout={DRAIN_SECONDS}"),
             ],
+            environment: Vec::new(),
+            owner: None,
             orphaned: Orphaned::Dies,
             ready: Ready::Serves(self.gateway),
         })
@@ -287,6 +283,8 @@ impl<'a> Plan<'a> {
                 "--kube-api-burst=1000".to_owned(),
                 "--v=2".to_owned(),
             ],
+            environment: Vec::new(),
+            owner: None,
             orphaned: Orphaned::Dies,
             ready: Ready::Says("Controller starting"),
         })
@@ -298,12 +296,12 @@ impl<'a> Plan<'a> {
         select_all(lives).await.0
     }
 
-    /// Waits for the end of a component, and starts it again if it is a kube-apiserver: meanwhile clients have the other one.
+    /// Waits for the end of a component, and starts it again if there are others that do the same: meanwhile clients have those.
     async fn keep_one(&self, component: &mut Component) -> anyhow::Result<()> {
         loop {
             let how = component.ended().await?;
             let name = component.name();
-            if !APISERVERS.contains(&name) {
+            if !APISERVERS.contains(&name) && !self.stores.is_one_of_several(name) {
                 bail!("{name} has ended ({how}); {}", component.end_of_log());
             }
             println!("{name:<24} has ended ({how}), and is started again");

@@ -52,6 +52,8 @@ impl Plan {
                 format!("--admin-listen={}", self.admin.address()),
                 format!("--data-dir={}", self.folder.join("zoo").display()),
             ],
+            environment: Vec::new(),
+            owner: None,
             orphaned: Orphaned::Dies,
             ready: Ready::Says("ready to serve tenants"),
         })

@@ -58,6 +58,33 @@ fn a_control_plane_comes_up_proves_itself_and_comes_up_again_with_its_data() {
 }
 
 #[test]
+fn a_control_plane_comes_up_on_three_kubebrains_over_postgresql_and_again_with_its_data() {
+    let folder = Folder::new("up-postgres").unwrap();
+    let data = folder.path().join("cluster");
+    for runs in 1..=2 {
+        let mut check = spec(&folder, &data).args(["--engine=postgres", "--brains=3", "--check"]).start().unwrap();
+        let ended = check.wait_for_end(WITHIN).expect("it ends by itself");
+        let log = check.log_text().unwrap();
+        assert!(ended.success(), "{log}");
+        assert_eq!(log.matches("checked: the namespace and all in it are deleted").count(), runs, "{log}");
+        assert_eq!(log.matches("checked: the tenant has namespaces and objects of its own").count(), runs, "{log}");
+        let stopped: Vec<&str> = log.lines().filter(|line| line.contains(" stopped after")).collect();
+        assert_eq!(stopped.iter().filter(|line| line.starts_with("kubebrain-")).count(), 3 * runs, "{log}");
+        assert!(stopped.last().is_some_and(|line| line.starts_with("postgresql ")), "{log}");
+        assert!(!log.contains(" killed"), "{log}");
+    }
+}
+
+#[test]
+fn several_kubebrains_need_a_store_that_they_can_share() {
+    let folder = Folder::new("up-refused").unwrap();
+    let mut refused = spec(&folder, &folder.path().join("cluster")).arg("--brains=3").start().unwrap();
+    assert_eq!(refused.wait_for_end(WITHIN).and_then(|ended| ended.code()), Some(1));
+    let log = refused.log_text().unwrap();
+    assert!(log.contains("--brains=3 needs a store that they can share: --engine=postgres"), "{log}");
+}
+
+#[test]
 fn a_control_plane_keeps_its_folder_and_its_store_to_itself_and_killed_leaves_no_process_behind() {
     let folder = Folder::new("up-killed").unwrap();
     let data = folder.path().join("cluster");
