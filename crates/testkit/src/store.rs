@@ -12,6 +12,7 @@ use crate::address::free_port;
 use crate::error::{Error, Result};
 use crate::folder::Folder;
 use crate::http;
+use crate::postgres::Postgres;
 use crate::process::{self, Process, Spec};
 use crate::tools::{self, Tool};
 
@@ -21,14 +22,18 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// Names the program of the product that tests run; otherwise it is the one beside the test's own.
 pub const PRODUCT_VARIABLE: &str = "KUBEWHARF_BIN";
 
-/// Names the store that [`Store::start`] takes: `brain` or `etcd`.
+/// Names the store that [`Store::start`] takes: `brain`, `postgres`, `follower` or `etcd`.
 pub const STORE_VARIABLE: &str = "KUBEWHARF_TEST_STORE";
 
 /// Which store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `kubewharf brain`.
+    /// `kubewharf brain` on its own disk.
     Brain,
+    /// `kubewharf brain` over a PostgreSQL.
+    Postgres,
+    /// `kubewharf brain` over a PostgreSQL that another one leads.
+    Follower,
     /// etcd, of the pinned version.
     Etcd,
 }
@@ -41,9 +46,17 @@ impl Kind {
     pub fn from_environment() -> Self {
         match std::env::var(STORE_VARIABLE).as_deref() {
             Err(_) | Ok("" | "brain") => Self::Brain,
+            Ok("postgres") => Self::Postgres,
+            Ok("follower") => Self::Follower,
             Ok("etcd") => Self::Etcd,
-            Ok(other) => panic!("{STORE_VARIABLE}={other}: must be brain or etcd"),
+            Ok(other) => panic!("{STORE_VARIABLE}={other}: must be brain, postgres, follower or etcd"),
         }
+    }
+
+    /// Whether it is the product.
+    #[must_use]
+    pub fn is_brain(self) -> bool {
+        self != Self::Etcd
     }
 
     /// The program, and the words that come before its flags.
@@ -52,7 +65,7 @@ impl Kind {
     /// When the program is not there and cannot be built.
     pub fn program(self) -> Result<(PathBuf, &'static [&'static str])> {
         match self {
-            Self::Brain => Ok((product()?, &["brain"])),
+            Self::Brain | Self::Postgres | Self::Follower => Ok((product()?, &["brain"])),
             Self::Etcd => Ok((tools::shared(Tool::Etcd)?.to_owned(), &[])),
         }
     }
@@ -62,6 +75,8 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Brain => "brain",
+            Self::Postgres => "postgres",
+            Self::Follower => "follower",
             Self::Etcd => "etcd",
         })
     }
@@ -94,6 +109,8 @@ pub struct Store {
     kind: Kind,
     address: String,
     folder: Folder,
+    /// What it needs: the member that leads, if it is not this one, and the database.
+    _needs: Option<(Option<Process>, Postgres)>,
 }
 
 impl Store {
@@ -128,20 +145,40 @@ impl Store {
     pub fn start_kind<S: AsRef<str>>(kind: Kind, flags: &[S]) -> Result<Self> {
         let (program, words) = kind.program()?;
         let folder = Folder::new(&kind.to_string())?;
+        let postgres = match kind {
+            Kind::Postgres | Kind::Follower => Some(Postgres::start()?),
+            Kind::Brain | Kind::Etcd => None,
+        };
+        let spec_of = |name: &str, address: &str| {
+            let client = format!("http://{address}");
+            let peer = format!("http://{}", free_port());
+            let spec = Spec::new(name, &program, folder.path())
+                .args(words)
+                .arg(format!("--data-dir={}", folder.path().join("data").display()))
+                .arg(format!("--listen-client-urls={client}"))
+                .arg(format!("--advertise-client-urls={client}"))
+                .arg(format!("--listen-peer-urls={peer}"))
+                .arg(format!("--initial-advertise-peer-urls={peer}"))
+                .arg(format!("--initial-cluster=default={peer}"))
+                .args(flags.iter().map(AsRef::as_ref));
+            match &postgres {
+                Some(postgres) => spec.arg("--engine=postgres").env("ETCD_ENGINE_URL", postgres.url()),
+                None => spec,
+            }
+        };
+        // The first one leads.
+        let leader = match kind {
+            Kind::Follower => {
+                let address = free_port().to_string();
+                Some(start_and_wait(&spec_of("leader", &address), &address)?)
+            }
+            Kind::Brain | Kind::Postgres | Kind::Etcd => None,
+        };
         let address = free_port().to_string();
-        let client = format!("http://{address}");
-        let peer = format!("http://{}", free_port());
-        let spec = Spec::new(&kind.to_string(), program, folder.path())
-            .args(words)
-            .arg(format!("--data-dir={}", folder.path().join("data").display()))
-            .arg(format!("--listen-client-urls={client}"))
-            .arg(format!("--advertise-client-urls={client}"))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=default={peer}"))
-            .args(flags.iter().map(AsRef::as_ref));
+        let spec = spec_of(&kind.to_string(), &address);
         let process = start_and_wait(&spec, &address)?;
-        Ok(Self { process, spec, kind, address, folder })
+        let needs = postgres.map(|postgres| (leader, postgres));
+        Ok(Self { process, spec, kind, address, folder, _needs: needs })
     }
 
     /// Which store this is.

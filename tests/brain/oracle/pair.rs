@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use kubewharf_etcd_api::etcdserverpb::{LeaseLeasesRequest, LeaseRevokeRequest, RangeRequest};
-use kubewharf_testkit::store::{Kind, Store};
+use kubewharf_testkit::store::Store;
 
 use super::deviations;
 use super::recorder::{Entry, Recorder, shown, within};
@@ -109,7 +109,7 @@ impl Pair {
     /// # Panics
     /// When there was a difference that is not a known deviation, or a known deviation was not there any more.
     pub(super) fn finish(self, area: &str) {
-        let compares_brain = self.stores[1].kind() == Kind::Brain;
+        let compares_brain = self.stores[1].kind().is_brain();
         let mut known = deviations::of(area, compares_brain);
         let mut unknown: Vec<&Difference> = Vec::new();
         for difference in &self.differences {
