@@ -17,3 +17,27 @@ mod txns;
 mod watches;
 mod watching;
 mod writes;
+
+use std::process::Command;
+
+use kubewharf_testkit::process;
+use kubewharf_testkit::store::STORE_VARIABLE;
+
+/// Runs these tests once more in a process of their own, on another kind of store.
+fn on(store: &str) {
+    let program = std::env::current_exe().expect("this program has a file");
+    let mut tests = Command::new(program);
+    let output = process::run(tests.args(["oracle::", "--skip=oracle::over_"]).env(STORE_VARIABLE, store));
+    let output = output.expect("the tests pass");
+    assert!(output.contains("test result: ok") && !output.contains(" 0 passed"), "{output}");
+}
+
+#[test]
+fn over_postgresql_all_is_answered_as_by_etcd_too() {
+    on("postgres");
+}
+
+#[test]
+fn over_postgresql_a_follower_answers_all_as_etcd_does_too() {
+    on("follower");
+}

@@ -132,3 +132,5 @@ pub(crate) const READ_RETRY: std::time::Duration = std::time::Duration::from_mil
 pub(crate) const LINEARIZE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// How often the size of a shared engine is asked for.
 pub(crate) const SIZE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long an answer waits until watches on the same member show what it tells of.
+pub(crate) const SHOWN_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,6 +1,8 @@
 //! What KubeBrain answers differently from etcd on purpose. A difference that is not in this table is a bug, and so is a
 //! line of this table that tests do not meet.
 
+use kubewharf_testkit::store::Kind;
+
 /// A request that is answered differently, with the reason.
 pub(super) struct Deviation {
     area: &'static str,
@@ -12,6 +14,14 @@ pub(super) struct Deviation {
     reply: &'static str,
     /// Why.
     reason: &'static str,
+    /// On which stores; none for all of the product's.
+    only: &'static [Kind],
+}
+
+impl Deviation {
+    const fn only(self, only: &'static [Kind]) -> Self {
+        Self { only, ..self }
+    }
 }
 
 const fn deviation(
@@ -21,7 +31,7 @@ const fn deviation(
     reply: &'static str,
     reason: &'static str,
 ) -> Deviation {
-    Deviation { area, scenario, request, reply, reason }
+    Deviation { area, scenario, request, reply, reason, only: &[] }
 }
 
 const ONE_MEMBER: &str = "an embedded engine has one member";
@@ -29,6 +39,9 @@ const DECODER: &str = "the decoder refuses a field of another type, where Go's t
 const OWN_ALARMS: &str = "an alarm shows the size of the database and is not raised by hand";
 const NOT_BUILT: &str = "not built yet";
 const NO_AUTH: &str = "there are no users yet";
+
+/// Stores over an engine that several share.
+const SHARED: &[Kind] = &[Kind::Postgres, Kind::Follower];
 
 const DEVIATIONS: &[Deviation] = &[
     deviation(
@@ -62,10 +75,15 @@ const DEVIATIONS: &[Deviation] = &[
     deviation("others", "fields of another type", "Range with a number", "Internal", DECODER),
     deviation("others", "fields of another type", "Put with a number", "Internal", DECODER),
     deviation("others", "fields of another type", "Compact with a number", "Internal", DECODER),
-    deviation("maintenance", "members", "MemberRemoveRequest", "Unimplemented", ONE_MEMBER),
+    deviation("maintenance", "members", "MemberRemoveRequest", "Unimplemented", ONE_MEMBER).only(&[Kind::Brain]),
+    deviation("maintenance", "members", "MemberListRequest", "", "another member leads").only(&[Kind::Follower]),
+    deviation("maintenance", "status", "StatusRequest", "db_size_quota: 0", "only the database limits it").only(SHARED),
     deviation("maintenance", "members", "MemberPromoteRequest", "Unimplemented", ONE_MEMBER),
     deviation("maintenance", "members", "MemberUpdateRequest", "Unimplemented", ONE_MEMBER),
-    deviation("maintenance", "leadership and downgrades", "MoveLeaderRequest", "Unimplemented", ONE_MEMBER),
+    deviation("maintenance", "leadership and downgrades", "MoveLeaderRequest", "Unimplemented", ONE_MEMBER)
+        .only(&[Kind::Brain]),
+    deviation("maintenance", "leadership and downgrades", "MoveLeaderRequest", "not leader", "another member leads")
+        .only(&[Kind::Follower]),
     deviation("maintenance", "leadership and downgrades", "DowngradeRequest", "Unimplemented", ONE_MEMBER),
     deviation("maintenance", "alarms", "", "", OWN_ALARMS),
     deviation("maintenance", "services beside the store", "Snapshot", "Unimplemented", NOT_BUILT),
@@ -97,7 +115,8 @@ impl Known {
 }
 
 /// Those of one area; none when etcd is compared with itself.
-pub(super) fn of(area: &str, compares_brain: bool) -> Vec<Known> {
-    let these = DEVIATIONS.iter().filter(|deviation| compares_brain && deviation.area == area);
+pub(super) fn of(area: &str, kind: Kind) -> Vec<Known> {
+    let is_on = |only: &[Kind]| kind.is_brain() && (only.is_empty() || only.contains(&kind));
+    let these = DEVIATIONS.iter().filter(|deviation| is_on(deviation.only) && deviation.area == area);
     these.map(|deviation| Known { deviation, seen: 0 }).collect()
 }

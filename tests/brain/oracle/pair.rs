@@ -109,8 +109,7 @@ impl Pair {
     /// # Panics
     /// When there was a difference that is not a known deviation, or a known deviation was not there any more.
     pub(super) fn finish(self, area: &str) {
-        let compares_brain = self.stores[1].kind().is_brain();
-        let mut known = deviations::of(area, compares_brain);
+        let mut known = deviations::of(area, self.stores[1].kind());
         let mut unknown: Vec<&Difference> = Vec::new();
         for difference in &self.differences {
             let request = difference.etcd.as_ref().or(difference.ours.as_ref()).map_or("", |entry| &entry.request);

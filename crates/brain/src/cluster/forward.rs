@@ -4,9 +4,11 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kubewharf_etcd_api::EtcdError;
+use kubewharf_etcd_api::etcdserverpb::ResponseHeader;
 use kubewharf_grpc::{Code, Status};
+use prost::Message;
 
 use super::Cluster;
 use super::link::{CallError, Link};
@@ -38,7 +40,12 @@ impl Cluster {
             };
             let why = tokio::select! {
                 answer = link.call(path, message.clone()) => match answer {
-                    Ok(answer) => return Forwarded::Answer(Ok(answer)),
+                    Ok(answer) => {
+                        let (answer, revision) = answered_by(answer, self.me.id);
+                        // What a client has been told of, it finds on the same member, in watches too.
+                        self.shows(revision).await;
+                        return Forwarded::Answer(Ok(answer));
+                    }
                     Err(CallError::Answer(answer)) => {
                         if !is_not_leader(&answer) {
                             return Forwarded::Answer(Err(translate(&answer)));
@@ -86,6 +93,25 @@ impl Cluster {
     }
 }
 
+/// The answer with another member in its header, which is the first field of every message that is forwarded: clients are told who has answered
+/// them. And the header's revision.
+fn answered_by(answer: Bytes, member_id: u64) -> (Bytes, i64) {
+    /// The tag of a message in field 1.
+    const HEADER: u8 = 0x0a;
+    let mut rest = answer.clone();
+    if rest.first() != Some(&HEADER) {
+        return (answer, 0);
+    }
+    rest.advance(1);
+    let Ok(header) = ResponseHeader::decode_length_delimited(&mut rest) else { return (answer, 0) };
+    let header = ResponseHeader { member_id, ..header };
+    let mut changed = BytesMut::with_capacity(answer.len() + 16);
+    changed.put_u8(HEADER);
+    changed.put_slice(&header.encode_length_delimited_to_vec());
+    changed.put(rest);
+    (changed.freeze(), header.revision)
+}
+
 /// Whether a member refused because it does not lead.
 fn is_not_leader(answer: &tonic::Status) -> bool {
     let expected = status(&Error::NotLeader);
@@ -94,4 +120,27 @@ fn is_not_leader(answer: &tonic::Status) -> bool {
 
 fn translate(answer: &tonic::Status) -> Status {
     Status::new(Code::from_number(answer.code() as u32), answer.message().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use kubewharf_etcd_api::etcdserverpb::PutResponse;
+
+    use super::*;
+
+    #[test]
+    fn a_forwarded_answer_names_the_member_that_was_asked() {
+        let header = ResponseHeader { cluster_id: 1, member_id: 2, revision: 3, raft_term: 4 };
+        let answer = PutResponse { header: Some(header), prev_kv: Some(Default::default()) };
+        let (changed, revision) = answered_by(answer.encode_to_vec().into(), u64::MAX);
+        let expected = PutResponse { header: Some(ResponseHeader { member_id: u64::MAX, ..header }), ..answer };
+        assert_eq!((PutResponse::decode(changed), revision), (Ok(expected), 3));
+        for odd in [&b""[..], b"\x0a", b"\x0a\x05", b"\x12\x00"] {
+            assert_eq!(
+                answered_by(Bytes::from_static(odd), 1),
+                (Bytes::from_static(odd), 0),
+                "what is not understood stays as it is"
+            );
+        }
+    }
 }

@@ -46,7 +46,9 @@ use self::rows::{Leadership, Leads};
 use crate::committer::WriteRequest;
 use crate::config::AutoCompaction;
 use crate::error::Error;
-use crate::limits::{FOLLOW_WAIT, HAND_OVER_TIMEOUT, LINEARIZE_TIMEOUT, PEER_RETRY, SIZE_INTERVAL, UNSEEN_MAX};
+use crate::limits::{
+    FOLLOW_WAIT, HAND_OVER_TIMEOUT, LINEARIZE_TIMEOUT, PEER_RETRY, SHOWN_WITHIN, SIZE_INTERVAL, UNSEEN_MAX,
+};
 use crate::mvcc::Revisions;
 use crate::rpc::metrics::Histogram;
 use crate::store::{Store, random_u64};
@@ -154,7 +156,8 @@ impl Cluster {
             roster: Mutex::default(),
             stopping: AtomicBool::new(false),
             seen_ms: AtomicU64::new(RealClock.monotonic_ms()),
-            linked_ms: AtomicU64::new(RealClock.monotonic_ms()),
+            // Not yet: the leader that the engine tells of may be gone.
+            linked_ms: AtomicU64::new(0),
             size: Mutex::default(),
             tasks: Mutex::default(),
             seq: AtomicU64::new(0),
@@ -196,6 +199,15 @@ impl Cluster {
         };
         let timed_out = |_| Error::Api(EtcdError::Timeout);
         tokio::time::timeout(LINEARIZE_TIMEOUT, shown).await.map_err(timed_out)?
+    }
+
+    /// Waits until watches here show `revision`, but not for long.
+    pub(crate) async fn shows(&self, revision: i64) {
+        let published = self.store.published();
+        if published.newest() < revision {
+            self.flights.call();
+            let _ = tokio::time::timeout(SHOWN_WITHIN, published.hub().reached(revision)).await;
+        }
     }
 
     /// How much room the engine uses, as it was a moment ago.

@@ -145,7 +145,7 @@ impl Work for ReadTxn {
             Err(Exceeded::NotNow) => return Ok(Step::Short(self.bytes)),
             Err(Exceeded::TooLarge) => return Err(refusal(server, &Exceeded::TooLarge)),
         }
-        let (revisions, snapshot) = server.store.view(None)?;
+        let (revisions, snapshot) = server.view(None, false)?;
         let mut keys = Vec::new();
         single_keys(&self.request, &mut keys);
         if keys.len() > 1 {

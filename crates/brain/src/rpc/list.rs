@@ -80,7 +80,8 @@ impl List {
 
     fn read(&mut self, server: &Server) -> Result<Read, Error> {
         let is_single = self.pinned.is_none() && self.request.range_end.is_empty();
-        let (revisions, snapshot) = server.store.view(is_single.then_some(&self.request.key[..]))?;
+        let (revisions, snapshot) = server
+            .view(is_single.then_some(&self.request.key[..]), self.request.serializable || self.pinned.is_some())?;
         if self.pinned.as_ref().is_some_and(|pinned| pinned.reading.query().revision < revisions.compacted) {
             if self.request.revision > 0 || self.sink.parts > 0 {
                 return Err(Error::Compacted);

@@ -122,6 +122,7 @@ pub(super) async fn hash_kv(server: Arc<Server>, request: HashKvRequest) -> Resu
 /// The CRC-32C of the keys as of `revision`, the newest if that is 0, and the revision. It depends on nothing else: not on the engine,
 /// nor on compaction. etcd's hashes are over its own rows, so the two can't be compared.
 async fn hash_at(server: &Arc<Server>, revision: i64) -> Result<(u32, i64), Error> {
+    server.linearize().await?;
     let revision = server.store.revisions().resolve(revision)?;
     let mut page = Page { hash: 0, start: Some(Bytes::from_static(&[0])), revision };
     while page.start.is_some() {

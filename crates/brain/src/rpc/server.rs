@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kubewharf_engine::{EngineError, Snapshot};
 use kubewharf_etcd_api::etcdserverpb::ResponseHeader;
 use kubewharf_foundation::Shutdown;
 
@@ -12,6 +13,7 @@ use super::quota::Quota;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::limits::KEY_BYTES_MAX;
+use crate::mvcc::Revisions;
 use crate::store::Store;
 
 /// The operator's settings of the API.
@@ -90,6 +92,21 @@ impl Server {
             cluster,
             options,
         })
+    }
+
+    /// A view for a read, as [`Store::view`] gives it; a linearizable one is read only once watches here show as much. On threads that may block.
+    pub(crate) fn view(
+        &self,
+        wanted: Option<&[u8]>,
+        serializable: bool,
+    ) -> Result<(Revisions, Box<dyn Snapshot + '_>), EngineError> {
+        let (revisions, snapshot) = self.store.view(wanted)?;
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| !serializable)
+            && self.store.published().newest() < revisions.newest
+        {
+            self.runtime.block_on(cluster.shows(revisions.newest));
+        }
+        Ok((revisions, snapshot))
     }
 
     /// How much room the engine uses. May touch the disk.
