@@ -161,6 +161,11 @@ pub struct Options {
     #[arg(long, allow_hyphen_values = true)]
     pub brain_flag: Vec<String>,
 
+    /// A flag for kine, with its dashes; may be given several times. By itself kine keeps 20 connections to its database, and opens and
+    /// closes the others that requests in flight need.
+    #[arg(long, allow_hyphen_values = true, default_value = "--datastore-max-idle-connections=64")]
+    pub kine_flag: Vec<String>,
+
     /// The program kine [default: the pinned version, built if it is missing].
     #[arg(long)]
     #[serde(skip)]

@@ -1,6 +1,6 @@
 //! The sides, each with its processes, its data, and its database if it has one outside.
 //!
-//! All keep their defaults. Every PostgreSQL is started alike, with durable commits, and its tables are analyzed once they are filled, as
+//! All keep their defaults, but for the flags that the benchmark is given. Every PostgreSQL is started alike, with durable commits, and its tables are analyzed once they are filled, as
 //! a server that runs for a while does by itself.
 
 use std::ops::Sub;
@@ -28,6 +28,7 @@ pub struct Programs {
     kine: Option<PathBuf>,
     one: Vec<Program>,
     brain_flags: Vec<String>,
+    kine_flags: Vec<String>,
 }
 
 impl Programs {
@@ -49,7 +50,13 @@ impl Programs {
             Some(path) => Some(path.clone()),
             None => Some(tools::shared(Tool::Kine).context("--kine PATH takes one that is there")?.to_owned()),
         };
-        Ok(Self { data: data.to_owned(), kine, one, brain_flags: options.brain_flag.clone() })
+        Ok(Self {
+            data: data.to_owned(),
+            kine,
+            one,
+            brain_flags: options.brain_flag.clone(),
+            kine_flags: options.kine_flag.clone(),
+        })
     }
 
     /// What the programs say of their versions.
@@ -108,6 +115,7 @@ impl Store {
                     .arg(format!("--listen-address={address}"))
                     .arg(format!("--endpoint={}?sslmode=disable", postgres.url()))
                     .arg("--metrics-bind-address=0")
+                    .args(&programs.kine_flags)
                     .current_folder(folder.path());
                 Ok(Self::Kine { server: Server::start_with(spec, address, folder).await?, postgres })
             }

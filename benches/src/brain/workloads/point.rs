@@ -48,6 +48,15 @@ impl Bench {
         Ok(self.measure(self.plan(self.scale.operations), update).await?.1)
     }
 
+    /// Changes one object while nothing else is asked.
+    ///
+    /// # Errors
+    /// When the store fails or answers wrongly.
+    pub async fn update_alone(&self) -> Result<()> {
+        self.update_one(Turn { connection: &self.connections[0], worker: 0, number: 0 }, 0).await?;
+        Ok(())
+    }
+
     /// Changes an object that no other worker changes; returns the revision.
     pub(super) async fn update_one(&self, turn: Turn<'_>, time_ns: u64) -> Result<i64> {
         let (number, request) = {
