@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::ValueEnum;
 use kubewharf_etcd_api::Method;
 use kubewharf_testkit::members::Members;
 use serde::{Deserialize, Serialize};
@@ -38,7 +37,7 @@ const IN_FLIGHT_MAX: usize = 1000;
 const OBJECTS: u64 = 100_000;
 
 /// What happens to a leader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// Nothing, for comparison.

@@ -92,12 +92,14 @@ pub enum Store {
     /// KubeBrains, or etcds.
     Members(Members),
     /// kine.
-    Kine {
-        /// Its process.
-        server: Server,
-        /// Its database, which it would miss.
-        postgres: Postgres,
-    },
+    Kine(Box<Kine>),
+}
+
+/// A running kine.
+pub struct Kine {
+    // Before the database, which it would miss.
+    server: Server,
+    postgres: Postgres,
 }
 
 impl Store {
@@ -117,7 +119,8 @@ impl Store {
                     .arg("--metrics-bind-address=0")
                     .args(&programs.kine_flags)
                     .current_folder(folder.path());
-                Ok(Self::Kine { server: Server::start_with(spec, address, folder).await?, postgres })
+                let server = Server::start_with(spec, address, folder).await?;
+                Ok(Self::Kine(Box::new(Kine { server, postgres })))
             }
             Side::Etcd3 => {
                 let folder = Folder::new_in(&programs.data, "etcds")?;
@@ -133,7 +136,7 @@ impl Store {
     pub fn target(&self) -> Target {
         let target = match self {
             Self::Members(members) => Target::new(members.addresses(), members.processes()),
-            Self::Kine { server, .. } => server.target(),
+            Self::Kine(kine) => kine.server.target(),
         };
         match self.database() {
             Some(postgres) => target.with_database(postgres.id()),
@@ -173,7 +176,7 @@ impl Store {
     fn database(&self) -> Option<&Postgres> {
         match self {
             Self::Members(members) => members.database(),
-            Self::Kine { postgres, .. } => Some(postgres),
+            Self::Kine(kine) => Some(&kine.postgres),
         }
     }
 }
