@@ -105,7 +105,7 @@ async fn failover_turn(
     progress: &dyn Fn(&str),
 ) -> Result<Vec<Gap>> {
     let Store::Members(members) = Store::start(programs, side).await? else { return Ok(Vec::new()) };
-    let measured = failover::run(members, faults, options).await?;
+    let measured = failover::run(*members, faults, options).await?;
     let gaps: Vec<Gap> =
         measured.into_iter().map(|(fault, gap)| Gap { side, round, fault, ms: gap.as_secs_f64() * 1e3 }).collect();
     for fault in Fault::ALL {

@@ -90,7 +90,7 @@ impl Programs {
 /// A running side. Dropping it kills it and removes its data.
 pub enum Store {
     /// KubeBrains, or etcds.
-    Members(Members),
+    Members(Box<Members>),
     /// kine.
     Kine(Box<Kine>),
 }
@@ -124,10 +124,11 @@ impl Store {
             }
             Side::Etcd3 => {
                 let folder = Folder::new_in(&programs.data, "etcds")?;
-                Ok(Self::Members(Members::etcd::<&str>(folder, members, &[])?))
+                Ok(Self::Members(Box::new(Members::etcd::<&str>(folder, members, &[])?)))
             }
             Side::Brain1 | Side::Brain2 | Side::Brain3 => {
-                Ok(Self::Members(Members::over(programs.postgres()?, members, &programs.brain_flags)?))
+                let postgres = programs.postgres()?;
+                Ok(Self::Members(Box::new(Members::over(postgres, members, &programs.brain_flags)?)))
             }
         }
     }
