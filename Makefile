@@ -13,7 +13,7 @@ CARGO_DENY := target/cargo-tools/$(CARGO_DENY_VERSION)/bin/cargo-deny
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: run
 run: ## Start a control plane on KubeBrain: two kube-apiservers, KubeGateway, controllers, a kubeconfig
@@ -36,6 +36,11 @@ test-long: strace postgres build tools ## Run the tests that take too long for e
 bench-brain: tools ## Measure KubeBrain and etcd side by side
 	cargo build --release -p kubewharf
 	cargo run --release -p kubewharf-benches --bin bench-brain -- $(ARGS)
+
+.PHONY: bench-members
+bench-members: postgres tools ## Measure KubeBrains that share a PostgreSQL beside an etcd cluster and kine
+	cargo build --release -p kubewharf
+	cargo run --release -p kubewharf-benches --bin bench-members -- $(ARGS)
 
 .PHONY: bench-gateway
 bench-gateway: tools ## Measure KubeGateway and HAProxy (the package haproxy) side by side

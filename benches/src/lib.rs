@@ -14,6 +14,7 @@ pub mod histogram;
 pub mod https;
 pub mod load;
 pub mod machine;
+pub mod members;
 pub mod program;
 pub mod tls;
 pub mod turns;

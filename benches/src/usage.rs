@@ -67,7 +67,7 @@ pub fn disk_bytes(folder: &Path) -> io::Result<u64> {
     Ok(total)
 }
 
-/// Looks at a process's anonymous memory until it is dropped, and keeps the most that it saw. The kernel keeps such a
+/// Looks at the anonymous memory of processes until it is dropped, and keeps the most that it saw of all together. The kernel keeps such a
 /// peak only of all resident pages, which would count the page cache of a store over a mapped file as its own.
 #[derive(Debug)]
 pub struct AnonymousPeak {
@@ -77,13 +77,14 @@ pub struct AnonymousPeak {
 
 impl AnonymousPeak {
     /// Starts to look.
-    pub fn of(pid: u32) -> Self {
+    pub fn of(pids: Vec<u32>) -> Self {
         let shared = Arc::new((AtomicU64::new(0), AtomicBool::new(false)));
         let seen = shared.clone();
         let look = move || {
             while !seen.1.load(Ordering::Relaxed) {
                 // An ended process has no memory.
-                seen.0.fetch_max(memory(pid).map_or(0, |memory| memory.anonymous), Ordering::Relaxed);
+                let anonymous = |pid: &u32| memory(*pid).map_or(0, |memory| memory.anonymous);
+                seen.0.fetch_max(pids.iter().map(anonymous).sum(), Ordering::Relaxed);
                 std::thread::park_timeout(SAMPLE_INTERVAL);
             }
         };
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_peak_stays_when_the_memory_is_given_back() {
-        let peak = AnonymousPeak::of(std::process::id());
+        let peak = AnonymousPeak::of(vec![std::process::id()]);
         let block = std::hint::black_box(vec![1_u8; 64 << 20]);
         std::thread::sleep(SAMPLE_INTERVAL * 4);
         drop(block);

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
-use super::server::Server;
+use super::target::{Cpu, Target};
 use crate::client::Connection;
 use crate::histogram::Histogram;
 use crate::usage::{AnonymousPeak, cpu_time};
@@ -29,8 +29,11 @@ pub struct Measured {
     pub units: u64,
     /// From the first request to the last answer.
     pub wall_seconds: f64,
-    /// Processor time of the server.
+    /// Processor time of the server, over all members.
     pub server_cpu_seconds: f64,
+    /// Processor time of a database outside the server.
+    #[serde(default)]
+    pub database_cpu_seconds: f64,
     /// Processor time of this program.
     pub client_cpu_seconds: f64,
     /// Half of the latencies are at most this.
@@ -49,6 +52,11 @@ impl Measured {
         self.server_cpu_seconds * 1e6 / self.units as f64
     }
 
+    /// Processor time of the database for each unit, in microseconds.
+    pub fn database_cpu_us(&self) -> f64 {
+        self.database_cpu_seconds * 1e6 / self.units as f64
+    }
+
     /// Processor time of this program for each unit, in microseconds.
     pub fn client_cpu_us(&self) -> f64 {
         self.client_cpu_seconds * 1e6 / self.units as f64
@@ -62,8 +70,8 @@ impl Measured {
 
 /// Reads the clocks around a workload.
 pub struct Meter<'a> {
-    server: &'a Server,
-    server_cpu: Duration,
+    target: &'a Target,
+    cpu: Cpu,
     client_cpu: Duration,
     memory: AnonymousPeak,
     begun: Instant,
@@ -74,9 +82,9 @@ impl<'a> Meter<'a> {
     ///
     /// # Errors
     /// When the server has ended.
-    pub fn start(server: &'a Server) -> Result<Self> {
-        let (server_cpu, client_cpu) = (server.cpu_time()?, cpu_time(std::process::id())?);
-        Ok(Self { server, server_cpu, client_cpu, memory: AnonymousPeak::of(server.id()), begun: Instant::now() })
+    pub fn start(target: &'a Target) -> Result<Self> {
+        let (cpu, client_cpu) = (target.cpu_time()?, cpu_time(std::process::id())?);
+        Ok(Self { target, cpu, client_cpu, memory: AnonymousPeak::of(target.ids()), begun: Instant::now() })
     }
 
     /// Ends it; all answers have come.
@@ -87,12 +95,14 @@ impl<'a> Meter<'a> {
         let wall = self.begun.elapsed();
         let client_cpu = cpu_time(std::process::id())? - self.client_cpu;
         tokio::time::sleep(SETTLE).await;
+        let cpu = self.target.cpu_time()? - self.cpu;
         let us = |duration: Duration| duration.as_secs_f64() * 1e6;
         Ok(Measured {
             operations,
             units,
             wall_seconds: wall.as_secs_f64(),
-            server_cpu_seconds: (self.server.cpu_time()? - self.server_cpu).as_secs_f64(),
+            server_cpu_seconds: cpu.store.as_secs_f64(),
+            database_cpu_seconds: cpu.database.as_secs_f64(),
             client_cpu_seconds: client_cpu.as_secs_f64(),
             p50_us: us(latency.quantile(0.5)),
             p99_us: us(latency.quantile(0.99)),

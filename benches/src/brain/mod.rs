@@ -3,7 +3,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`options`] | the flags |
-//! | [`server`] | starts, watches and restarts a store |
+//! | [`server`], [`target`] | starts and restarts a store; where it is asked and what it costs |
 //! | [`keys`], [`requests`] | what is asked, and what must be answered |
 //! | [`measure`] | keeps requests in flight, reads the clocks |
 //! | [`workloads`] | what is measured |
@@ -19,6 +19,7 @@ pub mod report;
 pub mod requests;
 pub mod results;
 pub mod server;
+pub mod target;
 pub mod workloads;
 
 use std::path::Path;
@@ -69,7 +70,8 @@ async fn side_turn(
     let mut server = Server::start(program, data).await?;
     progress(&format!("{side:?}, {keys} keys, round {} of {}: process {}", round + 1, options.rounds, server.id()));
     let mut measured = Vec::new();
-    let bench = Bench::new(options, &server, keys).await?;
+    let target = server.target();
+    let bench = Bench::new(options.scale(), target.clone(), keys).await?;
     let mut after_load = None;
     for workload in Workload::ALL {
         if workload != Workload::Load && !options.wants(workload) {
@@ -78,7 +80,7 @@ async fn side_turn(
         let result = bench.run(workload).await?;
         progress(&format!("  {}", report::progress(workload, &result)));
         measured.push((workload, result));
-        server.wait_until_idle().await?;
+        target.wait_until_idle().await?;
         if workload == Workload::Load {
             after_load = Some((memory(server.id())?, disk_bytes(&server.data())?));
         }

@@ -94,6 +94,60 @@ pub struct Options {
     pub output: Output,
 }
 
+/// How much of everything the workloads do.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    /// Connections that the requests are spread over.
+    pub connections: usize,
+    /// Requests in flight, over all connections.
+    pub in_flight: usize,
+    /// Length of a key, in bytes.
+    pub key_bytes: usize,
+    /// Length of a value, in bytes.
+    pub value_bytes: usize,
+    /// Gets, updates, creates and deletes, each.
+    pub operations: u64,
+    /// Keys that each of the list workloads reads.
+    pub listed_keys: u64,
+    /// Watchers of the fan-out.
+    pub watchers: usize,
+    /// Events that the fan-out delivers, over all watchers.
+    pub events: u64,
+    /// Longest time of one workload.
+    pub time_max: Duration,
+}
+
+impl Scale {
+    /// Refuses what makes no sense with stores of so many keys.
+    ///
+    /// # Errors
+    /// When something does not, as a sentence for the user.
+    pub fn check(&self, keys: &[u64]) -> Result<(), String> {
+        let positive = [
+            ("--connections", self.connections as u64),
+            ("--in-flight", self.in_flight as u64),
+            ("--operations", self.operations),
+            ("--listed-keys", self.listed_keys),
+            ("--watchers", self.watchers as u64),
+            ("--events", self.events),
+            ("--seconds-max", self.time_max.as_secs()),
+        ];
+        program::check_positive(&positive)?;
+        if keys.is_empty() || keys.iter().any(|keys| *keys < self.in_flight as u64) {
+            return Err(format!("--keys: at least one number, each at least --in-flight ({})", self.in_flight));
+        }
+        if !(super::keys::KEY_BYTES_MIN..=1024).contains(&self.key_bytes) {
+            let min = super::keys::KEY_BYTES_MIN;
+            return Err(format!("--key-bytes {}: must be from {min} to 1024", self.key_bytes));
+        }
+        if !(super::keys::VALUE_BYTES_MIN..=100_000).contains(&self.value_bytes) {
+            let min = super::keys::VALUE_BYTES_MIN;
+            return Err(format!("--value-bytes {}: must be from {min} to 100000", self.value_bytes));
+        }
+        Ok(())
+    }
+}
+
 impl Options {
     /// The options with what `--quick` means filled in.
     ///
@@ -107,34 +161,24 @@ impl Options {
             self.listed_keys = self.listed_keys.div_ceil(3);
             self.events = self.events.div_ceil(3);
         }
-        let positive = [
-            ("--rounds", u64::from(self.rounds)),
-            ("--connections", self.connections as u64),
-            ("--in-flight", self.in_flight as u64),
-            ("--operations", self.operations),
-            ("--listed-keys", self.listed_keys),
-            ("--watchers", self.watchers as u64),
-            ("--events", self.events),
-            ("--seconds-max", self.seconds_max),
-        ];
-        program::check_positive(&positive)?;
-        if self.keys.is_empty() || self.keys.iter().any(|keys| *keys < self.in_flight as u64) {
-            return Err(format!("--keys: at least one number, each at least --in-flight ({})", self.in_flight));
-        }
-        if !(super::keys::KEY_BYTES_MIN..=1024).contains(&self.key_bytes) {
-            let min = super::keys::KEY_BYTES_MIN;
-            return Err(format!("--key-bytes {}: must be from {min} to 1024", self.key_bytes));
-        }
-        if !(super::keys::VALUE_BYTES_MIN..=100_000).contains(&self.value_bytes) {
-            let min = super::keys::VALUE_BYTES_MIN;
-            return Err(format!("--value-bytes {}: must be from {min} to 100000", self.value_bytes));
-        }
+        program::check_positive(&[("--rounds", u64::from(self.rounds))])?;
+        self.scale().check(&self.keys)?;
         Ok(self)
     }
 
-    /// Longest time of one workload.
-    pub fn time_max(&self) -> Duration {
-        Duration::from_secs(self.seconds_max)
+    /// How much the workloads do.
+    pub fn scale(&self) -> Scale {
+        Scale {
+            connections: self.connections,
+            in_flight: self.in_flight,
+            key_bytes: self.key_bytes,
+            value_bytes: self.value_bytes,
+            operations: self.operations,
+            listed_keys: self.listed_keys,
+            watchers: self.watchers,
+            events: self.events,
+            time_max: Duration::from_secs(self.seconds_max),
+        }
     }
 
     /// Whether that workload is wanted.

@@ -115,6 +115,7 @@ pub(super) mod tests {
             units: 1000,
             wall_seconds: 0.5,
             server_cpu_seconds: cpu_us / 1000.0,
+            database_cpu_seconds: 0.0,
             client_cpu_seconds: 0.01,
             p50_us: p99_us / 2.0,
             p99_us,

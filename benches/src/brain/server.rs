@@ -1,4 +1,4 @@
-//! A store that is measured: its process, its data, the connections to it.
+//! A store that is measured, in a process of its own with its data.
 //!
 //! Both sides get the same flags and, but for the quota, their defaults; etcd's own is below what a million objects
 //! take. Both make each write durable before they answer it.
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use kubewharf_etcd_api::Method;
@@ -18,8 +18,8 @@ use kubewharf_testkit::store::Kind;
 
 use super::options::Side;
 use super::requests;
+use super::target::Target;
 use crate::client::Connection;
-use crate::usage::cpu_time;
 
 /// What Kubernetes' documentation sets for large clusters.
 const QUOTA_BYTES: u64 = 8 << 30;
@@ -28,11 +28,6 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 const READY_POLL: Duration = Duration::from_millis(5);
 /// Tries at a time.
 const READY_ATTEMPTS_MAX: usize = 32;
-/// A store is idle once it takes less than this share of a core for that long.
-const IDLE_SHARE: f64 = 0.03;
-const IDLE_FOR: Duration = Duration::from_millis(500);
-/// Removing what a compaction freed is paced on both sides, and takes minutes in a large store.
-const IDLE_WITHIN: Duration = Duration::from_secs(600);
 
 /// A program that can be measured.
 #[derive(Debug, Clone)]
@@ -105,6 +100,14 @@ impl Server {
             .arg(format!("--initial-cluster=default={peer}"))
             .arg(format!("--quota-backend-bytes={QUOTA_BYTES}"))
             .args(&program.flags);
+        Self::start_with(spec, address, folder).await
+    }
+
+    /// Starts what listens at that address and keeps its files in that folder, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn start_with(spec: Spec, address: SocketAddr, folder: Folder) -> Result<Self> {
         let mut server = Self { process: spec.start()?, spec, address, folder };
         server.wait_until_it_reads().await?;
         Ok(server)
@@ -120,42 +123,9 @@ impl Server {
         self.folder.path().join("data")
     }
 
-    /// Processor time that it has used so far.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        let log = self.process.log_path().display();
-        cpu_time(self.id()).with_context(|| format!("the server has ended; its log is {log}"))
-    }
-
-    /// Opens that many connections.
-    ///
-    /// # Errors
-    /// When it takes none.
-    pub async fn connect(&self, connections: usize) -> Result<Vec<Connection>> {
-        let mut open = Vec::new();
-        for _ in 0..connections {
-            open.push(Connection::open(self.address).await?);
-        }
-        Ok(open)
-    }
-
-    /// Waits until it does nothing any more: work that it has put off is done then.
-    ///
-    /// # Errors
-    /// When it has ended, or never comes to rest.
-    pub async fn wait_until_idle(&self) -> Result<()> {
-        let deadline = Instant::now() + IDLE_WITHIN;
-        loop {
-            let before = self.cpu_time()?;
-            tokio::time::sleep(IDLE_FOR).await;
-            let share = (self.cpu_time()? - before).as_secs_f64() / IDLE_FOR.as_secs_f64();
-            if share < IDLE_SHARE {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "the server is still busy {IDLE_WITHIN:?} after its last request");
-        }
+    /// What workloads ask and measure.
+    pub fn target(&self) -> Target {
+        Target::new(vec![self.address], [&self.process])
     }
 
     /// Kills it and starts it again; returns the time from its start to its first answer to a linearizable read.

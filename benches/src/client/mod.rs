@@ -84,6 +84,11 @@ impl Connection {
         Ok(Self { sender, uris, headers, calls: Cell::new(0), ended })
     }
 
+    /// Whether it has not ended, as far as is known.
+    pub fn is_open(&self) -> bool {
+        self.ended.borrow().is_none()
+    }
+
     /// Calls a unary method with a [`framed`] message.
     ///
     /// # Errors

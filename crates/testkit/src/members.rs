@@ -1,7 +1,8 @@
-//! KubeBrains that share one PostgreSQL, each in a process of its own.
+//! KubeBrains that share one PostgreSQL, each in a process of its own; and a cluster of etcds, as their measure.
 //!
 //! Invariant: a member that was stopped or killed starts again under the same name, at the same addresses.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::address::free_port;
@@ -16,12 +17,12 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The members and their database. Dropping them kills them and removes everything.
+/// The members, and the database of KubeBrains. Dropping them kills them and removes everything.
 #[derive(Debug)]
 pub struct Members {
     // Before the database, which they would miss.
     members: Vec<Member>,
-    postgres: Postgres,
+    postgres: Option<Postgres>,
     _folder: Folder,
 }
 
@@ -30,7 +31,7 @@ pub struct Members {
 struct Member {
     process: Process,
     spec: Spec,
-    address: String,
+    address: SocketAddr,
 }
 
 impl Members {
@@ -47,29 +48,24 @@ impl Members {
     /// # Errors
     /// When a program is missing or does not get ready.
     pub fn over<S: AsRef<str>>(postgres: Postgres, count: usize, flags: &[S]) -> Result<Self> {
-        let (program, words) = Kind::Brain.program()?;
         let folder = Folder::new("members")?;
-        let mut members = Vec::new();
-        for number in 1..=count {
-            let name = format!("member-{number}");
-            let (address, peer) = (free_port().to_string(), format!("http://{}", free_port()));
-            let client = format!("http://{address}");
-            let spec = Spec::new(&name, &program, folder.path())
-                .args(words)
-                .arg(format!("--name={name}"))
-                .arg("--engine=postgres")
-                .env("ETCD_ENGINE_URL", postgres.url())
-                .arg(format!("--listen-client-urls={client}"))
-                .arg(format!("--advertise-client-urls={client}"))
-                .arg(format!("--listen-peer-urls={peer}"))
-                .arg(format!("--initial-advertise-peer-urls={peer}"))
-                .args(flags.iter().map(AsRef::as_ref));
-            members.push(Member { process: spec.start()?, spec, address });
-        }
-        for member in &mut members {
-            member.wait_until_ready()?;
-        }
-        Ok(Self { members, postgres, _folder: folder })
+        let of_engine =
+            |spec: Spec, _: &str, _: &str| spec.arg("--engine=postgres").env("ETCD_ENGINE_URL", postgres.url());
+        let members = start_all(Kind::Brain, &folder, count, flags, of_engine)?;
+        Ok(Self { members, postgres: Some(postgres), _folder: folder })
+    }
+
+    /// Starts a cluster of so many etcds with their data in that folder, with these flags added.
+    ///
+    /// # Errors
+    /// When etcd is missing or does not get ready.
+    pub fn etcd<S: AsRef<str>>(folder: Folder, count: usize, flags: &[S]) -> Result<Self> {
+        let of_cluster = |spec: Spec, name: &str, cluster: &str| {
+            let data = folder.path().join(name).join("data");
+            spec.arg(format!("--data-dir={}", data.display())).arg(format!("--initial-cluster={cluster}"))
+        };
+        let members = start_all(Kind::Etcd, &folder, count, flags, of_cluster)?;
+        Ok(Self { members, postgres: None, _folder: folder })
     }
 
     /// Where clients reach the members, as URLs.
@@ -79,8 +75,28 @@ impl Members {
     }
 
     /// The database.
+    ///
+    /// # Panics
+    /// When these are etcds, which have none.
     pub fn postgres(&mut self) -> &mut Postgres {
-        &mut self.postgres
+        self.postgres.as_mut().expect("KubeBrains have a database")
+    }
+
+    /// The database, if they have one.
+    #[must_use]
+    pub fn database(&self) -> Option<&Postgres> {
+        self.postgres.as_ref()
+    }
+
+    /// The processes, in their order.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.members.iter().map(|member| &member.process)
+    }
+
+    /// Where clients reach the members.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(|member| member.address).collect()
     }
 
     /// A member's process.
@@ -103,7 +119,7 @@ impl Members {
         let begun = Instant::now();
         loop {
             let leads = |member: &Member| {
-                http::get_plain(&member.address, "/metrics")
+                http::get_plain(&member.address.to_string(), "/metrics")
                     .is_ok_and(|metrics| metrics.contains("\netcd_server_is_leader 1"))
             };
             if let Some(leader) = self.members.iter().position(leads) {
@@ -138,11 +154,62 @@ impl Members {
     }
 }
 
+/// Starts the members, each with what `more` adds for its name and the list of all, and waits until they are ready.
+fn start_all<S: AsRef<str>>(
+    kind: Kind,
+    folder: &Folder,
+    count: usize,
+    flags: &[S],
+    more: impl Fn(Spec, &str, &str) -> Spec,
+) -> Result<Vec<Member>> {
+    let (program, words) = kind.program()?;
+    let names: Vec<(String, String)> =
+        (1..=count).map(|number| (format!("member-{number}"), format!("http://{}", free_port()))).collect();
+    let cluster: Vec<String> = names.iter().map(|(name, peer)| format!("{name}={peer}")).collect();
+    let cluster = cluster.join(",");
+    let mut members = Vec::new();
+    for (name, peer) in &names {
+        let address = free_port();
+        let client = format!("http://{address}");
+        let spec = Spec::new(name, &program, folder.path())
+            .args(words)
+            .arg(format!("--name={name}"))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"));
+        let spec = more(spec, name, &cluster).args(flags.iter().map(AsRef::as_ref));
+        members.push(Member { process: spec.start()?, spec, address });
+    }
+    for member in &mut members {
+        member.wait_until_ready()?;
+    }
+    Ok(members)
+}
+
 impl Member {
     fn wait_until_ready(&mut self) -> Result<()> {
-        let address = self.address.clone();
+        let address = self.address.to_string();
         self.process.wait_until(READY_WITHIN, |_| {
             http::get_plain(&address, "/readyz").is_ok_and(|answer| answer.contains("200 OK"))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Etcdctl;
+
+    #[test]
+    fn an_etcd_cluster_goes_on_without_its_leader_and_takes_it_back() {
+        let mut members = Members::etcd::<&str>(Folder::new("etcds").unwrap(), 3, &[]).unwrap();
+        let etcdctl = Etcdctl::new(&members.urls().join(",")).unwrap();
+        let leader = members.leader();
+        members.process(leader).kill();
+        assert_ne!(members.leader(), leader);
+        assert_eq!(etcdctl.run(&["put", "a", "1"]).unwrap(), "OK\n");
+        members.start_again(leader).unwrap();
+        assert_eq!(etcdctl.run(&["get", "a"]).unwrap(), "a\n1\n");
     }
 }

@@ -68,11 +68,21 @@ impl Postgres {
     /// # Panics
     /// As [`Postgres::start`].
     pub fn start_with(settings: &[(&str, &str)], tls: Option<&Identity>) -> Result<Self> {
+        Self::start_in(Folder::new("postgres")?, settings, tls)
+    }
+
+    /// As [`Postgres::start_with`], with its data in that folder, which the user that it runs as must be able to reach.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn start_in(folder: Folder, settings: &[(&str, &str)], tls: Option<&Identity>) -> Result<Self> {
         let installation = Installation::find().unwrap_or_else(|| {
             panic!("{}, and its engine is tested with a real one: run `make postgres`", Installation::MISSING)
         });
         let Installation { programs, owner } = installation.clone();
-        let folder = Folder::new("postgres")?;
         let data = folder.path().join("data");
         installation.initialize(folder.path(), &data)?;
         let owned = |path: &Path| installation.give(path);
@@ -108,6 +118,11 @@ impl Postgres {
     /// Where clients reach it: a URL without parameters.
     pub fn url(&self) -> String {
         format!("postgres://postgres@{}/postgres", self.address)
+    }
+
+    /// The number of its first process; the others are its children.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Where it listens.
@@ -222,10 +237,7 @@ impl Postgres {
 
     /// The processes that serve connections and the background.
     fn children(&self) -> Vec<libc::pid_t> {
-        let parent = self.process.id().to_string();
-        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        numbers.filter(|&number| stat(number).is_some_and(|(_, its_parent)| its_parent == parent)).collect()
+        process::children(self.process.id())
     }
 }
 
@@ -280,16 +292,8 @@ impl Installation {
     }
 }
 
-/// The state and the parent of a process.
-fn stat(number: libc::pid_t) -> Option<(String, String)> {
-    let text = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let mut rest = text.rsplit_once(") ")?.1.split(' ');
-    Some((rest.next()?.to_owned(), rest.next()?.to_owned()))
-}
-
 fn is_running(number: libc::pid_t) -> bool {
-    stat(number).is_some_and(|(state, _)| state != "Z")
+    process::stat(number).is_some_and(|(state, _)| state != "Z")
 }
 
 /// Where PostgreSQL's programs are: the newest of Debian's, else those on the path.

@@ -253,6 +253,22 @@ pub(crate) fn send(target: libc::pid_t, signal: libc::c_int) {
     unsafe { libc::kill(target, signal) };
 }
 
+/// The processes that this one has started and that are still there.
+pub fn children(parent: u32) -> Vec<libc::pid_t> {
+    let parent = parent.to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|&number| stat(number).is_some_and(|(_, its_parent)| its_parent == parent)).collect()
+}
+
+/// The state and the parent of a process.
+pub(crate) fn stat(number: libc::pid_t) -> Option<(String, String)> {
+    let text = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let mut rest = text.rsplit_once(") ")?.1.split(' ');
+    Some((rest.next()?.to_owned(), rest.next()?.to_owned()))
+}
+
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),

@@ -9,6 +9,7 @@
 //! | kube-apiserver, kube-controller-manager | the pinned minor version, any patch |
 //! | etcd, etcdctl, etcdutl, h2spec | the pinned minor version, any patch |
 //! | kubectl | at most one minor version from the pinned one, which is what Kubernetes supports |
+//! | kine | the pinned minor version, any patch; only a benchmark asks for it |
 //!
 //! Invariant: a program that this module built is never used for another pin than the one it was built from: a note
 //! beside it tells the pin and the settings, and it is built again when they differ.
@@ -48,10 +49,12 @@ pub enum Tool {
     Etcdutl,
     /// Checks an HTTP/2 server against the protocol's rules.
     H2spec,
+    /// Another store with etcd's API over PostgreSQL.
+    Kine,
 }
 
 impl Tool {
-    /// All of them.
+    /// All that tests run. [`Tool::Kine`] is built when its benchmark asks for it.
     pub const ALL: &[Self] = &[
         Self::Etcd,
         Self::Etcdctl,
@@ -75,6 +78,7 @@ impl Tool {
             Self::Etcdctl => "etcdctl",
             Self::Etcdutl => "etcdutl",
             Self::H2spec => "h2spec",
+            Self::Kine => "kine",
         }
     }
 
@@ -83,6 +87,7 @@ impl Tool {
             Self::KubeApiserver | Self::KubeControllerManager | Self::Kubectl => &KUBERNETES,
             Self::Etcd | Self::Etcdctl | Self::Etcdutl => &ETCD,
             Self::H2spec => &H2SPEC,
+            Self::Kine => &KINE,
         }
     }
 
@@ -95,12 +100,15 @@ impl Tool {
             Self::Etcdctl => "go.etcd.io/etcd/etcdctl/v3",
             Self::Etcdutl => "go.etcd.io/etcd/etcdutl/v3",
             Self::H2spec => "github.com/summerwind/h2spec/cmd/h2spec",
+            Self::Kine => "github.com/k3s-io/kine",
         }
     }
 
     fn version_arguments(self) -> &'static [&'static str] {
         match self {
-            Self::KubeApiserver | Self::KubeControllerManager | Self::Etcd | Self::H2spec => &["--version"],
+            Self::KubeApiserver | Self::KubeControllerManager | Self::Etcd | Self::H2spec | Self::Kine => {
+                &["--version"]
+            }
             Self::Kubectl => &["version", "--client"],
             Self::Etcdctl | Self::Etcdutl => &["version"],
         }
@@ -153,7 +161,14 @@ static H2SPEC: Module = Module {
     version_variables: &["main.VERSION=VERSION"],
 };
 
-static MODULES: [&Module; 3] = [&ETCD, &KUBERNETES, &H2SPEC];
+static KINE: Module = Module {
+    folder: "kine",
+    pin: "github.com/k3s-io/kine",
+    // Else it is a version `dev`.
+    version_variables: &["github.com/k3s-io/kine/pkg/version.Version=VERSION"],
+};
+
+static MODULES: [&Module; 4] = [&ETCD, &KUBERNETES, &H2SPEC, &KINE];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Version {
@@ -271,6 +286,7 @@ fn pinned_version(module: &Module, workspace: Option<&PathBuf>) -> Version {
     let built_in = match module.folder {
         "kubernetes" => include_str!("../../../tests/tools/kubernetes/go.mod"),
         "h2spec" => include_str!("../../../tests/tools/h2spec/go.mod"),
+        "kine" => include_str!("../../../tests/tools/kine/go.mod"),
         _ => include_str!("../../../tests/tools/etcd/go.mod"),
     };
     let text = workspace.and_then(|root| std::fs::read_to_string(module_folder(root, module).join("go.mod")).ok());
@@ -487,6 +503,7 @@ mod tests {
             ("etcdctl version: 3.7.3\nAPI version: 3.7\n", version(3, 7, 3)),
             ("Kubernetes v1.37.0-alpha.1+abc\n", version(1, 37, 0)),
             ("Version: v2.2.1 ((Unknown))\n", version(2, 2, 1)),
+            ("kine version v0.17.5 (HEAD)\n", version(0, 17, 5)),
         ] {
             assert_eq!(Version::find(text), Some(expected), "{text}");
         }
@@ -543,6 +560,7 @@ mod tests {
         assert_eq!(file_name_by_go(Tool::Etcd.package()), "server");
         assert_eq!(file_name_by_go(Tool::Etcdctl.package()), "etcdctl");
         assert_eq!(file_name_by_go(Tool::Kubectl.package()), "kubectl");
+        assert_eq!(file_name_by_go(Tool::Kine.package()), "kine");
     }
 
     #[test]

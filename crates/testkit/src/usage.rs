@@ -25,10 +25,15 @@ pub struct Memory {
 /// # Errors
 /// When there is no such process.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
-    let path = PathBuf::from(format!("/proc/{pid}/stat"));
-    let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-    let ticks = cpu_ticks(&text).unwrap_or_else(|| panic!("not the form of proc_pid_stat(5): {text}"));
-    Ok(Duration::from_micros(ticks * 1_000_000 / ticks_per_second()))
+    cpu_time_of(pid, OWN_FIELD)
+}
+
+/// Processor time of the children of a process that have ended and that it has waited for, in the same steps.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_time_of_ended_children(pid: u32) -> Result<Duration> {
+    cpu_time_of(pid, CHILDREN_FIELD)
 }
 
 /// Memory that the process holds now.
@@ -46,10 +51,21 @@ pub fn memory(pid: u32) -> Result<Memory> {
     Ok(Memory { anonymous: bytes("RssAnon:"), resident: bytes("VmRSS:"), resident_max: bytes("VmHWM:") })
 }
 
-/// utime + stime, the fields 14 and 15. The second field is the program's name, which may hold spaces and brackets.
-fn cpu_ticks(stat: &str) -> Option<u64> {
+/// Where in `proc_pid_stat(5)` a process's own time begins, and that of its children: user's and system's.
+const OWN_FIELD: usize = 14;
+const CHILDREN_FIELD: usize = 16;
+
+fn cpu_time_of(pid: u32, field: usize) -> Result<Duration> {
+    let path = PathBuf::from(format!("/proc/{pid}/stat"));
+    let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    let ticks = cpu_ticks(&text, field).unwrap_or_else(|| panic!("not the form of proc_pid_stat(5): {text}"));
+    Ok(Duration::from_micros(ticks * 1_000_000 / ticks_per_second()))
+}
+
+/// The sum of that field and the next. Fields count from 1, and the second is the program's name, which may hold spaces and brackets.
+fn cpu_ticks(stat: &str, field: usize) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ').skip(11);
+    let mut fields = rest.split(' ').skip(field - 3);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some(user + system)
@@ -85,8 +101,9 @@ mod tests {
 
     #[test]
     fn a_name_with_spaces_and_brackets_does_not_shift_the_fields() {
-        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 900 0 0 0 250 50 0 0 20 0 4 0 100 5 6";
-        assert_eq!(cpu_ticks(stat), Some(300));
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 900 0 0 0 250 50 30 4 20 0 4 0 100 5 6";
+        assert_eq!(cpu_ticks(stat, OWN_FIELD), Some(300));
+        assert_eq!(cpu_ticks(stat, CHILDREN_FIELD), Some(34));
     }
 
     #[test]

@@ -20,9 +20,9 @@ const GRANTS_SHARE: u64 = 6;
 const PUTS_SHARE: u64 = 3;
 const REPLY_WITHIN: Duration = Duration::from_secs(20);
 
-impl Bench<'_> {
+impl Bench {
     pub(super) async fn lease_grant(&self) -> Result<Measured> {
-        let plan = self.plan(self.options.operations.div_ceil(GRANTS_SHARE));
+        let plan = self.plan(self.scale.operations.div_ceil(GRANTS_SHARE));
         let grant = async |turn: Turn<'_>| {
             let reply = turn.connection.unary(Method::LeaseGrant, requests::lease_grant(TTL_SECONDS)).await?;
             let id = field(&reply, 2)?.context("a lease without a number")?.signed()?;
@@ -40,7 +40,7 @@ impl Bench<'_> {
     }
 
     pub(super) async fn lease_put(&self) -> Result<Measured> {
-        let plan = self.plan(self.options.operations.div_ceil(PUTS_SHARE));
+        let plan = self.plan(self.scale.operations.div_ceil(PUTS_SHARE));
         let create = async |turn: Turn<'_>| {
             let shape = self.objects.borrow().shape().clone();
             let lease = self.lease(turn.number)?;
@@ -55,7 +55,7 @@ impl Bench<'_> {
     /// Each worker has a stream of its own and renews one lease after the other.
     pub(super) async fn lease_keep_alive(&self) -> Result<Measured> {
         let mut streams = Vec::new();
-        for worker in 0..self.options.in_flight {
+        for worker in 0..self.scale.in_flight {
             let connection = &self.connections[worker % self.connections.len()];
             let id = self.lease(worker as u64)?;
             let first = requests::lease_keep_alive(id);
@@ -72,7 +72,7 @@ impl Bench<'_> {
             streams[turn.worker].replace(Some((requests, responses)));
             Ok(1)
         };
-        let plan = Plan { in_flight: streams.len(), ..self.plan(self.options.operations) };
+        let plan = Plan { in_flight: streams.len(), ..self.plan(self.scale.operations) };
         Ok(self.measure(plan, renew).await?.1)
     }
 

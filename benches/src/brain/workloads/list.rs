@@ -81,16 +81,16 @@ impl Walk {
     }
 }
 
-impl Bench<'_> {
+impl Bench {
     /// Lists all objects over and over, in pages of that size (0: whole). What counts is whole walks, because the pages
     /// of one differ: a server has to count what is left behind each. Only one that takes too long is cut short.
     pub(super) async fn list_pages(&self, limit: u64) -> Result<Measured> {
         let total = self.objects.borrow().existing();
         let page_keys = if limit == 0 { total } else { limit.min(total) };
-        let page_bytes = page_keys * (self.options.key_bytes + self.options.value_bytes) as u64;
+        let page_bytes = page_keys * (self.scale.key_bytes + self.scale.value_bytes) as u64;
         let in_flight = (REPLY_BYTES_IN_FLIGHT / page_bytes).clamp(1, WALKS_IN_FLIGHT_MAX) as usize;
-        let operations = self.options.listed_keys.div_ceil(total);
-        let plan = Plan { operations, in_flight, time_max: self.options.time_max() };
+        let operations = self.scale.listed_keys.div_ceil(total);
+        let plan = Plan { operations, in_flight, time_max: self.scale.time_max };
         let latency = RefCell::new(Histogram::default());
         let begun = Instant::now();
         let walk = async |turn: Turn<'_>| {
@@ -102,7 +102,7 @@ impl Bench<'_> {
             }
             Ok(walk.read)
         };
-        let meter = Meter::start(self.server)?;
+        let meter = Meter::start(&self.target)?;
         let done = run_loop(&self.connections, plan, walk).await?;
         let pages = latency.take();
         meter.stop(pages.total(), done.units, &pages).await
@@ -110,7 +110,7 @@ impl Bench<'_> {
 
     /// Lists a namespace as a watch cache does, and begins to watch where the list ends.
     pub(super) async fn list_watch(&self) -> Result<Measured> {
-        let operations = self.options.operations.div_ceil(20);
+        let operations = self.scale.operations.div_ceil(20);
         let start = async |turn: Turn<'_>| {
             let (keys, prefix) = self.objects.borrow().namespace(turn.number);
             let mut walk = Walk::new(keys);

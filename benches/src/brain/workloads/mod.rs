@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{Objects, PREFIX};
 use super::measure::{Loop, Measured, Meter, Plan, Turn, run_loop};
-use super::options::Options;
+use super::options::Scale;
 use super::requests::{self, header_revision};
-use super::server::Server;
+use super::target::Target;
 use crate::client::Connection;
 use crate::wire::field;
 
@@ -125,28 +125,28 @@ impl Workload {
     }
 }
 
-/// One side's turn in a round: a server, and what is known of the objects in it.
-pub struct Bench<'a> {
-    options: &'a Options,
-    server: &'a Server,
+/// One side's turn in a round: a store, and what is known of the objects in it.
+pub struct Bench {
+    scale: Scale,
+    target: Target,
     connections: Vec<Connection>,
     objects: RefCell<Objects>,
     /// The leases that were granted.
     leases: RefCell<Vec<i64>>,
 }
 
-impl<'a> Bench<'a> {
+impl Bench {
     /// Connects to a server that is empty, for so many objects.
     ///
     /// # Errors
     /// When it takes no connection.
-    pub async fn new(options: &'a Options, server: &'a Server, keys: u64) -> Result<Self> {
-        let connections = server.connect(options.connections).await?;
-        let objects = RefCell::new(Objects::new(keys, options.key_bytes, options.value_bytes));
-        Ok(Self { options, server, connections, objects, leases: RefCell::default() })
+    pub async fn new(scale: Scale, target: Target, keys: u64) -> Result<Self> {
+        let connections = target.connect(scale.connections).await?;
+        let objects = RefCell::new(Objects::new(keys, scale.key_bytes, scale.value_bytes));
+        Ok(Self { scale, target, connections, objects, leases: RefCell::default() })
     }
 
-    /// Runs a workload. [`Workload::Load`] must be the first.
+    /// Runs a workload. [`Workload::Load`] must be the first, or [`Bench::fill`] before it.
     ///
     /// # Errors
     /// When the server fails or answers wrongly.
@@ -171,7 +171,7 @@ impl<'a> Bench<'a> {
     }
 
     fn plan(&self, operations: u64) -> Plan {
-        Plan { operations, in_flight: self.options.in_flight, time_max: self.options.time_max() }
+        Plan { operations, in_flight: self.scale.in_flight, time_max: self.scale.time_max }
     }
 
     /// The store's revision.
@@ -182,7 +182,7 @@ impl<'a> Bench<'a> {
 
     /// Runs a loop and measures it.
     async fn measure(&self, plan: Plan, operation: impl AsyncFn(Turn<'_>) -> Result<u64>) -> Result<(Loop, Measured)> {
-        let meter = Meter::start(self.server)?;
+        let meter = Meter::start(&self.target)?;
         let done = run_loop(&self.connections, plan, operation).await?;
         let measured = meter.stop(done.operations, done.units, &done.latency).await?;
         Ok((done, measured))

@@ -13,15 +13,15 @@ use crate::wire::field;
 /// Calls before the first that counts, of a hundred that do.
 const WARM_UP_PERCENT: u64 = 5;
 
-impl Bench<'_> {
+impl Bench {
     pub(super) async fn get(&self) -> Result<Measured> {
-        let warm_up = self.options.operations * WARM_UP_PERCENT / 100;
+        let warm_up = self.scale.operations * WARM_UP_PERCENT / 100;
         let get = async |turn: Turn<'_>| {
             let keys = self.objects.borrow().loaded();
             self.get_one(turn.connection, scatter(turn.number) % keys).await
         };
         self.measure(self.plan(warm_up), get).await?;
-        Ok(self.measure(self.plan(self.options.operations), get).await?.1)
+        Ok(self.measure(self.plan(self.scale.operations), get).await?.1)
     }
 
     /// Reads an object and checks it to the last byte: nobody else writes, so what is known is what must come.
@@ -39,20 +39,29 @@ impl Bench<'_> {
     }
 
     pub(super) async fn update(&self) -> Result<Measured> {
-        let warm_up = self.options.operations * WARM_UP_PERCENT / 100;
+        let warm_up = self.scale.operations * WARM_UP_PERCENT / 100;
         let update = async |turn: Turn<'_>| {
             self.update_one(turn, 0).await?;
             Ok(1)
         };
         self.measure(self.plan(warm_up), update).await?;
-        Ok(self.measure(self.plan(self.options.operations), update).await?.1)
+        Ok(self.measure(self.plan(self.scale.operations), update).await?.1)
+    }
+
+    /// Changes one object while nothing else is asked.
+    ///
+    /// # Errors
+    /// When the store fails or answers wrongly.
+    pub async fn update_alone(&self) -> Result<()> {
+        self.update_one(Turn { connection: &self.connections[0], worker: 0, number: 0 }, 0).await?;
+        Ok(())
     }
 
     /// Changes an object that no other worker changes; returns the revision.
     pub(super) async fn update_one(&self, turn: Turn<'_>, time_ns: u64) -> Result<i64> {
         let (number, request) = {
             let objects = self.objects.borrow();
-            let workers = self.options.in_flight as u64;
+            let workers = self.scale.in_flight as u64;
             let number = scatter(turn.number) % (objects.loaded() / workers) * workers + turn.worker as u64;
             let object = objects.get(number);
             let value = objects.shape().value(number, object.version + 1, time_ns);
@@ -70,16 +79,17 @@ impl Bench<'_> {
 
     pub(super) async fn create(&self) -> Result<Measured> {
         let first = self.objects.borrow().loaded();
-        self.objects.borrow_mut().reserve(first + self.options.operations);
-        let create = async |turn: Turn<'_>| {
-            let number = first + turn.number;
-            let shape = self.objects.borrow().shape().clone();
-            let request = requests::create(shape.key(number), shape.value(number, 0, 0), 0);
-            let reply = turn.connection.unary(Method::Txn, request).await?;
-            self.objects.borrow_mut().get_mut(number).revision = check_txn(&reply, 1)?;
-            Ok(1)
-        };
-        Ok(self.measure(self.plan(self.options.operations), create).await?.1)
+        self.objects.borrow_mut().reserve(first + self.scale.operations);
+        let create = async |turn: Turn<'_>| self.create_one(turn.connection, first + turn.number).await;
+        Ok(self.measure(self.plan(self.scale.operations), create).await?.1)
+    }
+
+    pub(super) async fn create_one(&self, connection: &Connection, number: u64) -> Result<u64> {
+        let shape = self.objects.borrow().shape().clone();
+        let request = requests::create(shape.key(number), shape.value(number, 0, 0), 0);
+        let reply = connection.unary(Method::Txn, request).await?;
+        self.objects.borrow_mut().get_mut(number).revision = check_txn(&reply, 1)?;
+        Ok(1)
     }
 
     /// Deletes what [`Bench::create`] made.

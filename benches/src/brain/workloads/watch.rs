@@ -27,12 +27,12 @@ const NEXT_EVENT_WITHIN: Duration = Duration::from_secs(20);
 /// What one watcher has got: the revisions, in order.
 type Received = HashMap<i64, Vec<i64>>;
 
-impl Bench<'_> {
+impl Bench {
     pub(super) async fn watch(&self) -> Result<Measured> {
-        let watchers = self.options.watchers;
-        let updates = self.options.events.div_ceil(watchers as u64);
+        let watchers = self.scale.watchers;
+        let updates = self.scale.events.div_ceil(watchers as u64);
         // Watch caches have connections of their own, so their bytes do not get into the way of writers'.
-        let connections = self.server.connect(self.options.connections.min(watchers)).await?;
+        let connections = self.target.connect(self.scale.connections.min(watchers)).await?;
         let request = requests::watch(PREFIX.as_bytes(), self.revision().await? + 1);
         let mut streams = Vec::new();
         for (index, connection) in connections.iter().enumerate() {
@@ -44,9 +44,9 @@ impl Bench<'_> {
             wait_until_created(&mut responses, share).await?;
             streams.push((sender, responses, share));
         }
-        let plan = Plan { operations: updates, in_flight: self.options.in_flight, time_max: EVENTS_WITHIN };
+        let plan = Plan { operations: updates, in_flight: self.scale.in_flight, time_max: EVENTS_WITHIN };
         let begun = Instant::now();
-        let meter = Meter::start(self.server)?;
+        let meter = Meter::start(&self.target)?;
         let written = RefCell::new(Vec::new());
         let write = async |turn: Turn<'_>| {
             let revision = self.update_one(turn, begun.elapsed().as_nanos() as u64).await?;

@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kubewharf_etcd_api::EtcdError;
 use kubewharf_etcd_api::etcdserverpb::ResponseHeader;
+use kubewharf_etcd_api::{EtcdError, Method};
 use kubewharf_grpc::{Code, Status};
 use prost::Message;
 
@@ -44,6 +44,9 @@ impl Cluster {
                         let (answer, revision) = answered_by(answer, self.me.id);
                         // What a client has been told of, it finds on the same member, in watches too.
                         self.shows(revision).await;
+                        if path == Method::Compact.path() {
+                            let _ = self.flights.join().await;
+                        }
                         return Forwarded::Answer(Ok(answer));
                     }
                     Err(CallError::Answer(answer)) => {

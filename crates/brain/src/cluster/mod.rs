@@ -326,8 +326,10 @@ impl Cluster {
             self.enroll(request.member);
             let published = self.store.published();
             if published.revisions().compacted <= request.compacted {
+                let mut compactions = published.subscribe_compactions();
                 tokio::select! {
                     () = published.hub().reached(request.revision + 1) => {}
+                    _ = compactions.wait_for(|compacted| *compacted > request.compacted) => {}
                     _ = known.wait_for(|_| leads() != Leads::Now) => {}
                     () = tokio::time::sleep(FOLLOW_WAIT) => {}
                 }
@@ -540,7 +542,6 @@ impl Cluster {
         self.known.send_if_modified(|known| {
             let is_current = known.epoch == epoch;
             if is_current {
-                self.linked_ms.store(RealClock.monotonic_ms(), Ordering::Relaxed);
                 known.link = link.cloned();
             }
             is_current
