@@ -51,6 +51,8 @@ pub enum Reason {
     NotAcceptable,
     /// 409: there is one already.
     AlreadyExists,
+    /// 409: the object is not as the request takes it to be.
+    Conflict,
     /// 413: the body is too large.
     RequestEntityTooLarge,
     /// 415: the body is in a form that is not understood.
@@ -80,6 +82,7 @@ impl Reason {
             Self::MethodNotAllowed => "MethodNotAllowed",
             Self::NotAcceptable => "NotAcceptable",
             Self::AlreadyExists => "AlreadyExists",
+            Self::Conflict => "Conflict",
             Self::RequestEntityTooLarge => "RequestEntityTooLarge",
             Self::UnsupportedMediaType => "UnsupportedMediaType",
             Self::Invalid => "Invalid",
@@ -275,6 +278,14 @@ impl Status {
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
         let message = format!("{} {} already exists", qualified(group, resource), quoted(name));
         Self::new(409, Reason::AlreadyExists, message).with_details(details_of_object(group, resource, name))
+    }
+
+    /// 409: the object is not as the request takes it to be.
+    #[must_use]
+    pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        let message =
+            format!("Operation cannot be fulfilled on {} {}: {why}", qualified(group, resource), quoted(name));
+        Self::new(409, Reason::Conflict, message).with_details(details_of_object(group, resource, name))
     }
 
     /// 406: there is no answer in a form that the client takes.

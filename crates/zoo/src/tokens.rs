@@ -152,7 +152,7 @@ impl Tokens {
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random)
             .map_err(|error| CertificateError::Content(format!("{}: {error}", path.display())))?;
         let hash = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
-        let key_id = URL_SAFE_NO_PAD.encode(&hash.as_ref()[..16]);
+        let key_id = URL_SAFE_NO_PAD.encode(hash.as_ref());
         Ok(Self { key, random, key_id })
     }
 

@@ -22,6 +22,7 @@ const GROUPS: &[(&str, &str)] = &[
     ("generators", include_str!("operations/generators.txt")),
     ("workloads", include_str!("operations/workloads.txt")),
     ("pods", include_str!("operations/pods.txt")),
+    ("tokens", include_str!("operations/tokens.txt")),
     ("network", include_str!("operations/network.txt")),
     ("quota", include_str!("operations/quota.txt")),
     ("events", include_str!("operations/events.txt")),
@@ -40,8 +41,8 @@ const TO_COME: &[(&str, &str)] = &[
     ("crds", include_str!("operations/crds.txt")),
     ("cluster", include_str!("operations/cluster.txt")),
     ("nodes", include_str!("operations/nodes.txt")),
-    // Tenants have no Secrets with tokens that last for ever, which the group waits for, and no issuer of tokens to be discovered.
-    ("tokens", include_str!("operations/tokens.txt")),
+    // Tenants have no Secrets with tokens that last for ever.
+    ("lasting-tokens", include_str!("operations/lasting-tokens.txt")),
     // How soon controllers get to it decides what is told.
     ("late", include_str!("operations/late.txt")),
 ];

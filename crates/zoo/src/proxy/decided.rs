@@ -6,6 +6,7 @@ use http::header::USER_AGENT;
 use http::{Method, Response, StatusCode};
 use kubewharf_front::Inbound;
 use kubewharf_kube_api::Status;
+use kubewharf_kube_api::status::FieldError;
 use serde_json::{Value, json};
 
 use crate::authz::{UserInfo, review};
@@ -67,11 +68,21 @@ impl Asked {
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{name}", self.names().inward(&info.namespace));
         let found = self.object(&path).await?;
         let Some(found) = found else {
-            return Err(Box::new(Status::object_not_found("", "serviceaccounts", &info.name)));
+            let namespace = format!("/api/v1/namespaces/{}", self.names().inward(&info.namespace));
+            let there = self.object(&namespace).await?;
+            return Err(Box::new(match there {
+                Some(_) => Status::object_not_found("", "serviceaccounts", &info.name),
+                None => Status::object_not_found("", "namespaces", &info.namespace),
+            }));
         };
         let uid = found.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
         let spec = request.get("spec").cloned().unwrap_or_default();
         let seconds = spec.get("expirationSeconds").and_then(Value::as_u64).unwrap_or(TOKEN_SECONDS);
+        if seconds < *TOKEN_SECONDS_RANGE.start() {
+            let why = "may not specify a duration less than 10 minutes";
+            let error = FieldError::invalid_value("spec.expirationSeconds", &seconds.to_string(), why);
+            return Err(Box::new(Status::invalid("authentication.k8s.io", "TokenRequest", "", vec![error])));
+        }
         if !TOKEN_SECONDS_RANGE.contains(&seconds) {
             return Err(Box::new(Status::bad_request(format!(
                 "spec.expirationSeconds: {seconds}: a token of a tenant lasts from 10 minutes to a year"
@@ -94,7 +105,7 @@ impl Asked {
             tenant: self.tenant.name.to_string(),
             namespace: info.namespace.to_string(),
             name: info.name.to_string(),
-            uid,
+            uid: uid.clone(),
             bound,
         };
         let begins = now();
@@ -102,7 +113,7 @@ impl Asked {
         request["kind"] = "TokenRequest".into();
         request["apiVersion"] = "authentication.k8s.io/v1".into();
         request["metadata"] = json!({
-            "name": info.name, "namespace": info.namespace, "creationTimestamp": rfc3339(begins),
+            "name": info.name, "namespace": info.namespace, "uid": uid, "creationTimestamp": rfc3339(begins),
         });
         request["spec"] = json!({
             "audiences": audiences, "expirationSeconds": seconds,
@@ -133,8 +144,16 @@ impl Asked {
         let path = format!("/api/v1/namespaces/{}/{resource}/{segment}", self.names().inward(&info.namespace));
         let found = self.object(&path).await?.unwrap_or_default();
         let uid = found.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
-        if uid.is_empty() || (!text("uid").is_empty() && text("uid") != uid) {
-            return Err(Box::new(Status::not_found(format!("{resource} {name:?} not found"))));
+        if uid.is_empty() {
+            return Err(Box::new(Status::object_not_found("", resource, name)));
+        }
+        let wanted = text("uid");
+        if !wanted.is_empty() && wanted != uid {
+            let why = format!(
+                "the UID in the bound object reference ({wanted}) does not match the UID in record. \
+                 The object might have been deleted and then recreated"
+            );
+            return Err(Box::new(Status::conflict("", text("kind"), name, &why)));
         }
         Ok((text("kind").to_lowercase(), name.to_owned(), uid.to_owned()))
     }
