@@ -192,6 +192,7 @@ impl Store {
     /// Opens the store in an engine that it shares with others, to follow what they write. `name` makes the member's id, and is to be
     /// its own among all members.
     pub fn join(engine: Arc<dyn Engine>, options: StoreOptions, name: &str) -> Result<Arc<Self>, EngineError> {
+        crate::cluster::check_not_halted(engine.as_ref())?;
         let (head, cluster_id) = found(engine.as_ref())?;
         let mut id = [0; 8];
         id[..4].copy_from_slice(&crc32c::crc32c(name.as_bytes()).to_le_bytes());

@@ -13,6 +13,7 @@ pub(crate) mod election;
 mod flights;
 mod forward;
 mod link;
+mod recovery;
 mod reign;
 pub(crate) mod rows;
 pub(crate) mod takeover;
@@ -36,6 +37,8 @@ use tracing::{error, info, warn};
 pub(crate) use catch_up::catch_up;
 pub(crate) use forward::{Forwarded, KEEP_ALIVE};
 pub use link::PeerTls;
+pub(crate) use recovery::check as check_not_halted;
+pub use recovery::{RecoverError, recover};
 pub(crate) use rows::{FollowRequest, FollowResponse};
 
 use self::catch_up::Sighting;
@@ -403,13 +406,22 @@ impl Cluster {
 
     /// Takes note of a head, unless it shows that the engine has lost data.
     fn check(&self, head: Head) -> Result<(), EngineError> {
-        self.election.lock().saw(head, now()).map_err(|lost| {
-            if self.store.failure().is_none() {
-                error!(%lost, "this member stops serving");
-                self.store.published().failed(&lost.to_string());
-            }
+        let seen = self.election.lock().saw(head, now());
+        seen.map_err(|lost| {
+            self.halt(&lost.to_string());
             Cause::Unavailable(lost.to_string()).into()
         })
+    }
+
+    /// Stops this member for good, and all others: the engine has lost data. Blocks.
+    pub(super) fn halt(&self, why: &str) {
+        if self.store.failure().is_none() {
+            error!(why, "this member stops serving, and no other may lead");
+            if let Err(error) = recovery::halt(self.store.engine().as_ref(), why) {
+                error!(error, "can't keep others from leading");
+            }
+            self.store.published().failed(&recovery::refusal(why));
+        }
     }
 
     fn saw(&self, sighting: Sighting) -> Result<i64, Error> {
@@ -417,6 +429,10 @@ impl Cluster {
         self.seen_ms.store(RealClock.monotonic_ms(), Ordering::Relaxed);
         self.seq.store(head.seq, Ordering::Relaxed);
         if let Some(leadership) = leadership {
+            if !leadership.halted.is_empty() {
+                self.store.published().failed(&recovery::refusal(&leadership.halted));
+                return Err(Error::Unavailable(leadership.halted));
+            }
             if leadership.leader.is_none() {
                 let to_other = leadership.successor != 0 && leadership.successor != self.me.id;
                 self.election.lock().leader_let_go(head.epoch, to_other);
@@ -458,6 +474,9 @@ impl Cluster {
     async fn run(self: Arc<Self>, mut hand_overs: mpsc::Receiver<HandOver>) {
         loop {
             let expected = self.wait_for_turn().await;
+            if self.store.failure().is_some() {
+                return;
+            }
             match self.begin_reign(expected).await {
                 Ok(ended) => self.reign(ended, &mut hand_overs).await,
                 Err(why) => {

@@ -33,8 +33,8 @@ impl Cluster {
         let leadership = Leadership {
             epoch: expected.epoch + 1,
             leader: Some(self.me.clone()),
-            successor: 0,
             process: self.process,
+            ..Leadership::default()
         };
         let row =
             Operation::Put { table: Table::Meta, key: meta::member_key(self.me.id), value: rows::encode(&self.me) };
@@ -79,7 +79,11 @@ impl Cluster {
         tokio::select! {
             end = end_of(&mut ended) => match end.kind {
                 EndKind::Deposed | EndKind::GivenUp => warn!(why = end.why, "this member leads no more"),
-                EndKind::Lost | EndKind::Poisoned => store.published().failed(&end.why),
+                EndKind::Lost => {
+                    let cluster = self.clone();
+                    let _ = tokio::task::spawn_blocking(move || cluster.halt(&end.why)).await;
+                }
+                EndKind::Poisoned => store.published().failed(&end.why),
             },
             () = renewing => {}
             request = hand_overs.recv() => {
@@ -117,7 +121,7 @@ impl Cluster {
         if head.epoch != self.store.epoch() {
             return Err("another member has taken over already".to_owned());
         }
-        let leadership = Leadership { epoch: head.epoch + 1, leader: None, successor, process: 0 };
+        let leadership = Leadership { epoch: head.epoch + 1, successor, ..Leadership::default() };
         let head = begin_epoch(engine, head, &leadership, None)?;
         info!(epoch = head.epoch, "this member has let go");
         self.know(leadership);
@@ -148,7 +152,7 @@ async fn renew(store: Arc<Store>, interval: Duration) {
 }
 
 /// Commits the beginning of the epoch behind that of `expected`. Blocks.
-fn begin_epoch(
+pub(super) fn begin_epoch(
     engine: &dyn Engine,
     expected: Head,
     leadership: &Leadership,

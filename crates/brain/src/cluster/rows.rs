@@ -22,6 +22,9 @@ pub(crate) struct Leadership {
     /// The leader's process.
     #[prost(uint64, tag = "4")]
     pub(crate) process: u64,
+    /// Why nobody may lead until an operator says so; empty for "somebody may".
+    #[prost(string, tag = "5")]
+    pub(crate) halted: String,
 }
 
 /// A follower's question: answered when there is more than `revision`, when leadership changes, or after a moment.

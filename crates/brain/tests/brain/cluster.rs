@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kubewharf_brain::cluster::Cluster;
+use kubewharf_brain::cluster::{Cluster, RecoverError, recover};
 use kubewharf_brain::config::{Config, EngineKind};
 use kubewharf_brain::run::{Brain, RunError};
 use kubewharf_engine::Engine;
@@ -37,6 +37,7 @@ async fn start(engine: &Arc<dyn Engine>, name: &str) -> Member {
         listen_peer_urls: vec!["http://127.0.0.1:0".parse().unwrap()],
         advertise_peer_urls: vec!["http://127.0.0.1:0".to_owned()],
         election_timeout: Duration::from_millis(500),
+        drain_timeout: Duration::from_secs(1),
         ..Config::default()
     };
     let engine = engine.clone();
@@ -208,4 +209,49 @@ async fn a_member_that_comes_later_has_everything_and_one_alone_leads_at_once() 
     put(&second, "k", "10").await.unwrap();
     assert_eq!(events.recv().await.unwrap(), (12, "10".to_owned()));
     stop(second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_loses_data_stops_all_members_until_an_operator_recovers_it() {
+    let memory = Arc::new(Memory::with_history(1000));
+    let engine: Arc<dyn Engine> = memory.clone();
+    let mut members = Vec::new();
+    for name in ["a", "b", "c"] {
+        members.push(start(&engine, name).await);
+    }
+    for member in &members {
+        leader_of(member, |leader| leader != 0).await;
+    }
+    let mut last = 0;
+    for round in 0..20 {
+        last = put(&members[round % 3], &format!("k{round}"), "v").await.unwrap();
+    }
+    assert!(memory.roll_back(8).is_some());
+    for member in members {
+        drop(member.channel);
+        let ended = tokio::time::timeout(Duration::from_secs(30), member.served).await.expect("it stops").unwrap();
+        let why = ended.expect_err("it fails").to_string();
+        assert!(why.contains("lost acknowledged data") && why.contains("kubewharf brain recover"), "{why}");
+    }
+    // A process that knows nothing of what was there before is told.
+    let config = Config { engine: EngineKind::Postgres, ..Config::default() };
+    let again = engine.clone();
+    let Err(refused) = Brain::over(config, move || Ok(again)).await else { panic!("a member starts") };
+    assert!(refused.to_string().contains("lost acknowledged data"), "{refused}");
+
+    let revision = recover(engine.as_ref()).unwrap();
+    assert!(revision > last + 1_000_000);
+    assert!(matches!(recover(engine.as_ref()), Err(RecoverError::NotHalted)));
+    let member = start(&engine, "a").await;
+    leader_of(&member, |leader| leader != 0).await;
+    assert_eq!(get(&member, "k0").await.as_deref(), Some("v"));
+    assert_eq!(get(&member, "k19").await, None, "what is lost is lost");
+    assert_eq!(put(&member, "k19", "w").await.unwrap(), revision + 1);
+    let mut events = watch(&member, revision);
+    assert_eq!(events.recv().await.unwrap().0, revision);
+    assert_eq!(events.recv().await.unwrap(), (revision + 1, "w".to_owned()));
+    let old = RangeRequest { key: "k0".into(), revision: last, ..RangeRequest::default() };
+    let compacted = KvClient::new(member.channel.clone()).range(old).await.unwrap_err();
+    assert!(compacted.message().contains("has been compacted"), "{compacted}");
+    stop(member).await;
 }

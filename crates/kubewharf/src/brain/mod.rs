@@ -1,6 +1,7 @@
 //! `kubewharf brain`: reads the settings and runs the store.
 
 mod log;
+mod recover;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -19,6 +20,9 @@ const USAGE: u8 = 2;
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     if arguments.first().is_some_and(|first| first == "log") {
         return log::run(arguments);
+    }
+    if arguments.first().is_some_and(|first| first == "recover") {
+        return recover::run(arguments);
     }
     let arguments: Result<Vec<String>, OsString> = arguments.into_iter().map(OsString::into_string).collect();
     let arguments = match arguments {
@@ -40,7 +44,10 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Invocation::Help) => {
-            print!("Usage: kubewharf brain [flags]\n       kubewharf brain log [flags]\n\n{}", config::help());
+            print!(
+                "Usage: kubewharf brain [flags]\n       kubewharf brain log [flags]\n       kubewharf brain recover [flags]\n\n{}",
+                config::help()
+            );
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -35,7 +35,8 @@ impl Member {
             Verdict::TakeOver(head) => {
                 outside.trace(|| format!("{} takes over from {head:?}", self.me.member));
                 let leader = Some(Peer { id: id(self.me.member), ..Peer::default() });
-                let leadership = Leadership { epoch: head.epoch + 1, leader, successor: 0, process: self.process };
+                let leadership =
+                    Leadership { epoch: head.epoch + 1, leader, process: self.process, ..Leadership::default() };
                 let takeover = Takeover::new(head, outside.random.next(), &leadership, None);
                 let call = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
                 self.duty = Duty::TakeOver { takeover, call };
@@ -166,7 +167,7 @@ impl Member {
         }
         self.let_go = None;
         let Some(view) = view.filter(|view| view.head.epoch == epoch) else { return self.follow(outside) };
-        let leadership = Leadership { epoch: epoch + 1, leader: None, successor, process: 0 };
+        let leadership = Leadership { epoch: epoch + 1, successor, ..Leadership::default() };
         let takeover = Takeover::new(view.head, outside.random.next(), &leadership, None);
         let call = outside.ask(self.me, Demand::Commit(takeover.attempt().clone()));
         self.let_go = Some(LetGo::Commit { takeover, call });
