@@ -79,6 +79,8 @@ fn run(seed: u64, faults: &[Fault]) -> Vec<(Fault, Duration)> {
                 .copied()
                 .filter(|at| *at >= gap.began - Duration::from_millis(100) && *at < end)
                 .collect();
+            // What was acknowledged before, and the end, count as well: a fault that stops everything is no gap of zero.
+            let around: Vec<Instant> = around.into_iter().chain([end]).collect();
             let longest = around.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
             (gap.fault, longest)
         })

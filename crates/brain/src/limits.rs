@@ -134,3 +134,7 @@ pub(crate) const LINEARIZE_TIMEOUT: std::time::Duration = std::time::Duration::f
 pub(crate) const SIZE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 /// How long an answer waits until watches on the same member show what it tells of.
 pub(crate) const SHOWN_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// Requests whose rows are fetched at once from an engine behind a network: rows are small as a rule, and may be large.
+pub(crate) const PREFETCH_REQUESTS_MAX: usize = 64;
+/// Keys of a transaction that only reads whose rows are fetched at once, likewise.
+pub(crate) const PREFETCH_READS_MAX: usize = 8;

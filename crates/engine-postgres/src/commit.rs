@@ -46,7 +46,7 @@ pub(crate) fn commit(engine: &Postgres, batch: &Batch) -> Result<(), CommitError
         None => {
             let link = engine.connector.connect(deadline).map_err(CommitError::NotApplied)?;
             // Readers must not go on with a server that is no longer the one that takes writes.
-            engine.pool.renew();
+            engine.reconnect();
             link
         }
     };

@@ -47,6 +47,9 @@ use crate::url::{Environment, Target};
 const LIMITS: Limits =
     Limits { key_bytes_max: 1980, value_bytes_max: 32 << 20, batch_bytes_max: 64 << 20, batch_operations_max: 1 << 17 };
 
+/// Connections for [`Engine::urgent_snapshot`]: one that looks, one that evaluates.
+const URGENT_CONNECTIONS: usize = 2;
+
 /// How a store in a database is opened.
 #[derive(Clone)]
 pub struct Options {
@@ -55,7 +58,7 @@ pub struct Options {
     pub url: String,
     /// The schema that holds the store; made if it is not there. One store a schema.
     pub schema: String,
-    /// Most connections for reads; each view holds one. One more is kept for commits.
+    /// Most connections for reads; each view holds one. One more is kept for commits, and two for views that others wait for.
     pub connections: usize,
     /// How long a commit may take before its outcome counts as unknown. Large batches are given a second more for each 8 MiB.
     pub commit_timeout: Duration,
@@ -105,6 +108,8 @@ pub struct Postgres {
     /// The connection of commits; `None` until it is needed.
     writer: Mutex<Option<Link>>,
     pool: Pool,
+    /// Connections that views of clients do not take.
+    urgent: Pool,
     connector: Connector,
     /// Moves the connections' bytes. `None` only while this is dropped.
     runtime: Option<Runtime>,
@@ -125,8 +130,8 @@ impl Postgres {
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("postgres").enable_all().build();
         let runtime = runtime.map_err(|error| Cause::Io(format!("can't start a thread: {error}")))?;
         let connector = Connector::new(runtime.handle().clone(), Arc::new(target), options.is_pooled);
-        let pool = Pool::new(options.connections);
-        let engine = Self { options, writer: Mutex::new(None), pool, connector, runtime: Some(runtime) };
+        let (pool, urgent) = (Pool::new(options.connections), Pool::new(URGENT_CONNECTIONS));
+        let engine = Self { options, writer: Mutex::new(None), pool, urgent, connector, runtime: Some(runtime) };
         let link = engine.connector.connect(engine.read_deadline())?;
         schema::check_replication(&engine.options, &link)?;
         schema::ensure(&engine.options, &link)?;
@@ -158,7 +163,16 @@ impl Engine for Postgres {
     }
 
     fn snapshot_with(&self, wanted: &[(Table, &[u8])]) -> Result<Box<dyn Snapshot + '_>, EngineError> {
-        Ok(Box::new(snapshot::View::begin(self, wanted)?))
+        Ok(Box::new(snapshot::View::begin(self, &self.pool, wanted)?))
+    }
+
+    fn urgent_snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        Ok(Box::new(snapshot::View::begin(self, &self.urgent, &[])?))
+    }
+
+    fn reconnect(&self) {
+        self.pool.renew();
+        self.urgent.renew();
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
@@ -185,7 +199,7 @@ impl Engine for Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         *self.writer.get_mut() = None;
-        self.pool.renew();
+        self.reconnect();
         // Not waited for: that is not allowed on a runtime's thread, and nothing is lost by it.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

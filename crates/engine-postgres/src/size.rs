@@ -16,7 +16,7 @@ const ROW_OVERHEAD_BYTES: f64 = 52.0;
 /// See [`kubewharf_engine::Engine::size`].
 pub(crate) fn size(engine: &Postgres) -> Result<Size, EngineError> {
     let mut size = Size::default();
-    let view = View::begin(engine, &[])?;
+    let view = View::begin(engine, &engine.pool, &[])?;
     for table in Table::ALL {
         let name = sql::name(&engine.options.schema, table.name());
         let literal = name.replace('\'', "''");

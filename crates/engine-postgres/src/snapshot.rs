@@ -18,7 +18,7 @@ use tokio_postgres::{Error, Row, RowStream};
 use crate::Postgres;
 use crate::error::{is_refusal, unavailable};
 use crate::link::{Link, Parameter};
-use crate::pool::Pooled;
+use crate::pool::{Pool, Pooled};
 use crate::sql;
 use crate::wait::{self, Step};
 
@@ -28,6 +28,8 @@ const PAGE_ROWS: [i64; 3] = [32, 256, 1024];
 /// What a page should not exceed, by the size of the rows before it.
 const PAGE_BYTES: usize = 4 << 20;
 const PAGE_ROWS_MIN: i64 = 16;
+/// New connections that may be lost before one has a view.
+const LOST_MAX: u32 = 3;
 /// Keys that are fetched with one statement.
 const PREFETCH_KEYS_MAX: usize = 1024;
 
@@ -55,11 +57,12 @@ struct Page {
 
 impl<'e> View<'e> {
     /// Takes a view, and fetches some rows of it in the same round trip.
-    pub(crate) fn begin(engine: &'e Postgres, wanted: &[(Table, &[u8])]) -> Result<Self, EngineError> {
+    pub(crate) fn begin(engine: &'e Postgres, pool: &'e Pool, wanted: &[(Table, &[u8])]) -> Result<Self, EngineError> {
         let begin = sql::begin_view(&engine.options.schema, engine.options.is_pooled);
         let deadline = engine.read_deadline();
+        let mut lost_when_new = 0;
         loop {
-            let mut connection = engine.pool.take(&engine.connector, deadline)?;
+            let mut connection = pool.take(&engine.connector, deadline)?;
             let answer = connection.link().and_then(|link| {
                 link.take_warnings();
                 let answer = wait::until(deadline, begin_with(engine, link, &begin, wanted));
@@ -81,8 +84,9 @@ impl<'e> View<'e> {
                     }
                     None => Cause::Corrupt("the head's row is missing or damaged".to_owned()),
                 },
-                Some((Err(error), _)) if !connection.is_new() && !is_refusal(&error) => {
-                    // Lost since it was last used. Each such one is closed, so this comes to an end.
+                Some((Err(error), _)) if !is_refusal(&error) && (!connection.is_new() || lost_when_new < LOST_MAX) => {
+                    // Lost since it was last used, each of which is closed; or lost as soon as it was made. No view was taken.
+                    lost_when_new += u32::from(connection.is_new());
                     connection.spoil();
                     continue;
                 }

@@ -121,6 +121,14 @@ pub trait Engine: Send + Sync + 'static {
         self.snapshot()
     }
 
+    /// A view, as [`Engine::snapshot`] gives it, that no number of other views keeps waiting: for what others wait for. Few at a time.
+    fn urgent_snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        self.snapshot()
+    }
+
+    /// Makes an engine behind a network look anew for the server that takes writes.
+    fn reconnect(&self) {}
+
     /// Applies `batch` if the stored head equals `batch.expected`, and replaces that head by `batch.next`; all of it or nothing,
     /// durable on return. Blocks until the outcome is known or can't be.
     fn commit(&self, batch: &Batch) -> Result<(), CommitError>;

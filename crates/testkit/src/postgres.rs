@@ -274,9 +274,23 @@ impl Installation {
     /// # Errors
     /// When `initdb` fails, as it does if the user can't get there.
     pub fn initialize(&self, folder: &Path, data: &Path) -> Result<()> {
+        self.initialize_with(folder, data, &["--auth=trust"])
+    }
+
+    /// As [`Installation::initialize`], with a password for the user `postgres`, which is in that file.
+    ///
+    /// # Errors
+    /// As [`Installation::initialize`].
+    pub fn initialize_protected(&self, folder: &Path, data: &Path, password: &Path) -> Result<()> {
+        self.give(password)?;
+        self.initialize_with(folder, data, &["--auth=scram-sha-256", &format!("--pwfile={}", password.display())])
+    }
+
+    fn initialize_with(&self, folder: &Path, data: &Path, authentication: &[&str]) -> Result<()> {
         self.give(folder)?;
         let mut initdb = Command::new(self.programs.join("initdb"));
-        initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
+        initdb.args(authentication);
+        initdb.args(["--no-sync", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
         initdb.arg(data).current_dir(folder);
         if let Some((user, group)) = self.owner {
             initdb.uid(user).gid(group);

@@ -23,6 +23,8 @@ struct Rules {
 static RULES: LazyLock<Rules> = LazyLock::new(|| {
     let rule = |pattern: &str, instead| (Regex::new(pattern).unwrap(), instead);
     let everywhere = vec![
+        // What kubectl logs of a watch that ended within its first second, which is a matter of time.
+        rule(r"(?m)^I\d{4} \S+ +\d+ reflector\.go:\d+\] .*\n?", ""),
         // Certificates, as they are, in JSON, and in base64.
         rule(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s\\]*?-----END CERTIFICATE-----(\\n|\n)?", "<certificate>"),
         rule(r"LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t[A-Za-z0-9+/=]*", "<certificate>"),

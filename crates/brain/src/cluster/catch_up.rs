@@ -29,7 +29,7 @@ pub(crate) fn catch_up(
     check: &mut dyn FnMut(Head) -> Result<(), EngineError>,
 ) -> Result<Sighting, EngineError> {
     let duty = store.duty();
-    let snapshot = store.engine().snapshot()?;
+    let snapshot = store.engine().urgent_snapshot()?;
     let head = snapshot.head()?;
     check(head)?;
     if let Duty::Lead { epoch } = *duty {

@@ -33,6 +33,9 @@ impl Cluster {
         let begun = Instant::now();
         let until = deadline.map_or(begun + FORWARD_TIMEOUT, |deadline| deadline.min(begun + FORWARD_TIMEOUT));
         loop {
+            if Instant::now() >= until {
+                return Forwarded::Answer(Err(status(&Error::Api(EtcdError::Timeout))));
+            }
             let link = match tokio::time::timeout_at(until.into(), self.way()).await {
                 Ok(Some(link)) => link,
                 Ok(None) => return Forwarded::Here,

@@ -56,6 +56,9 @@ use crate::mvcc::Revisions;
 use crate::rpc::metrics::Histogram;
 use crate::store::{Store, random_u64};
 
+/// Looks that may show less than there was before that is believed.
+const SUSPICIONS_MAX: u64 = 3;
+
 /// The path of [`FollowRequest`] on the peers' port.
 pub(crate) const FOLLOW: &str = "/kubebrain.Peer/Follow";
 
@@ -102,6 +105,8 @@ pub struct Cluster {
     /// How much room the engine uses.
     size: Mutex<Size>,
     tasks: Mutex<Vec<AbortHandle>>,
+    /// Looks in a row that have shown less than there was.
+    suspicions: AtomicU64,
     /// The newest `seq` seen, and that of what is published.
     seq: AtomicU64,
     leader_changes: AtomicU64,
@@ -163,6 +168,7 @@ impl Cluster {
             linked_ms: AtomicU64::new(0),
             size: Mutex::default(),
             tasks: Mutex::default(),
+            suspicions: AtomicU64::new(0),
             seq: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
             look_seconds: Histogram::doubling(0.0005),
@@ -407,10 +413,18 @@ impl Cluster {
     /// Takes note of a head, unless it shows that the engine has lost data.
     fn check(&self, head: Head) -> Result<(), EngineError> {
         let seen = self.election.lock().saw(head, now());
-        seen.map_err(|lost| {
+        let Err(lost) = seen else {
+            self.suspicions.store(0, Ordering::Relaxed);
+            return Ok(());
+        };
+        // It may be a server that was the primary once and does not know that it no longer is.
+        if self.suspicions.fetch_add(1, Ordering::Relaxed) < SUSPICIONS_MAX {
+            warn!(%lost, "looking once more, at the server that takes writes");
+            self.store.engine().reconnect();
+        } else {
             self.halt(&lost.to_string());
-            Cause::Unavailable(lost.to_string()).into()
-        })
+        }
+        Err(Cause::Unavailable(lost.to_string()).into())
     }
 
     /// Stops this member for good, and all others: the engine has lost data. Blocks.
@@ -499,6 +513,7 @@ impl Cluster {
         let mut following: Option<(u64, Following)> = None;
         loop {
             let current = known.borrow_and_update().clone();
+            let current_epoch = current.epoch;
             if following.as_ref().is_none_or(|(epoch, _)| *epoch != current.epoch) {
                 let is_other = current.process != self.process;
                 following = current.leader.filter(|_| is_other).map(|leader| {
@@ -512,7 +527,10 @@ impl Cluster {
             }
             let verdict = self.election.lock().verdict(now());
             let until = match verdict {
-                Verdict::TakeOver(head) if !self.stopping.load(Ordering::Acquire) => return head,
+                Verdict::TakeOver(head) if !self.stopping.load(Ordering::Acquire) => {
+                    self.set_link(current_epoch, None);
+                    return head;
+                }
                 Verdict::TakeOver(_) => now() + self.options.ttl,
                 Verdict::Wait(until) => until,
             };

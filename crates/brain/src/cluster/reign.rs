@@ -52,7 +52,7 @@ impl Cluster {
             store.lead(&mut duty, head, on_end)
         })();
         if let Err(error) = begun {
-            self.ended.store(head.epoch, Ordering::Release);
+            self.ended.fetch_max(head.epoch, Ordering::AcqRel);
             return Err(format!("can't lead: {error}"));
         }
         drop(duty);
@@ -99,7 +99,7 @@ impl Cluster {
         let successor = hand_over.as_ref().map(|request| request.successor);
         let ending = tokio::task::spawn_blocking(move || {
             cluster.store.follow();
-            successor.map_or(Ok(()), |successor| cluster.let_go(successor))
+            successor.map_or(Ok(()), |successor| cluster.let_go(epoch, successor))
         });
         if let Ok(Err(why)) = ending.await {
             warn!(why, "can't hand over: others take over when the time to live has passed");
@@ -115,10 +115,10 @@ impl Cluster {
     }
 
     /// Writes that nobody leads.
-    fn let_go(&self, successor: u64) -> Result<(), String> {
+    fn let_go(&self, reign: u64, successor: u64) -> Result<(), String> {
         let engine = self.store.engine().as_ref();
         let head = engine.snapshot().and_then(|snapshot| snapshot.head()).map_err(|error| error.to_string())?;
-        if head.epoch != self.store.epoch() {
+        if head.epoch != reign {
             return Err("another member has taken over already".to_owned());
         }
         let leadership = Leadership { epoch: head.epoch + 1, successor, ..Leadership::default() };

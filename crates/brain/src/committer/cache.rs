@@ -137,7 +137,7 @@ impl<'e> View<'e> {
         if let Some(snapshot) = self.snapshot.get() {
             return Ok(snapshot.as_ref());
         }
-        let snapshot = self.engine.snapshot()?;
+        let snapshot = self.engine.urgent_snapshot()?;
         let found = snapshot.head()?.epoch;
         if found != self.epoch {
             self.deposed_by.store(found, Ordering::Relaxed);

@@ -17,7 +17,8 @@ use super::outcome::{Resolution, Step};
 use super::{Inbox, Submission, Threads, WriteRequest};
 use crate::error::Error;
 use crate::limits::{
-    BATCH_BYTES, BATCH_REQUESTS_MAX, COMMIT_STALL, READ_RETRY, RESOLVE_MS_MAX, WRITE_RESPONSE_BYTES_MAX,
+    BATCH_BYTES, BATCH_REQUESTS_MAX, COMMIT_STALL, PREFETCH_REQUESTS_MAX, READ_RETRY, RESOLVE_MS_MAX,
+    WRITE_RESPONSE_BYTES_MAX,
 };
 use crate::meta;
 use crate::mvcc::{Bounds, Overlay, Revisions, single_keys};
@@ -258,7 +259,7 @@ impl<'e> Run<'e> {
             }
             let Some(growing) = self.growing.as_mut() else { continue };
             if growing.content.entries.is_empty() && self.cache.is_some() {
-                let requests = self.backlog.iter().take(BATCH_REQUESTS_MAX).map(|submission| &submission.request);
+                let requests = self.backlog.iter().take(PREFETCH_REQUESTS_MAX).map(|submission| &submission.request);
                 // If it fails, so does what is asked for next.
                 let _ = prefetch(growing.snapshot.as_ref(), requests);
             }
@@ -346,7 +347,7 @@ impl<'e> Run<'e> {
     /// Whether this process still writes, as an engine that is shared knows it. An answer that nothing is committed for needs that: others
     /// may have written meanwhile.
     fn check_reign(&self) -> Result<(), EngineError> {
-        if self.cache.is_none() { Ok(()) } else { self.check_epoch(self.engine.snapshot()?.head()?) }
+        if self.cache.is_none() { Ok(()) } else { self.check_epoch(self.engine.urgent_snapshot()?.head()?) }
     }
 
     /// Sends the growing batch off, or answers it if there is nothing to commit, unless an earlier one is under way.
@@ -409,6 +410,10 @@ impl<'e> Run<'e> {
         match in_flight.resolution.step(result) {
             Step::Applied(head) => self.confirm(head),
             Step::NotApplied(cause) => self.refuse(&cause.into()),
+            // The attempts themselves may take long.
+            Step::Retry { .. } if in_flight.begun.elapsed() >= Duration::from_millis(RESOLVE_MS_MAX) => {
+                self.fail(EndKind::GivenUp, "the outcome of a commit can't be found out");
+            }
             Step::Retry { batch, after_ms } => {
                 warn!(after_ms, "the outcome of a commit is unknown; asking again");
                 self.send(batch, Duration::from_millis(after_ms));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kubewharf_foundation::listener::ListenUrl;
 use kubewharf_foundation::tls;
 
 use super::values::{self, ValueError};
@@ -253,16 +254,21 @@ pub(super) const FLAGS: &[Flag] = &[
     flag(
         "initial-advertise-peer-urls",
         Kind::Urls,
-        "URLs that the list of members names; nothing is served there.",
+        "URLs that the list of members names; over a shared engine, where other members reach this one.",
         |d, v| {
             d.config.advertise_peer_urls = values::advertised_urls(v)?;
             Ok(())
         },
     ),
-    flag("initial-cluster", Kind::Text, "NAME=URL of the members: one, this one.", |d, v| {
-        v.clone_into(&mut d.initial_cluster);
-        Ok(())
-    }),
+    flag(
+        "initial-cluster",
+        Kind::Text,
+        "NAME=URL of the members: this one; over a shared engine it has no meaning.",
+        |d, v| {
+            v.clone_into(&mut d.initial_cluster);
+            Ok(())
+        },
+    ),
     flag("cert-file", Kind::Text, "Certificate chain of the client URLs, PEM.", |d, v| {
         d.cert_file = optional_path(v);
         Ok(())
@@ -684,7 +690,7 @@ impl Draft {
     fn finish(mut self, warnings: &mut Vec<String>) -> Result<Config, ConfigError> {
         self.config.auto_compaction = self.auto_compaction()?;
         if self.config.engine.is_shared() {
-            self.finish_members()?;
+            self.finish_members(warnings)?;
         } else {
             self.check_cluster()?;
         }
@@ -755,8 +761,21 @@ impl Draft {
     }
 
     /// Completes what members over one engine need.
-    fn finish_members(&mut self) -> Result<(), ConfigError> {
+    fn finish_members(&mut self, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
+        for name in ["peer-cert-allowed-cn", "peer-cert-allowed-hostname"] {
+            if self.set.contains(name) {
+                let problem = "is not built: ignoring it would let in whom etcd keeps out";
+                return Err(ConfigError::new(format!("--{name}"), problem));
+            }
+        }
         let config = &mut self.config;
+        if let Some(url) = config.listen_peer_urls.iter().find(|url| !url.is_tls())
+            && config.listen_client_urls.iter().any(ListenUrl::is_tls)
+        {
+            warnings.push(format!(
+                "--listen-peer-urls: {url} is without TLS: whoever reaches it can write, certificates for clients or not"
+            ));
+        }
         if config.engine_url.is_none() {
             return Err(ConfigError::new("--engine-url", "is missing: --engine=postgres needs it"));
         }

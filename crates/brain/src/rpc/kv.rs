@@ -23,7 +23,7 @@ use super::status::{self, status};
 use super::work::{self, Caller, Step, Work, refusal};
 use crate::committer::{WriteRequest, WriteResponse};
 use crate::error::Error;
-use crate::limits::{LIST_LOOK, READ_TXN_BYTES_MIN, READ_TXN_BYTES_STEP_MAX, TXN_INLINE_BYTES_MAX};
+use crate::limits::{LIST_LOOK, PREFETCH_READS_MAX, READ_TXN_BYTES_MIN, READ_TXN_BYTES_STEP_MAX, TXN_INLINE_BYTES_MAX};
 use crate::mvcc::{Evaluator, Refusal, SnapshotRows, is_read_only, query, range, single_keys, validate};
 
 /// Serves Range.
@@ -148,7 +148,7 @@ impl Work for ReadTxn {
         let (revisions, snapshot) = server.view(None, false)?;
         let mut keys = Vec::new();
         single_keys(&self.request, &mut keys);
-        if keys.len() > 1 {
+        if (2..=PREFETCH_READS_MAX).contains(&keys.len()) {
             snapshot.prefetch(Table::Current, &keys)?;
         }
         // Encoded, nothing takes more than it does now.

@@ -145,8 +145,8 @@ struct Page {
 impl Page {
     fn read(mut self, server: &Server) -> Result<Self, Error> {
         let Some(start) = self.start.take() else { return Ok(self) };
-        let snapshot = server.store.snapshot()?;
-        if self.revision < server.store.revisions().compacted {
+        let (revisions, snapshot) = server.store.view(None)?;
+        if self.revision < revisions.compacted {
             return Err(Error::Compacted);
         }
         let keys = KeyRange { start, end: RangeEnd::Unbounded };

@@ -101,12 +101,16 @@ impl Server {
         serializable: bool,
     ) -> Result<(Revisions, Box<dyn Snapshot + '_>), EngineError> {
         let (revisions, snapshot) = self.store.view(wanted)?;
-        if let Some(cluster) = self.cluster.as_ref().filter(|_| !serializable)
-            && self.store.published().newest() < revisions.newest
-        {
-            self.runtime.block_on(cluster.shows(revisions.newest));
+        let Some(cluster) = self.cluster.as_ref().filter(|_| !serializable) else { return Ok((revisions, snapshot)) };
+        if self.store.published().newest() >= revisions.newest {
+            return Ok((revisions, snapshot));
         }
-        Ok((revisions, snapshot))
+        // Whoever waits holds no view: those who publish need one.
+        drop(snapshot);
+        self.runtime.block_on(cluster.shows(revisions.newest));
+        let (later, snapshot) = self.store.view(wanted)?;
+        let shown = self.store.published().newest().max(revisions.newest).max(later.compacted);
+        Ok((Revisions { newest: shown.min(later.newest), ..later }, snapshot))
     }
 
     /// How much room the engine uses. May touch the disk.

@@ -206,7 +206,7 @@ fn a_commit_is_durable_and_has_time_whatever_the_database_s_defaults_say() {
         apply(&engine, vec![]);
     }
     let seen = server.psql("SELECT DISTINCT name || ' = ' || value FROM seen ORDER BY 1").unwrap();
-    let seen = seen.replace("idle_in_transaction_session_timeout = 10s\n", "");
+    let seen = seen.replace("idle_in_transaction_session_timeout = 2s\n", "");
     assert_eq!(seen, "statement_timeout = 0\nsynchronous_commit = on\ntransaction_isolation = read committed");
 }
 

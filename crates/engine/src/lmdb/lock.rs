@@ -6,11 +6,16 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use crate::{Cause, EngineError};
 
 /// The lock file's name in the data directory.
 const LOCK_FILE: &str = "LOCK";
+/// How often the lock is tried, and the pause in between.
+const ATTEMPTS_MAX: u32 = 10;
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// An exclusive lock on a directory; the file holds the owner's process id for people.
 pub(super) struct DirectoryLock {
@@ -24,6 +29,12 @@ impl DirectoryLock {
         // Not truncated: until the lock is ours, the content is the holder's.
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        // A process that was just killed may still be on its way out.
+        let mut attempts = 1;
+        while attempts < ATTEMPTS_MAX && matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            attempts += 1;
+            thread::sleep(ATTEMPT_PAUSE);
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -99,7 +99,7 @@ impl Plan {
         let data = folder.join("data");
         std::fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
         if !data.join("PG_VERSION").exists() {
-            installation.initialize(&folder, &data).with_context(|| {
+            installation.initialize_protected(&folder, &data, &self.password()?).with_context(|| {
                 format!(
                     "can't make a database in {}; as root, it runs as another user, who must be able to get there",
                     data.display()
@@ -126,6 +126,18 @@ impl Plan {
         }))
     }
 
+    /// The file with the password of the database's user, which is made if it is not there.
+    fn password(&self) -> anyhow::Result<PathBuf> {
+        let path = self.folder.join(DATABASE).join("password");
+        if !path.exists() {
+            let random = ring::rand::generate::<[u8; 24]>(&ring::rand::SystemRandom::new());
+            let random = random.map_err(|_| anyhow!("no random numbers"))?.expose();
+            let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            super::pki::write_secret(&path, &password)?;
+        }
+        Ok(path)
+    }
+
     /// The KubeBrains.
     pub(super) fn brains(&self, pki: &Pki) -> anyhow::Result<Vec<Spec>> {
         self.brains.iter().map(|brain| self.brain(brain, pki)).collect()
@@ -150,7 +162,10 @@ impl Plan {
         if let Some(database) = &self.database {
             let url = match database {
                 Database::Elsewhere(url) => url.clone(),
-                Database::Own { port, .. } => format!("postgres://postgres@127.0.0.1:{port}/postgres"),
+                Database::Own { port, .. } => {
+                    let password = std::fs::read_to_string(self.password()?).context("can't read the password")?;
+                    format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres")
+                }
             };
             environment.push(("ETCD_ENGINE_URL", url));
             arguments.extend([
