@@ -34,14 +34,13 @@ use tokio::sync::{Notify, mpsc, oneshot, watch as signal};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
-pub(crate) use catch_up::catch_up;
 pub(crate) use forward::{Forwarded, KEEP_ALIVE};
 pub use link::PeerTls;
 pub(crate) use recovery::check as check_not_halted;
 pub use recovery::{RecoverError, recover};
 pub(crate) use rows::{FollowRequest, FollowResponse};
 
-use self::catch_up::Sighting;
+use self::catch_up::{Sighting, catch_up};
 use self::election::{Election, Verdict};
 use self::flights::Flights;
 use self::link::{CallError, Link};
@@ -214,7 +213,10 @@ impl Cluster {
     pub(crate) async fn shows(&self, revision: i64) {
         let published = self.store.published();
         if published.newest() < revision {
-            self.flights.call();
+            // A leader's committer publishes it, and no look does.
+            if !self.store.is_leading() {
+                self.flights.call();
+            }
             let _ = tokio::time::timeout(SHOWN_WITHIN, published.hub().reached(revision)).await;
         }
     }

@@ -23,7 +23,7 @@ pub struct ServerOptions {
     pub name: String,
     /// URLs under which clients reach this member.
     pub client_urls: Vec<String>,
-    /// URLs that this member would have for other members; only told to clients that ask.
+    /// URLs of this member for other members; here they are only told to clients that ask.
     pub peer_urls: Vec<String>,
     /// Most operations in a transaction.
     pub txn_operations_max: usize,

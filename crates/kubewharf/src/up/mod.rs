@@ -1,7 +1,7 @@
 //! `kubewharf up`: a whole control plane in one command, for trying out and for development.
 //!
 //! Starts KubeBrain (one on the local disk, or several on a PostgreSQL), two kube-apiservers on it, KubeGateway in front of them, kube-controller-manager, and KubeZoo with a tenant, as processes
-//! of their own, each with a log of its own, talking over mutual TLS on the loopback. Clients, kube-controller-manager and KubeZoo among them,
+//! of their own, each with a log of its own, talking over mutual TLS on the loopback (with a PostgreSQL by a password). Clients, kube-controller-manager and KubeZoo among them,
 //! know the gateway only.
 //! Certificates, keys, logs and data stay in one folder, so that the next start finds the same cluster.
 //!
