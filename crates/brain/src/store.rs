@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Head, Operation, Reserve, Snapshot, Table};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{oneshot, watch as signal};
@@ -364,6 +365,14 @@ impl Store {
                 return Ok((Revisions { newest, compacted }, snapshot));
             }
         }
+    }
+
+    /// The row of a key as of the newest revision, over an engine that is shared: with [`Store::view`]'s revisions, and no view kept.
+    pub fn newest_of(&self, key: &[u8]) -> Result<(Revisions, Option<Bytes>), EngineError> {
+        let (head, mut rows) = self.engine.read(&[(Table::Meta, &meta::COMPACTED), (Table::Current, key)])?;
+        let (row, compacted) = (rows.pop().flatten(), rows.pop().flatten());
+        let compacted = compacted.map_or(Ok(-1), |row| meta::decode_revision(&row))?;
+        Ok((Revisions { newest: head.revision, compacted }, row))
     }
 
     /// Queues a write; `respond` gets its outcome on the committer's thread and must not block. `bytes` is the write's weight in the

@@ -41,7 +41,7 @@ pub(crate) fn commit(engine: &Postgres, batch: &Batch) -> Result<(), CommitError
     let Some(mut writer) = engine.writer.try_lock_until(deadline) else {
         return Err(not_sent("another commit does not end"));
     };
-    let link = match writer.take().filter(|link| !link.is_closed()) {
+    let link = match writer.take().filter(Link::is_usable) {
         Some(link) => link,
         None => {
             let link = engine.connector.connect(deadline).map_err(CommitError::NotApplied)?;
@@ -52,13 +52,13 @@ pub(crate) fn commit(engine: &Postgres, batch: &Batch) -> Result<(), CommitError
     };
 
     let parts = parts(&engine.options.schema, batch);
-    match wait::until(deadline, prepare(&link, &parts)) {
+    match link.wait(deadline, prepare(&link, &parts)) {
         Some(Ok(())) => {}
         Some(Err(error)) => return Err(CommitError::NotApplied(unavailable(&error))),
         None => return Err(not_sent("no answer in time")),
     }
     link.take_warnings();
-    let verdict = match wait::until(deadline, send(engine, &link, batch, &parts)) {
+    let verdict = match link.wait(deadline, send(engine, &link, batch, &parts)) {
         Some(answers) => verdict(&answers),
         None => Verdict::Unknown(Cause::Unavailable("PostgreSQL: no answer to a commit in time".to_owned())),
     };
@@ -83,7 +83,7 @@ pub(crate) fn commit(engine: &Postgres, batch: &Batch) -> Result<(), CommitError
 /// Which head it was that fenced. This batch was not applied now, but it may be one that was sent before: only the head can tell.
 fn fenced(engine: &Postgres, link: &Link, batch: &Batch) -> CommitError {
     let unknown = |text: String| CommitError::Unknown(Cause::Unavailable(format!("PostgreSQL: {text}")));
-    match wait::until(engine.read_deadline(), link.simple(&sql::select_head(&engine.options.schema))) {
+    match link.wait(engine.read_deadline(), link.simple(&sql::select_head(&engine.options.schema))) {
         None => unknown("no answer in time".to_owned()),
         Some(Err(error)) => unknown(describe(&error)),
         Some(Ok(row)) => match sql::head(&row) {
@@ -180,7 +180,7 @@ async fn send(engine: &Postgres, link: &Link, batch: &Batch, parts: &[Part<'_>])
         steps.push(Box::pin(async { link.rows(&part.text, parameters).await.map(drop).into() }));
     }
     steps.push(Box::pin(async { link.simple("COMMIT").await.map(drop).into() }));
-    let mut answers = link.together(steps).await;
+    let mut answers = wait::in_order(steps).await;
     let lost = || Answer::Lost("a step has no answer".to_owned());
     let commit = answers.pop().unwrap_or_else(lost);
     let rows = answers.split_off(1.min(answers.len()));

@@ -22,6 +22,7 @@ mod restore;
 mod schema;
 mod size;
 mod snapshot;
+mod socket;
 mod sql;
 mod tls;
 mod url;
@@ -32,9 +33,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, Table, dump};
+use bytes::Bytes;
+use kubewharf_engine::{Batch, CommitError, Engine, EngineError, Head, Limits, Size, Snapshot, Table, dump};
 use parking_lot::Mutex;
-use tokio::runtime::{Builder, Runtime};
 
 pub use error::OpenError;
 
@@ -111,8 +112,6 @@ pub struct Postgres {
     /// Connections that views of clients do not take.
     urgent: Pool,
     connector: Connector,
-    /// Moves the connections' bytes. `None` only while this is dropped.
-    runtime: Option<Runtime>,
 }
 
 impl Postgres {
@@ -127,11 +126,9 @@ impl Postgres {
         // Files that can't be read at all are an error now, and not a reason to try again.
         target.tls.connector().map_err(OpenError::Url)?;
         let options = Options { is_pooled: options.is_pooled || target.is_pooled, ..options };
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("postgres").enable_all().build();
-        let runtime = runtime.map_err(|error| Cause::Io(format!("can't start a thread: {error}")))?;
-        let connector = Connector::new(runtime.handle().clone(), Arc::new(target), options.is_pooled);
+        let connector = Connector::new(Arc::new(target), options.is_pooled);
         let (pool, urgent) = (Pool::new(options.connections), Pool::new(URGENT_CONNECTIONS));
-        let engine = Self { options, writer: Mutex::new(None), pool, urgent, connector, runtime: Some(runtime) };
+        let engine = Self { options, writer: Mutex::new(None), pool, urgent, connector };
         let link = engine.connector.connect(engine.read_deadline())?;
         schema::check_replication(&engine.options, &link)?;
         schema::ensure(&engine.options, &link)?;
@@ -166,6 +163,10 @@ impl Engine for Postgres {
         Ok(Box::new(snapshot::View::begin(self, &self.pool, wanted)?))
     }
 
+    fn read(&self, wanted: &[(Table, &[u8])]) -> Result<(Head, Vec<Option<Bytes>>), EngineError> {
+        snapshot::read(self, wanted)
+    }
+
     fn urgent_snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
         Ok(Box::new(snapshot::View::begin(self, &self.urgent, &[])?))
     }
@@ -193,16 +194,5 @@ impl Engine for Postgres {
 
     fn reads_may_wait(&self) -> bool {
         true
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        *self.writer.get_mut() = None;
-        self.reconnect();
-        // Not waited for: that is not allowed on a runtime's thread, and nothing is lost by it.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }

@@ -5,24 +5,24 @@
 //!
 //! Invariant: a dropped link is a closed socket, whatever was under way on it. One caller uses a link at a time.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use futures_util::TryStreamExt;
-use parking_lot::Mutex;
-use tokio::task::AbortHandle;
+use tokio_postgres::config::Host;
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, Error, Row, RowStream, SimpleQueryMessage, Socket, Statement,
-};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, Row, RowStream, SimpleQueryMessage, Statement};
 
 use crate::error::{describe, describe_message, is_permanent};
+use crate::socket::{Socket, Waiter};
 use crate::sql;
 use crate::tls::{Connector, TlsStream};
 use crate::url::Target;
-use crate::wait::{self, Step};
+use crate::wait::{self, Bell};
 
 /// A parameter of a statement and its type.
 pub(crate) type Parameter<'p> = (&'p (dyn ToSql + Sync), Type);
@@ -34,79 +34,130 @@ pub(crate) struct ConnectError {
     pub(crate) is_permanent: bool,
 }
 
+impl ConnectError {
+    fn passing(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_permanent: false }
+    }
+}
+
+impl From<Error> for ConnectError {
+    fn from(error: Error) -> Self {
+        Self { text: describe(&error), is_permanent: is_permanent(&error) }
+    }
+}
+
 /// A connection.
 pub(crate) struct Link {
     client: Client,
-    /// The task that moves bytes.
-    driver: AbortHandle,
-    /// Whoever holds it keeps the task from sending.
-    gate: Arc<Mutex<()>>,
-    warnings: Arc<Mutex<Vec<String>>>,
+    /// Moves bytes when it is polled; `None` once it has ended.
+    connection: RefCell<Option<Connection<Socket, TlsStream>>>,
+    waiter: Waiter,
+    bell: Bell,
+    warnings: RefCell<Vec<String>>,
     /// By their text; `None` where every statement is unnamed.
-    statements: Option<Mutex<HashMap<String, Statement>>>,
+    statements: Option<RefCell<HashMap<String, Statement>>>,
 }
 
 impl Link {
-    /// Connects. Runs on a runtime, which then moves the bytes.
-    pub(crate) async fn connect(target: &Target, is_pooled: bool) -> Result<Self, ConnectError> {
-        let connector = target.tls.connector().map_err(|text| ConnectError { text, is_permanent: false })?;
+    /// Connects. Blocks for at most the target's time for each host, and for as long as it takes to look up its name.
+    pub(crate) fn connect(target: &Target, is_pooled: bool) -> Result<Self, ConnectError> {
+        let connector = target.tls.connector().map_err(ConnectError::passing)?;
         let mut failures = Vec::new();
         let mut all_are_permanent = true;
         for host in &target.hosts {
-            let attempt = Self::connect_one(target, host, connector.clone(), is_pooled);
-            let failure = match tokio::time::timeout(target.connect_timeout, attempt).await {
-                Ok(Ok(link)) => return Ok(link),
-                Ok(Err(error)) => {
-                    all_are_permanent &= is_permanent(&error);
-                    describe(&error)
+            match Self::connect_one(target, host, &connector, is_pooled) {
+                Ok(link) => return Ok(link),
+                Err(failure) => {
+                    all_are_permanent &= failure.is_permanent;
+                    failures.push(format!("{}: {}", name(host), failure.text));
                 }
-                Err(_) => {
-                    all_are_permanent = false;
-                    format!("no session within {:?}", target.connect_timeout)
-                }
-            };
-            failures.push(format!("{}: {failure}", name(host)));
+            }
         }
         Err(ConnectError { text: failures.join("; "), is_permanent: all_are_permanent })
     }
 
-    async fn connect_one(target: &Target, host: &Config, tls: Connector, is_pooled: bool) -> Result<Self, Error> {
+    fn connect_one(target: &Target, host: &Config, tls: &Connector, is_pooled: bool) -> Result<Self, ConnectError> {
+        let late = || ConnectError::passing(format!("no session within {:?}", target.connect_timeout));
         let mut host = host.clone();
         if let Some(password) = target.passwords.as_ref().and_then(|file| file.password(&host)) {
             host.password(password);
         }
-        let (client, connection) = host.connect(tls).await?;
-        let warnings = Arc::new(Mutex::new(Vec::new()));
-        let gate = Arc::new(Mutex::new(()));
-        let driver = tokio::spawn(drive(connection, warnings.clone(), gate.clone())).abort_handle();
-        let statements = (!is_pooled).then(Mutex::default);
-        let link = Self { client, driver, gate, warnings, statements };
+        let deadline = Instant::now() + target.connect_timeout;
+        let (socket, waiter) =
+            Socket::connect(&host, deadline).map_err(|error| ConnectError::passing(error.to_string()))?;
+        let server_name = match (host.get_hosts().first(), host.get_hostaddrs().first()) {
+            (Some(Host::Tcp(name)), _) => name.clone(),
+            (_, Some(address)) => address.to_string(),
+            _ => String::new(),
+        };
+        let connects = host.connect_raw(socket, tls.named(server_name));
+        let bell = Bell::default();
+        let (client, connection) = wait::until(deadline, &waiter, &bell, connects, |_| {}).ok_or_else(late)??;
+        let statements = (!is_pooled).then(RefCell::default);
+        let connection = RefCell::new(Some(connection));
+        let link = Self { client, connection, waiter, bell, warnings: RefCell::default(), statements };
+        let is_read_only = link.wait(deadline, link.simple("SHOW transaction_read_only")).ok_or_else(late)??;
+        if is_read_only.first() == Some(&Some("on".to_owned())) {
+            return Err(ConnectError::passing("the server takes no writes"));
+        }
         if !is_pooled {
-            link.client.batch_execute(sql::SESSION).await?;
+            link.wait(deadline, link.simple(sql::SESSION)).ok_or_else(late)??;
         }
         Ok(link)
     }
 
-    /// Runs steps that are one message to the server as nearly as can be: nothing of them is sent before all of them have begun. A process that
-    /// stands still in the middle would keep what it has locked there.
-    pub(crate) async fn together<T>(&self, steps: Vec<Step<'_, T>>) -> Vec<T> {
-        let mut all = pin!(wait::in_order(steps));
-        let mut has_begun = false;
-        std::future::poll_fn(|context| {
-            let _held = (!std::mem::replace(&mut has_begun, true)).then(|| self.gate.lock());
-            all.as_mut().poll(context)
-        })
-        .await
+    /// Waits for what is asked of this connection, and moves its bytes; `None` if there is no answer by the deadline. Whatever is asked is sent
+    /// even if the deadline is over; what several futures that are polled as one ask, is sent as one.
+    pub(crate) fn wait<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+        wait::until(deadline, &self.waiter, &self.bell, future, |context| self.move_bytes(context))
+    }
+
+    /// What the future has already, for which nothing has to be moved.
+    pub(crate) fn at_hand<T>(&self, mut future: impl Future<Output = T> + Unpin) -> Option<T> {
+        match Pin::new(&mut future).poll(&mut self.bell.context()) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Moves the bytes that can be moved without waiting, and keeps what the server warns of.
+    fn move_bytes(&self, context: &mut Context<'_>) {
+        let mut slot = self.connection.borrow_mut();
+        while let Some(connection) = &mut *slot {
+            match connection.poll_message(context) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => {
+                    let is_warning =
+                        notice.parsed_severity().map_or(notice.severity() == "WARNING", |it| it == Severity::Warning);
+                    if is_warning {
+                        self.warnings.borrow_mut().push(describe_message(&notice));
+                    }
+                }
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(error = %describe(&error), "a connection to PostgreSQL is lost");
+                    *slot = None;
+                }
+                Poll::Ready(None) => *slot = None,
+            }
+        }
+    }
+
+    /// Takes in what has come while nobody waited, and tells whether it was not the end.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.waiter.look_again();
+        self.move_bytes(&mut Context::from_waker(Waker::noop()));
+        !self.is_closed()
     }
 
     /// Whether the connection is known to be lost. One that is not may be lost as well.
     pub(crate) fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.connection.borrow().is_none() || self.client.is_closed()
     }
 
     /// What the server has warned of since the last call.
     pub(crate) fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut self.warnings.lock())
+        self.warnings.take()
     }
 
     /// Runs statements as one message, and returns the fields of the last row. What comes behind one that fails is not run.
@@ -144,57 +195,25 @@ impl Link {
 
     async fn prepared(
         &self,
-        statements: &Mutex<HashMap<String, Statement>>,
+        statements: &RefCell<HashMap<String, Statement>>,
         text: &str,
         types: &[Type],
     ) -> Result<Statement, Error> {
-        let known = statements.lock().get(text).cloned();
+        let known = statements.borrow().get(text).cloned();
         if let Some(statement) = known {
             return Ok(statement);
         }
         let statement = self.client.prepare_typed(text, types).await?;
-        statements.lock().insert(text.to_owned(), statement.clone());
+        statements.borrow_mut().insert(text.to_owned(), statement.clone());
         Ok(statement)
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        // Else a connection whose server is silent would stay for as long as that lasts.
-        self.driver.abort();
-    }
-}
-
-/// Moves the connection's bytes until it ends. The server's warnings are kept before what comes behind them is delivered.
-async fn drive(mut connection: Connection<Socket, TlsStream>, warnings: Arc<Mutex<Vec<String>>>, gate: Arc<Mutex<()>>) {
-    loop {
-        let message = std::future::poll_fn(|context| {
-            let _passes = gate.lock();
-            connection.poll_message(context)
-        });
-        match message.await {
-            Some(Ok(AsyncMessage::Notice(notice))) => {
-                let is_warning =
-                    notice.parsed_severity().map_or(notice.severity() == "WARNING", |it| it == Severity::Warning);
-                if is_warning {
-                    warnings.lock().push(describe_message(&notice));
-                }
-            }
-            Some(Ok(_)) => {}
-            Some(Err(error)) => {
-                tracing::debug!(error = %describe(&error), "a connection to PostgreSQL is lost");
-                return;
-            }
-            None => return,
-        }
     }
 }
 
 fn name(host: &Config) -> String {
     let port = host.get_ports().first().copied().unwrap_or(5432);
     match (host.get_hosts().first(), host.get_hostaddrs().first()) {
-        (Some(tokio_postgres::config::Host::Tcp(name)), _) => format!("{name}:{port}"),
-        (Some(tokio_postgres::config::Host::Unix(path)), _) => format!("{}:{port}", path.display()),
+        (Some(Host::Tcp(name)), _) => format!("{name}:{port}"),
+        (Some(Host::Unix(path)), _) => format!("{}:{port}", path.display()),
         (None, Some(address)) => format!("{address}:{port}"),
         (None, None) => "no host".to_owned(),
     }

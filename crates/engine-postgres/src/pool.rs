@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kubewharf_engine::Cause;
 use parking_lot::{Condvar, Mutex};
-use tokio::runtime::Handle;
 
 use crate::link::Link;
 use crate::url::Target;
@@ -22,7 +22,6 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 
 /// Makes connections.
 pub(crate) struct Connector {
-    runtime: Handle,
     target: Arc<Target>,
     is_pooled: bool,
     /// Held while one caller connects after a failure.
@@ -38,8 +37,8 @@ struct Failures {
 }
 
 impl Connector {
-    pub(crate) fn new(runtime: Handle, target: Arc<Target>, is_pooled: bool) -> Self {
-        Self { runtime, target, is_pooled, failures: Mutex::default() }
+    pub(crate) fn new(target: Arc<Target>, is_pooled: bool) -> Self {
+        Self { target, is_pooled, failures: Mutex::default() }
     }
 
     /// Connects, again and again until the deadline if it may yet succeed.
@@ -52,7 +51,7 @@ impl Connector {
                 if wait_until >= deadline {
                     return Err(late(&last));
                 }
-                std::thread::sleep(wait_until.saturating_duration_since(Instant::now()));
+                thread::sleep(wait_until.saturating_duration_since(Instant::now()));
             }
             if failures.back_off.is_zero() {
                 // While all is well, many connect at once.
@@ -82,15 +81,19 @@ impl Connector {
     fn attempt(&self, deadline: Instant) -> Result<Link, (String, bool)> {
         let (sender, receiver) = sync_channel(1);
         let (target, is_pooled) = (self.target.clone(), self.is_pooled);
-        self.runtime.spawn(async move {
+        // On a thread of its own, because names are looked up without a bound on the time.
+        let connects = move || {
             // If nobody listens any more, the connection is dropped here.
-            let _ = sender.send(Link::connect(&target, is_pooled).await);
-        });
+            let _ = sender.send(Link::connect(&target, is_pooled));
+        };
+        if let Err(error) = thread::Builder::new().name("postgres".to_owned()).spawn(connects) {
+            return Err((format!("can't start a thread: {error}"), false));
+        }
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err((error.text, error.is_permanent)),
             Err(RecvTimeoutError::Timeout) => Err(("no session in time".to_owned(), false)),
-            Err(RecvTimeoutError::Disconnected) => Err(("the engine is closed".to_owned(), true)),
+            Err(RecvTimeoutError::Disconnected) => Err(("the thread that connects has failed".to_owned(), false)),
         }
     }
 }
@@ -134,7 +137,7 @@ impl Pool {
         let mut state = self.state.lock();
         loop {
             while let Some((link, generation)) = state.idle.pop() {
-                if generation == state.generation && !link.is_closed() {
+                if generation == state.generation && link.is_usable() {
                     return Ok(Pooled { pool: self, link: Some(link), generation, is_new: false });
                 }
                 state.open -= 1;
@@ -218,12 +221,11 @@ mod tests {
 
     #[test]
     fn a_server_that_is_not_there_is_tried_until_the_deadline_and_not_all_the_time() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         // A port that nobody listens on: it is bound, but not listened at.
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let url = format!("postgres://u@127.0.0.1:{}/d", socket.local_addr().unwrap().port());
         let target = Target::parse(&url, Environment { password: None, passfile: None }).unwrap();
-        let connector = Connector::new(runtime.handle().clone(), Arc::new(target), false);
+        let connector = Connector::new(Arc::new(target), false);
         let pool = Pool::new(2);
         let begin = Instant::now();
         for within in [200, 100] {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use kubewharf_engine::{Cause, EngineError, Head, Table};
 
+use crate::Options;
 use crate::error::{OpenError, describe, state, unavailable};
 use crate::link::Link;
 use crate::sql::{self, quote_name};
-use crate::{Options, wait};
 
 /// What the tables and rows look like. A store of a newer one is refused.
 const FORMAT: i32 = 1;
@@ -72,7 +72,7 @@ fn creation(schema: &str, is_tuned: bool) -> String {
 
 /// Runs one message, for as long as reads may take.
 fn run(options: &Options, link: &Link, text: &str) -> Result<Vec<Option<String>>, RunError> {
-    match wait::until(Instant::now() + options.read_timeout, link.simple(text)) {
+    match link.wait(Instant::now() + options.read_timeout, link.simple(text)) {
         Some(Ok(row)) => Ok(row),
         Some(Err(error)) => match state(&error) {
             Some(state) => Err(RunError::Refused { state: state.to_owned(), text: describe(&error) }),

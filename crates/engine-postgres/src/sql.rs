@@ -34,10 +34,10 @@ pub(crate) fn quote_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Begins a view and reads its head, in one message.
-pub(crate) fn begin_view(schema: &str, is_pooled: bool) -> String {
-    let plans = if is_pooled { format!("SELECT {};", local_plans()) } else { String::new() };
-    format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{plans}{}", select_head(schema))
+/// Begins a view, which is taken by the first statement that reads.
+pub(crate) fn begin_view(is_pooled: bool) -> String {
+    let plans = if is_pooled { format!(";SELECT {}", local_plans()) } else { String::new() };
+    format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY{plans}")
 }
 
 /// Reads the head as text.
@@ -129,6 +129,16 @@ pub(crate) fn delete(schema: &str, table: Table) -> String {
     )
 }
 
+/// Reads the head and rows of these tables by their keys, which are the parameters, as one row: the head's fields, then the values.
+pub(crate) fn read(schema: &str, tables: impl IntoIterator<Item = Table>) -> String {
+    let mut text = "SELECT epoch, seq, revision, batch_id".to_owned();
+    for (at, table) in tables.into_iter().enumerate() {
+        let _ = write!(text, ", (SELECT v FROM {} WHERE k = ${}::bytea)", name(schema, table.name()), at + 1);
+    }
+    let _ = write!(text, " FROM {} WHERE id = 1", name(schema, "head"));
+    text
+}
+
 /// Reads one row's value by its key.
 pub(crate) fn get(schema: &str, table: Table) -> String {
     format!("SELECT v FROM {} WHERE k = $1::bytea", name(schema, table.name()))
@@ -139,9 +149,19 @@ pub(crate) fn get_many(schema: &str, table: Table) -> String {
     format!("SELECT k, v FROM {} WHERE k = ANY($1::bytea[])", name(schema, table.name()))
 }
 
-/// Reads rows between bounds, the first so many: a parameter for each bound there is, the lower one first, then the number of rows.
-pub(crate) fn scan(schema: &str, table: Table, range: (&Bound<&[u8]>, &Bound<&[u8]>), direction: Direction) -> String {
-    let mut text = format!("SELECT k, v FROM {}", name(schema, table.name()));
+/// Reads rows between bounds, the first so many: a parameter for each bound there is, the lower one first, then the number of rows; then, for
+/// the beginnings of values alone, their number of bytes.
+pub(crate) fn scan(
+    schema: &str,
+    table: Table,
+    range: (&Bound<&[u8]>, &Bound<&[u8]>),
+    direction: Direction,
+    of_beginnings: bool,
+) -> String {
+    let bounds = [range.0, range.1].into_iter().filter(|bound| **bound != Bound::Unbounded).count();
+    let value =
+        if of_beginnings { format!("substring(v from 1 for ${}::integer)", bounds + 2) } else { "v".to_owned() };
+    let mut text = format!("SELECT k, {value} FROM {}", name(schema, table.name()));
     let mut parameters = 0;
     let mut condition = |operator: &str| {
         let _ =
@@ -193,8 +213,9 @@ mod tests {
     #[test]
     fn a_scan_has_a_condition_for_each_bound() {
         let key: &[u8] = b"k";
-        let text =
-            |range: (Bound<&[u8]>, Bound<&[u8]>), direction| scan("s", Table::Log, (&range.0, &range.1), direction);
+        let text = |range: (Bound<&[u8]>, Bound<&[u8]>), direction| {
+            scan("s", Table::Log, (&range.0, &range.1), direction, false)
+        };
         assert_eq!(
             text((Bound::Included(key), Bound::Excluded(key)), Direction::Forward),
             "SELECT k, v FROM \"s\".\"log\" WHERE k >= $1::bytea AND k < $2::bytea ORDER BY k ASC LIMIT $3::bigint"
@@ -206,6 +227,11 @@ mod tests {
         assert_eq!(
             text((Bound::Unbounded, Bound::Unbounded), Direction::Forward),
             "SELECT k, v FROM \"s\".\"log\" ORDER BY k ASC LIMIT $1::bigint"
+        );
+        assert_eq!(
+            scan("s", Table::Log, (&Bound::Included(key), &Bound::Unbounded), Direction::Forward, true),
+            "SELECT k, substring(v from 1 for $3::integer) FROM \"s\".\"log\" WHERE k >= $1::bytea ORDER BY k ASC \
+             LIMIT $2::bigint"
         );
     }
 }

@@ -16,9 +16,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::Socket;
-use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect};
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::socket::Socket;
 
 /// What is verified of a server's certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,14 +166,10 @@ pub(crate) struct Connector {
     domain: String,
 }
 
-impl MakeTlsConnect<Socket> for Connector {
-    type Stream = TlsStream;
-    type TlsConnect = Self;
-    type Error = io::Error;
-
-    fn make_tls_connect(&mut self, domain: &str) -> io::Result<Self> {
-        // Without TLS there need be no name that TLS could take, so it is looked at later.
-        Ok(Self { config: self.config.clone(), domain: domain.to_owned() })
+impl Connector {
+    /// For the server of that name. Without TLS there need be no name that TLS could take, so it is looked at later.
+    pub(crate) fn named(&self, domain: String) -> Self {
+        Self { config: self.config.clone(), domain }
     }
 }
 

@@ -1,44 +1,74 @@
 //! Waits for a future on a thread that may block.
 //!
 //! The engine's trait blocks, and its callers are threads of any kind, a runtime's among them. A future is polled right on the caller's
-//! thread, which sleeps in between: no other thread has to be woken to pass an answer on, and nothing panics within a runtime. Only what
-//! needs a runtime's sockets and timers runs on the engine's own.
+//! thread, which moves the bytes of the connection itself and sleeps in between ([`crate::socket`]).
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::Instant;
 
-struct Unpark(Thread);
+use crate::socket::Waiter;
 
-impl Wake for Unpark {
+/// Notes that a future, or the connection, can go on.
+pub(crate) struct Bell {
+    has_rung: Arc<HasRung>,
+    waker: Waker,
+}
+
+#[derive(Default)]
+struct HasRung(AtomicBool);
+
+impl Wake for HasRung {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
-thread_local! {
-    static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
+impl Bell {
+    /// Rings it.
+    pub(crate) fn context(&self) -> Context<'_> {
+        Context::from_waker(&self.waker)
+    }
 }
 
-/// Waits for the future; `None` if it is not ready by the deadline. It is polled at least once.
-pub(crate) fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+impl Default for Bell {
+    fn default() -> Self {
+        let has_rung = Arc::new(HasRung::default());
+        Self { waker: Waker::from(has_rung.clone()), has_rung }
+    }
+}
+
+/// Waits for the future; `None` if it is not ready by the deadline. It is polled at least once, and what it sends then is sent. `moves`
+/// moves the bytes that can be moved without waiting.
+pub(crate) fn until<T>(
+    deadline: Instant,
+    waiter: &Waiter,
+    bell: &Bell,
+    future: impl Future<Output = T>,
+    mut moves: impl FnMut(&mut Context<'_>),
+) -> Option<T> {
     let mut future = pin!(future);
-    WAKER.with(|waker| {
-        let mut context = Context::from_waker(waker);
-        loop {
-            if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
-                return Some(value);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            // Returns at once if there was a wake since the last time, and now and then for no reason.
-            thread::park_timeout(left);
+    let mut context = bell.context();
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return Some(value);
         }
-    })
+        moves(&mut context);
+        if bell.has_rung.0.swap(false, Ordering::Relaxed) {
+            continue;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        waiter.wait(left);
+    }
 }
 
 /// A future whose steps are begun in the order of the list.
@@ -65,52 +95,33 @@ pub(crate) async fn in_order<T>(mut steps: Vec<Step<'_, T>>) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::cell::RefCell;
 
     use super::*;
 
     #[test]
-    fn a_wait_ends_with_the_future_or_at_the_deadline() {
-        let soon = Instant::now() + Duration::from_millis(50);
-        assert_eq!(until(soon, std::future::pending::<()>()), None);
-        assert!(Instant::now() >= soon);
-        assert_eq!(until(soon, async { 7 }), Some(7), "what is ready is taken even when it is late");
-        let mut is_first = true;
-        let woken_by_another_thread = std::future::poll_fn(move |context| {
-            if !std::mem::take(&mut is_first) {
-                return Poll::Ready(8);
-            }
-            let waker = context.waker().clone();
-            thread::spawn(move || {
-                thread::sleep(Duration::from_millis(20));
-                waker.wake();
-            });
-            Poll::Pending
-        });
-        assert_eq!(until(Instant::now() + Duration::from_secs(60), woken_by_another_thread), Some(8));
-    }
-
-    #[test]
     fn steps_begin_in_order_and_all_end() {
-        let begun = std::cell::RefCell::new(Vec::new());
+        let begun = RefCell::new(Vec::new());
         let steps = (0..50)
             .map(|number| {
                 let begun = &begun;
                 let mut polls = 0;
-                Box::pin(std::future::poll_fn(move |context| {
+                Box::pin(std::future::poll_fn(move |_| {
                     polls += 1;
                     if polls == 1 {
                         begun.borrow_mut().push(number);
                     }
-                    if polls > number % 3 {
-                        return Poll::Ready(number);
-                    }
-                    context.waker().wake_by_ref();
-                    Poll::Pending
+                    if polls > number % 3 { Poll::Ready(number) } else { Poll::Pending }
                 })) as Step<'_, usize>
             })
             .collect();
-        let results = until(Instant::now() + Duration::from_secs(60), in_order(steps)).unwrap();
+        let mut all = pin!(in_order(steps));
+        let mut context = Context::from_waker(Waker::noop());
+        let results = loop {
+            if let Poll::Ready(results) = all.as_mut().poll(&mut context) {
+                break results;
+            }
+        };
         assert_eq!(results, (0..50).collect::<Vec<_>>());
         assert_eq!(*begun.borrow(), results);
     }

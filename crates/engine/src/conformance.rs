@@ -14,7 +14,7 @@ use std::thread;
 
 use bytes::Bytes;
 
-use crate::{Batch, Cause, CommitError, Direction, Engine, Head, Operation, Reserve, Snapshot, Table};
+use crate::{Batch, Cause, CommitError, Direction, Engine, Head, Operation, Reserve, Snapshot, Table, Wanted};
 
 /// A store under test.
 pub trait Store {
@@ -60,6 +60,10 @@ pub fn run(make: &Make<'_>, scratch: &Path) {
     a_visitor_may_read_from_the_same_view(&*make());
     println!("scans agree with a model");
     scans_agree_with_a_model(&*make());
+    println!("a scan of what is wanted shows that much");
+    a_scan_of_what_is_wanted_shows_that_much(&*make());
+    println!("rows are read with their head");
+    rows_are_read_with_their_head(&*make());
     println!("a scan ends when told");
     a_scan_ends_when_told(&*make());
     println!("the limits hold and are reached");
@@ -499,6 +503,58 @@ fn scans_agree_with_a_model(store: &dyn Store) {
         }
     }
     assert!(model.len() > 50, "the model is worth comparing with");
+}
+
+fn a_scan_of_what_is_wanted_shows_that_much(store: &dyn Store) {
+    const ROWS: usize = 1500;
+    let engine = store.engine();
+    let value = |row: usize| vec![row as u8; row % 90];
+    apply(engine, (0..ROWS).map(|row| put(Table::Current, (row as u32).to_be_bytes(), value(row))).collect());
+    let view = engine.snapshot().expect("a snapshot");
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    for direction in [Direction::Forward, Direction::Reverse] {
+        // The number of rows is no bound, however wrong it is.
+        for rows in [0, 1, 700, 1024, ROWS, usize::MAX] {
+            for value_bytes in [0, 50, usize::MAX] {
+                let mut seen = 0;
+                let visit = &mut |key: &[u8], found: &[u8]| {
+                    let row = if direction == Direction::Forward { seen } else { ROWS - 1 - seen };
+                    let whole = value(row);
+                    assert_eq!(key, (row as u32).to_be_bytes());
+                    assert_eq!(found, &whole[..whole.len().min(value_bytes)]);
+                    if seen % 400 == 0 {
+                        assert_eq!(get_at(&*view, Table::Current, key).as_deref(), Some(&whole[..]));
+                    }
+                    seen += 1;
+                    if seen == 1200 && rows == 700 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                view.scan_wanted(Table::Current, all, direction, Wanted { rows, value_bytes }, visit).expect("scans");
+                assert_eq!(seen, if rows == 700 { 1200 } else { ROWS });
+            }
+        }
+    }
+}
+
+fn rows_are_read_with_their_head(store: &dyn Store) {
+    let engine = store.engine();
+    let too_long = vec![b'a'; engine.limits().key_bytes_max + 1];
+    let written =
+        apply(engine, vec![put(Table::Current, "a", "1"), put(Table::Meta, "a", ""), put(Table::Log, "b", "3")]);
+    let wanted: [(Table, &[u8]); 6] = [
+        (Table::Current, b"a"),
+        (Table::Meta, b"a"),
+        (Table::Current, b"b"),
+        (Table::Log, b"b"),
+        (Table::Current, b""),
+        (Table::Current, &too_long),
+    ];
+    let (head, rows) = engine.read(&wanted).expect("reads");
+    assert_eq!(head, written);
+    let rows: Vec<Option<&[u8]>> = rows.iter().map(Option::as_deref).collect();
+    assert_eq!(rows, [Some(&b"1"[..]), Some(b""), None, Some(b"3"), None, None]);
+    assert_eq!(engine.read(&[]).expect("reads"), (written, vec![]));
+    let later = apply(engine, vec![put(Table::Current, "a", "2")]);
+    assert_eq!(engine.read(&wanted[..1]).expect("reads"), (later, vec![Some(Bytes::from_static(b"2"))]));
 }
 
 fn a_scan_ends_when_told(store: &dyn Store) {

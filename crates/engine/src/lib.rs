@@ -22,6 +22,8 @@ mod table;
 use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 
+use bytes::Bytes;
+
 pub use batch::{Batch, Operation, Reserve};
 pub use error::{Cause, CommitError, EngineError};
 pub use file::make_directory;
@@ -42,6 +44,20 @@ pub type Visitor<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
 
 /// As [`Visitor`], with `None` for the value of a damaged row. Its key is as stored, and may be what is damaged.
 pub type DamageVisitor<'v> = dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()> + 'v;
+
+/// What of a scan is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Rows that are probably visited before `visit` breaks: an engine behind a network fetches about as many at once. Not a bound.
+    pub rows: usize,
+    /// Bytes of each value that are looked at: values are shown without what is behind these.
+    pub value_bytes: usize,
+}
+
+impl Wanted {
+    /// Whole rows, to the end of the range.
+    pub const ALL: Self = Self { rows: usize::MAX, value_bytes: usize::MAX };
+}
 
 /// A point-in-time view that includes every batch whose `commit` returned before the view was taken, and none that a failure may still
 /// undo: who looks tells others what is there.
@@ -67,6 +83,18 @@ pub trait Snapshot: Send {
         direction: Direction,
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError>;
+
+    /// As [`Snapshot::scan`], for who knows what of the rows is wanted.
+    fn scan_wanted(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        wanted: Wanted,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.scan(table, range, direction, &mut |key, value| visit(key, &value[..value.len().min(wanted.value_bytes)]))
+    }
 
     /// As [`Snapshot::scan`] forward, but goes on behind a row that fails its checksum. For what must not be stopped by damage.
     fn scan_past_damage(
@@ -119,6 +147,19 @@ pub trait Engine: Send + Sync + 'static {
     fn snapshot_with(&self, wanted: &[(Table, &[u8])]) -> Result<Box<dyn Snapshot + '_>, EngineError> {
         let _ = wanted;
         self.snapshot()
+    }
+
+    /// The head and these rows as of one view, as [`Engine::snapshot`] gives it, for who needs no others: an engine behind a network asks for
+    /// all of it with one statement.
+    fn read(&self, wanted: &[(Table, &[u8])]) -> Result<(Head, Vec<Option<Bytes>>), EngineError> {
+        let snapshot = self.snapshot_with(wanted)?;
+        let mut rows = Vec::with_capacity(wanted.len());
+        for (table, key) in wanted {
+            let mut row = None;
+            snapshot.get(*table, key, &mut |value| row = Some(Bytes::copy_from_slice(value)))?;
+            rows.push(row);
+        }
+        Ok((snapshot.head()?, rows))
     }
 
     /// A view, as [`Engine::snapshot`] gives it, that no number of other views keeps waiting: for what others wait for. Few at a time.

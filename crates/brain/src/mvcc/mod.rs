@@ -20,7 +20,7 @@ pub use record::{
     lease_key,
 };
 pub use txn::{Bounds, Evaluator, Refusal, Revisions, is_read_only, may_put, omits_lease, query, single_keys};
-pub use view::{Layered, Overlay, RecentRows, Rows, SnapshotRows};
+pub use view::{Layered, OneRow, Overlay, RecentRows, Rows, SnapshotRows};
 pub use writer::{ChangeSink, Writer};
 
 #[cfg(test)]

@@ -6,12 +6,15 @@
 use std::ops::{Bound, ControlFlow};
 
 use bytes::{Bytes, BytesMut};
-use kubewharf_engine::{Direction, EngineError, Table};
+use kubewharf_engine::{Direction, EngineError, Table, Wanted};
 
 use super::history::version_at;
 use super::order::Best;
 use super::record::{Current, Version};
 use super::view::Rows;
+
+/// What is read of a row whose value is not wanted: almost always all that comes before the value.
+const HEAD_BYTES: usize = 192;
 
 /// A key or a range of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -311,6 +314,13 @@ enum Verdict {
     Enough,
 }
 
+/// A row of the current table, which was just seen.
+fn read_row(rows: &dyn Rows, key: &[u8]) -> Result<Bytes, EngineError> {
+    let mut row = Bytes::new();
+    rows.get(Table::Current, key, &mut |found| row = Bytes::copy_from_slice(found))?;
+    Ok(row)
+}
+
 impl State {
     fn new(query: &RangeQuery) -> Self {
         let best = match query.sort {
@@ -349,41 +359,94 @@ impl State {
         mut share: Share,
         receiver: &mut dyn Receiver,
     ) -> Result<(Progress, Option<Bytes>), EngineError> {
-        let mut result = Ok((Progress::Done, None));
-        let mut visit = |key: &[u8], row: &[u8]| {
-            if !share.take(row.len()) {
-                result = Ok((Progress::Paused, Some(Bytes::copy_from_slice(key))));
-                return ControlFlow::Break(());
-            }
-            match self.visit_row(rows, query, key, row, receiver) {
-                Ok(Verdict::Next) => return ControlFlow::Continue(()),
-                Ok(Verdict::Enough) => {}
-                Ok(Verdict::Refused) => result = Ok((Progress::Stopped, Some(Bytes::copy_from_slice(key)))),
-                Err(error) => result = Err(error),
-            }
-            ControlFlow::Break(())
-        };
         if query.range.end == RangeEnd::Single {
             let key = &query.range.start;
+            let mut verdict = Ok(Verdict::Next);
             rows.get(Table::Current, key, &mut |row| {
-                let _ = visit(key, row);
+                verdict = self.visit_row(rows, query, (key, row, false), receiver);
             })?;
-        } else {
-            rows.scan(Table::Current, query.range.bounds(), query.direction(), &mut visit)?;
+            let is_refused = matches!(verdict?, Verdict::Refused);
+            return Ok(if is_refused { (Progress::Stopped, Some(key.clone())) } else { (Progress::Done, None) });
         }
-        result
+        // The last key of the part before this one.
+        let mut last: Option<Bytes> = None;
+        loop {
+            let without_values = self.needs_no_values(query);
+            let wanted = Wanted {
+                rows: self.rows_wanted(query).min(share.rows.saturating_add(1)),
+                value_bytes: if without_values { HEAD_BYTES } else { usize::MAX },
+            };
+            let mut result = Ok((Progress::Done, None));
+            let mut values_end_at = None;
+            let mut visit = |key: &[u8], row: &[u8]| {
+                if !share.take(row.len()) {
+                    result = Ok((Progress::Paused, Some(Bytes::copy_from_slice(key))));
+                    return ControlFlow::Break(());
+                }
+                match self.visit_row(rows, query, (key, row, without_values), receiver) {
+                    Ok(Verdict::Next) if !without_values && self.needs_no_values(query) => {
+                        values_end_at = Some(Bytes::copy_from_slice(key));
+                    }
+                    Ok(Verdict::Next) => return ControlFlow::Continue(()),
+                    Ok(Verdict::Enough) => {}
+                    Ok(Verdict::Refused) => result = Ok((Progress::Stopped, Some(Bytes::copy_from_slice(key)))),
+                    Err(error) => result = Err(error),
+                }
+                ControlFlow::Break(())
+            };
+            let (mut bounds, direction) = (query.range.bounds(), query.direction());
+            if let Some(last) = &last {
+                let behind = Bound::Excluded(last.as_ref());
+                match direction {
+                    Direction::Forward => bounds.0 = behind,
+                    Direction::Reverse => bounds.1 = behind,
+                }
+            }
+            rows.scan_wanted(Table::Current, bounds, direction, wanted, &mut visit)?;
+            if values_end_at.is_none() {
+                return result;
+            }
+            last = values_end_at;
+        }
     }
 
+    /// Whether keys still to come are only counted, or passed on without their values.
+    fn needs_no_values(&self, query: &RangeQuery) -> bool {
+        let is_over = query.count_all && query.limit > 0 && self.passed >= query.limit;
+        query.count_only || (self.best.is_none() && (query.keys_only || is_over))
+    }
+
+    /// About how many rows are still to be visited, if each has a key that counts.
+    fn rows_wanted(&self, query: &RangeQuery) -> usize {
+        if self.best.is_some() || query.limit == 0 || query.count_only {
+            return usize::MAX;
+        }
+        match query.limit.saturating_sub(self.passed) {
+            0 if query.count_all => usize::MAX,
+            left if query.count_all => usize::try_from(left).unwrap_or(usize::MAX),
+            // One more tells that there are more.
+            left => usize::try_from(left).unwrap_or(usize::MAX).saturating_add(1),
+        }
+    }
+
+    /// Visits a key with its row, or with the beginning of its row.
     #[inline]
     fn visit_row(
         &mut self,
         rows: &dyn Rows,
         query: &RangeQuery,
-        key: &[u8],
-        row: &[u8],
+        (key, row, is_beginning): (&[u8], &[u8], bool),
         receiver: &mut dyn Receiver,
     ) -> Result<Verdict, EngineError> {
-        let current = Current::decode(row)?;
+        let whole;
+        let current = match Current::decode(row) {
+            Err(_) if is_beginning && row.len() >= HEAD_BYTES => {
+                // A key that was written very often since the last compaction has more before its value.
+                whole = read_row(rows, key)?;
+                Current::decode(&whole)?
+            }
+            decoded => decoded?,
+        };
         if current.position.revision <= query.revision {
             return Ok(current.live.map_or(Verdict::Next, |live| self.visit(query, key, &live, receiver)));
         }

@@ -595,3 +595,80 @@ fn what_a_request_changes_and_returns_is_bounded_in_bytes() {
         assert_eq!(read.is_ok(), limit == 1, "{read:?}");
     }
 }
+
+#[test]
+fn keys_are_counted_and_passed_on_without_their_values_whatever_comes_before_these() {
+    struct Beginnings<'a>(SnapshotRows<'a>, std::cell::Cell<usize>);
+    impl Rows for Beginnings<'_> {
+        fn get(
+            &self,
+            table: Table,
+            key: &[u8],
+            visit: &mut dyn FnMut(&[u8]),
+        ) -> Result<bool, kubewharf_engine::EngineError> {
+            self.0.get(table, key, visit)
+        }
+        fn scan(
+            &self,
+            table: Table,
+            range: (Bound<&[u8]>, Bound<&[u8]>),
+            direction: Direction,
+            visit: &mut kubewharf_engine::Visitor<'_>,
+        ) -> Result<(), kubewharf_engine::EngineError> {
+            self.0.scan(table, range, direction, &mut |key, value| {
+                self.1.set(self.1.get() + value.len());
+                visit(key, value)
+            })
+        }
+        fn scan_wanted(
+            &self,
+            table: Table,
+            range: (Bound<&[u8]>, Bound<&[u8]>),
+            direction: Direction,
+            wanted: kubewharf_engine::Wanted,
+            visit: &mut kubewharf_engine::Visitor<'_>,
+        ) -> Result<(), kubewharf_engine::EngineError> {
+            self.0.scan_wanted(table, range, direction, wanted, &mut |key, value| {
+                self.1.set(self.1.get() + value.len());
+                visit(key, value)
+            })
+        }
+    }
+    const VALUE_BYTES: usize = 10_000;
+    let (value, rungs) = (vec![7; VALUE_BYTES], vec![0; 12 * 30]);
+    let live = Some(Version { create_revision: 2, mod_revision: 2, version: 1, lease: 0, value: &value });
+    let plain = Current {
+        position: Position { revision: 2, sub: 0 },
+        ladder: Ladder::default(),
+        rungs: Rungs::default(),
+        live,
+    };
+    let ladder = Ladder { depth: 1 << 30, jump: plain.position };
+    let often_written = Current { ladder, rungs: Rungs::new(&rungs), ..plain };
+    let engine = Memory::new();
+    let put = |key: &str, row: Current<'_>| kubewharf_engine::conformance::put(Table::Current, key, row.encode());
+    let deleted = Current { live: None, ..plain };
+    let rows = vec![put("a", plain), put("b", often_written), put("c", plain), put("d", deleted), put("e", plain)];
+    kubewharf_engine::conformance::apply(&engine, rows);
+    let snapshot = engine.snapshot().unwrap();
+    let all = RangeQuery::all(KeyRange { start: b"a".as_ref().into(), end: RangeEnd::Unbounded }, 2);
+    let reversed = Some((SortTarget::Key, Direction::Reverse));
+    for (query, keys, whole_values) in [
+        (RangeQuery { count_only: true, ..all.clone() }, vec![], 0),
+        (RangeQuery { keys_only: true, ..all.clone() }, vec!["a", "b", "c", "e"], 0),
+        (RangeQuery { limit: 1, count_all: true, ..all.clone() }, vec!["a"], 1),
+        (RangeQuery { limit: 2, count_all: true, sort: reversed, ..all.clone() }, vec!["e", "c"], 2),
+        (all.clone(), vec!["a", "b", "c", "e"], 4),
+    ] {
+        let rows = Beginnings(SnapshotRows(snapshot.as_ref()), std::cell::Cell::new(0));
+        let mut found = Vec::new();
+        let outcome = range(&rows, &query, &mut |key, version| {
+            assert!(query.keys_only || version.value == value);
+            found.push(String::from_utf8_lossy(key).into_owned());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!((found, outcome.count), (keys.iter().map(|key| (*key).to_owned()).collect(), 4), "{query:?}");
+        assert_eq!(rows.1.get() / VALUE_BYTES, whole_values, "{query:?}");
+    }
+}

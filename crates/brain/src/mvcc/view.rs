@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
-use kubewharf_engine::{DamageVisitor, Direction, EngineError, Operation, Snapshot, Table, Visitor};
+use kubewharf_engine::{Cause, DamageVisitor, Direction, EngineError, Operation, Snapshot, Table, Visitor, Wanted};
 
 /// Rows that can be read; the common part of a snapshot and of a snapshot with overlays.
 pub trait Rows {
@@ -22,6 +22,18 @@ pub trait Rows {
         direction: Direction,
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError>;
+
+    /// As [`Rows::scan`], for who knows what of the rows is wanted.
+    fn scan_wanted(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        wanted: Wanted,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.scan(table, range, direction, &mut |key, value| visit(key, &value[..value.len().min(wanted.value_bytes)]))
+    }
 
     /// As [`Rows::scan`] forward, but shows a damaged row without its value and goes on behind it.
     fn scan_past_damage(
@@ -53,6 +65,17 @@ impl Rows for SnapshotRows<'_> {
         self.0.scan(table, range, direction, visit)
     }
 
+    fn scan_wanted(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        wanted: Wanted,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.0.scan_wanted(table, range, direction, wanted, visit)
+    }
+
     fn scan_past_damage(
         &self,
         table: Table,
@@ -60,6 +83,42 @@ impl Rows for SnapshotRows<'_> {
         visit: &mut DamageVisitor<'_>,
     ) -> Result<(), EngineError> {
         self.0.scan_past_damage(table, range, visit)
+    }
+}
+
+/// The row of one key, of which there may be none, for a read that needs no others.
+pub struct OneRow<'a> {
+    /// The key, of the current table.
+    pub key: &'a [u8],
+    /// Its row.
+    pub row: Option<&'a [u8]>,
+}
+
+impl OneRow<'_> {
+    fn unknown() -> EngineError {
+        Cause::Io("a row was asked for that was not read".to_owned()).into()
+    }
+}
+
+impl Rows for OneRow<'_> {
+    fn get(&self, table: Table, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
+        if table != Table::Current || key != self.key {
+            return Err(Self::unknown());
+        }
+        if let Some(row) = self.row {
+            visit(row);
+        }
+        Ok(self.row.is_some())
+    }
+
+    fn scan(
+        &self,
+        _: Table,
+        _: (Bound<&[u8]>, Bound<&[u8]>),
+        _: Direction,
+        _: &mut Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        Err(Self::unknown())
     }
 }
 

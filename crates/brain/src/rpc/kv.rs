@@ -24,7 +24,9 @@ use super::work::{self, Caller, Step, Work, refusal};
 use crate::committer::{WriteRequest, WriteResponse};
 use crate::error::Error;
 use crate::limits::{LIST_LOOK, PREFETCH_READS_MAX, READ_TXN_BYTES_MIN, READ_TXN_BYTES_STEP_MAX, TXN_INLINE_BYTES_MAX};
-use crate::mvcc::{Evaluator, Refusal, SnapshotRows, is_read_only, query, range, single_keys, validate};
+use crate::mvcc::{
+    Evaluator, OneRow, Refusal, Revisions, Rows, SnapshotRows, is_read_only, query, range, single_keys, validate,
+};
 
 /// Serves Range.
 pub(super) fn serve_range(server: &Arc<Server>, deadline: Option<Instant>, message: Bytes, reply: UnaryReply) {
@@ -37,20 +39,55 @@ pub(super) fn serve_range(server: &Arc<Server>, deadline: Option<Instant>, messa
     }
     server.metrics.ranges.increment();
     if request.range_end.is_empty() && !server.store.engine().reads_may_wait() {
-        return reply.send(get(server, &request).map_err(|error| status(&error)));
+        let get = || {
+            let (revisions, snapshot) = server.store.view(Some(&request.key))?;
+            get(server, &request, revisions, &SnapshotRows(snapshot.as_ref()))
+        };
+        return reply.send(get().map_err(|error| status(&error)));
     }
-    work::start(server, Box::new(List::whole(server, request)), Caller { reply, deadline });
+    let caller = Caller { reply, deadline };
+    if request.range_end.is_empty() {
+        work::start(server, Box::new(Get { request, grant: server.lists.grant() }), caller);
+    } else {
+        work::start(server, Box::new(List::whole(server, request)), caller);
+    }
+}
+
+/// A read of one key of an engine that is behind a network.
+struct Get {
+    request: RangeRequest,
+    /// Of which nothing is taken, as by the other reads of one key.
+    grant: Grant,
+}
+
+impl Work for Get {
+    fn page(&mut self, server: &Server) -> Result<Step, Error> {
+        let request = &self.request;
+        if request.revision <= 0
+            && let Some((revisions, row)) = server.newest_of(&request.key, request.serializable)?
+        {
+            let row = OneRow { key: &request.key, row: row.as_deref() };
+            return get(server, request, revisions, &row).map(Step::Done);
+        }
+        let (revisions, snapshot) = server.view(Some(&request.key), request.serializable)?;
+        get(server, request, revisions, &SnapshotRows(snapshot.as_ref())).map(Step::Done)
+    }
+
+    fn grant(&mut self) -> &mut Grant {
+        &mut self.grant
+    }
+
+    fn restart(&mut self) {}
 }
 
 /// Answers a read of one key.
-fn get(server: &Server, request: &RangeRequest) -> Result<Reply, Error> {
-    let (revisions, snapshot) = server.store.view(Some(&request.key))?;
+fn get(server: &Server, request: &RangeRequest, revisions: Revisions, rows: &dyn Rows) -> Result<Reply, Error> {
     let revision = revisions.resolve(request.revision)?;
     let mut body = BytesMut::new();
     let header = server.header(revisions.newest);
     let query = query(request, revision);
     let shape = Shape::of(request);
-    let outcome = range(&SnapshotRows(snapshot.as_ref()), &query, &mut |key, version| {
+    let outcome = range(rows, &query, &mut |key, version| {
         let kv = shape.apply(key, version);
         body.reserve(encode::header_len(&header) + encode::range_kv_len(&kv) + RANGE_TRAILER_LEN_MAX);
         encode::put_header(&mut body, &header);

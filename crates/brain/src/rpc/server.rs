@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kubewharf_engine::{EngineError, Snapshot};
 use kubewharf_etcd_api::etcdserverpb::ResponseHeader;
 use kubewharf_foundation::Shutdown;
@@ -111,6 +112,25 @@ impl Server {
         let (later, snapshot) = self.store.view(wanted)?;
         let shown = self.store.published().newest().max(revisions.newest).max(later.compacted);
         Ok((Revisions { newest: shown.min(later.newest), ..later }, snapshot))
+    }
+
+    /// The newest version's row of a key, as [`Store::newest_of`] gives it, once watches here show as much or the read need not be linearizable.
+    /// `None` if they do not for too long: [`Server::view`] finds what they show. On threads that may block.
+    pub(crate) fn newest_of(
+        &self,
+        key: &[u8],
+        serializable: bool,
+    ) -> Result<Option<(Revisions, Option<Bytes>)>, EngineError> {
+        let (revisions, row) = self.store.newest_of(key)?;
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| !serializable)
+            && self.store.published().newest() < revisions.newest
+        {
+            self.runtime.block_on(cluster.shows(revisions.newest));
+            if self.store.published().newest() < revisions.newest {
+                return Ok(None);
+            }
+        }
+        Ok(Some((revisions, row)))
     }
 
     /// How much room the engine uses. May touch the disk.

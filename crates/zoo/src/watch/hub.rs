@@ -10,8 +10,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -116,14 +116,8 @@ struct Event {
     version: u64,
     tenant: TenantId,
     namespace: Box<str>,
+    /// As it came: few watches come back to an event, and what each tenant sees of it would take as much memory again.
     frame: Bytes,
-    shown: OnceLock<Option<Bytes>>,
-}
-
-impl Event {
-    fn shown(&self, watched: &Watched, names: &Names) -> Option<Bytes> {
-        self.shown.get_or_init(|| watched.show(names, &self.frame)).clone()
-    }
 }
 
 /// Somebody who watches.
@@ -473,7 +467,7 @@ impl Hub {
             if event.tenant != id || wish.namespace.as_ref().is_some_and(|namespace| **namespace != *event.namespace) {
                 continue;
             }
-            backlog.push(event.shown(&self.watched, &wish.tenant.names).ok_or(Apart::Old)?);
+            backlog.push(self.watched.show(&wish.tenant.names, &event.frame).ok_or(Apart::Old)?);
         }
         let (sender, events) = queue();
         let after = version.max(state.last);
@@ -532,22 +526,18 @@ impl Hub {
         }
         state.last = facts.version;
         let Some(tenant) = self.watched.owner(facts, frame, tenant) else { return };
-        let event = Event {
-            version: facts.version,
-            tenant,
-            namespace: facts.namespace.into(),
-            frame: frame.clone(),
-            shown: OnceLock::new(),
-        };
+        let event = Event { version: facts.version, tenant, namespace: facts.namespace.into(), frame: frame.clone() };
         if let Some(group) = state.groups.get_mut(&tenant) {
             let names = &group.tenant.names;
+            let mut shown = None;
             group.watchers.retain(|watcher| {
                 if watcher.namespace.as_ref().is_some_and(|namespace| **namespace != *event.namespace)
                     || facts.version <= watcher.after
                 {
                     return !watcher.sender.is_abandoned();
                 }
-                event.shown(&self.watched, names).is_some_and(|shown| send(watcher, &shown))
+                let shown = shown.get_or_insert_with(|| self.watched.show(names, frame));
+                shown.as_ref().is_some_and(|shown| send(watcher, shown))
             });
             if group.watchers.is_empty() {
                 state.groups.remove(&tenant);
