@@ -37,7 +37,7 @@ const SHARED_KEYS: u64 = 10;
 /// The lease of a writer: it must outlive the test.
 pub(crate) const LONG_TTL_SECONDS: u64 = 5000;
 /// The lease that is renewed all the time: longer than the store may be away.
-const KEPT_TTL_SECONDS: u64 = 15;
+const KEPT_TTL_SECONDS: u64 = 30;
 const KEPT_PAUSE: Duration = Duration::from_millis(700);
 /// Leases that nobody renews. A key of theirs begins with this.
 const SHORT_TTL_SECONDS: u64 = 2;
@@ -64,7 +64,8 @@ struct Shared {
     /// The watchers stop once they have this.
     last: AtomicI64,
     history: Mutex<History>,
-    acknowledged: AtomicI64,
+    /// How many writes were acknowledged on each of the URLs.
+    acknowledged: Vec<AtomicI64>,
     /// What calls failed with, and how often.
     failures: Mutex<BTreeMap<String, usize>>,
     /// How far each watcher is.
@@ -116,7 +117,7 @@ impl Load {
             stops: AtomicBool::new(false),
             last: AtomicI64::new(i64::MAX),
             history: Mutex::default(),
-            acknowledged: AtomicI64::new(0),
+            acknowledged: urls.iter().map(|_| AtomicI64::new(0)).collect(),
             failures: Mutex::default(),
             watched: prefixes.iter().map(|_| AtomicI64::new(0)).collect(),
         });
@@ -138,7 +139,12 @@ impl Load {
 
     /// How many writes were acknowledged so far.
     pub(crate) fn acknowledged(&self) -> i64 {
-        self.shared.acknowledged.load(Ordering::Relaxed)
+        (0..self.shared.urls.len()).map(|url| self.acknowledged_at(url)).sum()
+    }
+
+    /// How many of them on the URL of that number.
+    pub(crate) fn acknowledged_at(&self, url: usize) -> i64 {
+        self.shared.acknowledged[url].load(Ordering::Relaxed)
     }
 
     /// The revision that every watcher has.
@@ -315,7 +321,8 @@ impl Writer {
             }
         };
         if matches!(outcome, Outcome::Applied { .. }) {
-            self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+            let url = usize::try_from(self.number).expect("few writers") % self.shared.urls.len();
+            self.shared.acknowledged[url].fetch_add(1, Ordering::Relaxed);
         }
         let name = format!("write {} of writer {}", self.count, self.number);
         self.shared.history().attempts.push(Attempt { name, began, ended, condition, changes, outcome });
