@@ -17,6 +17,9 @@ use crate::members::Trial;
 use crate::random::seeds;
 
 const SOON: Duration = Duration::from_secs(60);
+const FROZEN: Duration = Duration::from_secs(3);
+/// Nothing is left in `/dev/shm` of a server that is killed and never comes back.
+const MEMORY: (&str, &str) = ("dynamic_shared_memory_type", "mmap");
 /// The name of a standby at its primary.
 const STANDBY: &str = "standby";
 const FLAGS: [&str; 2] = ["--log-level=info", "--log-format=console"];
@@ -56,7 +59,7 @@ fn add_synchronous(primary: &Postgres, setup: Setup<'_>) -> Postgres {
 enum Loss {
     /// It is killed, and then its standby promoted.
     Killed,
-    /// It stands still, its standby is promoted, and then it is killed: nobody may let it come back.
+    /// It stands still, its standby is promoted, and only then it is killed: nobody may let it come back.
     Frozen,
 }
 
@@ -66,7 +69,11 @@ fn fail_over(primary: &mut Postgres, standby: &Postgres, loss: Loss) {
         Loss::Frozen => primary.pause(),
     }
     standby.promote().expect("the standby takes over");
-    primary.kill9();
+    if let Loss::Frozen = loss {
+        // So long whoever is connected to it gets no answer.
+        std::thread::sleep(FROZEN);
+        primary.kill9();
+    }
 }
 
 #[test]
@@ -78,7 +85,7 @@ fn a_standby_that_is_waited_for_takes_over_with_everything() {
         let mut primary = Postgres::start().expect("PostgreSQL starts");
         let mut standby = add_synchronous(&primary, setup(None));
         let members = Members::at(&url([&primary, &standby]), &[PLACE; 3], &FLAGS).expect("the members start");
-        let mut trial = Trial::start(members, seed);
+        let mut trial = Trial::start(members, seed, 30);
         for loss in [Loss::Killed, Loss::Frozen] {
             trial.work();
             let begun = Instant::now();
@@ -110,8 +117,9 @@ async fn write(client: &Client, key: &str) -> Result<i64, tonic::Status> {
 #[test]
 fn a_standby_that_lags_is_noticed_and_served_only_after_an_operator_says_so() {
     let runtime = Runtime::new().expect("a runtime starts");
-    let mut primary = Postgres::start().expect("PostgreSQL starts");
-    let mut standby = primary.start_standby(STANDBY, Setup::default()).expect("a standby starts");
+    let mut primary = Postgres::start_with(&[MEMORY], None).expect("PostgreSQL starts");
+    let setup = Setup { settings: &[MEMORY], ..Setup::default() };
+    let mut standby = primary.start_standby(STANDBY, setup).expect("a standby starts");
     wait_for_streaming(&primary);
     let url = url([&primary, &standby]);
     let flags = [&FLAGS[..], &["--engine-allow-asynchronous-replication"]].concat();

@@ -62,7 +62,7 @@ impl Small {
 fn start(database: &Postgres, seed: u64) -> Trial {
     let flags = ["--log-level=info", "--log-format=console"];
     let places = [const { Place { host: None, namespaces: Vec::new(), environment: Vec::new() } }; 3];
-    Trial::start(Members::at(&database.url(), &places, &flags).expect("the members start"), seed)
+    Trial::start(Members::at(&database.url(), &places, &flags).expect("the members start"), seed, 30)
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_database_that_has_no_room_for_rows_refuses_writes_alone_until_it_has() {
             trial.work();
             let before = trial.failed(NO_SPACE);
             small.fill();
-            trial.wait(|_| trial.failed(NO_SPACE) > before, || "clients are not told".to_owned());
+            trial.wait(|_| trial.failed(NO_SPACE) > before + 20, || "clients are not told".to_owned());
             trial.run(trial.client.clone().kv.range(get("shared/1"))).expect("a read needs no room");
             small.make_room();
             trial.recovers();
