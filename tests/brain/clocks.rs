@@ -84,7 +84,7 @@ fn clocks_that_jump_by_hours_end_no_lease_and_lose_nothing() {
             Event::Leader(-50),
             Event::Killed,
             Event::Database(-30),
-            Event::Leader(0),
+            Event::Leader(-9),
             Event::Killed,
         ] {
             trial.work();

@@ -156,12 +156,14 @@ fn a_network_that_is_cut_anywhere_hides_and_loses_nothing() {
 }
 
 #[test]
-#[ignore = "takes ten minutes"]
+#[ignore = "takes five minutes"]
 fn a_network_that_is_cut_for_longer_than_anybody_waits_hides_and_loses_nothing() {
     for seed in seeds(1) {
         eprintln!("seed {seed}");
         let mut hosts = Hosts::start(seed, 600);
-        for cut in ALL {
+        for cut in
+            [Cut::LeaderFromDatabase, Cut::AnswersToLeader, Cut::FollowerFromDatabase, Cut::Leader, Cut::Database]
+        {
             // Outcomes are pursued for half a minute, and a connection that gets no answer is given up before.
             hosts.cut(cut, Duration::from_secs(50));
         }
