@@ -21,7 +21,7 @@ run: ## Start a control plane on KubeBrain: two kube-apiservers, KubeGateway, co
 
 # The order matters: the Rust build, the build of the real programs and the tests each take all cores.
 .PHONY: test
-test: strace postgres build tools ## Run all tests; ends with how many passed
+test: strace postgres fault-tools build tools ## Run all tests; ends with how many passed
 	@status=0; \
 	cargo test --workspace --no-fail-fast -- $(ARGS) 2>&1 | tee $(TARGET)/test.log || status=$$?; \
 	awk '/^test result: / { passed += $$4; failed += $$6; skipped += $$8 } \
@@ -29,7 +29,7 @@ test: strace postgres build tools ## Run all tests; ends with how many passed
 	exit $$status
 
 .PHONY: test-long
-test-long: strace postgres build tools ## Run the tests that take too long for every change
+test-long: strace postgres fault-tools build tools ## Run the tests that take too long for every change
 	cargo test --workspace --no-fail-fast -- --ignored $(ARGS)
 
 .PHONY: bench-brain
@@ -111,3 +111,11 @@ postgres:
 	    echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf; } && \
 	  apt-get update -qq && apt-get install -y -qq -o Dpkg::Options::=--force-confold postgresql; \
 	else echo "PostgreSQL is missing, which its engine's tests need: install the package postgresql"; exit 1; fi
+
+# Tests cut networks with the one, and make clocks jump with the other.
+.PHONY: fault-tools
+fault-tools:
+	@{ command -v ip && ls /usr/lib/*/faketime/libfaketimeMT.so.1; } >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends iproute2 libfaketime; \
+	else echo "ip or libfaketime is missing, which tests with faults need: install the packages iproute2 and libfaketime"; exit 1; fi

@@ -192,7 +192,7 @@ fn kill(store: &mut Store) {
 fn a_killed_store_keeps_its_promises() {
     for seed in seeds(1) {
         eprintln!("seed {seed}");
-        let mut report = run(seed, 10, Size { writers: 4, readers: 2 }, kill);
+        let mut report = run(seed, 10, Size { writers: 4, readers: 2, kept_ttl_seconds: 15 }, kill);
         report_restarts(&mut report);
     }
 }
@@ -202,7 +202,7 @@ fn a_killed_store_keeps_its_promises() {
 fn a_store_killed_two_hundred_times_keeps_its_promises() {
     for seed in new_seeds(10) {
         eprintln!("seed {seed}");
-        let mut report = run(seed, 20, Size { writers: 8, readers: 2 }, kill);
+        let mut report = run(seed, 20, Size { writers: 8, readers: 2, kept_ttl_seconds: 15 }, kill);
         report_restarts(&mut report);
     }
 }
@@ -211,7 +211,7 @@ fn a_store_killed_two_hundred_times_keeps_its_promises() {
 fn a_store_that_is_stopped_loses_nothing_and_fails_with_unavailable_alone() {
     for seed in seeds(1) {
         eprintln!("seed {seed}");
-        let mut report = run(seed, 4, Size { writers: 4, readers: 2 }, |store| {
+        let mut report = run(seed, 4, Size { writers: 4, readers: 2, kept_ttl_seconds: 15 }, |store| {
             store.stop_and_start().expect("a stopped store starts again");
         });
         report_restarts(&mut report);

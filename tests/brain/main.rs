@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod client;
+mod clocks;
 mod crash;
+mod cuts;
 mod etcdctl;
+mod failover;
 mod faults;
+mod full;
 mod kubernetes;
 mod members;
 mod oracle;

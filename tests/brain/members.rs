@@ -9,14 +9,14 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::client::Client;
-use crate::crash::history::Outcome;
+use crate::crash::history::{History, Outcome};
 use crate::crash::load::{Load, Size};
 use crate::crash::{compact_behind, compare};
 use crate::random::{Random, seeds};
 
 /// What happens to a leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fault {
+pub(crate) enum Fault {
     /// Its process is killed.
     Kill,
     /// Its process stands still for longer than others wait.
@@ -33,36 +33,104 @@ struct Gap {
     began: Instant,
 }
 
-/// Rounds of load with a fault each; gives for each fault how long nothing was acknowledged around it.
-fn run(seed: u64, faults: &[Fault]) -> Vec<(Fault, Duration)> {
-    let mut random = Random::new(seed);
-    let runtime = Runtime::new().expect("a runtime starts");
-    let mut members = Members::start(3, &["--log-level=info", "--log-format=console"]).expect("the members start");
-    let urls = members.urls();
-    let size = Size { writers: 6, readers: 3 };
-    let (client, load) = runtime.block_on(async { (Client::new(&urls[0]), Load::start(&urls, size, seed)) });
-    let mut gaps = Vec::new();
-    let mut compacted = 0;
-    for &fault in faults {
-        let before = load.acknowledged();
-        std::thread::sleep(Duration::from_millis(300 + random.below(500)));
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while load.acknowledged() < before + 20 {
-            assert!(Instant::now() < deadline, "nothing is acknowledged any more: {:?}", load.failures());
+/// Members under load, whose history is checked in the end.
+pub(crate) struct Trial {
+    load: Load,
+    pub(crate) client: Client,
+    pub(crate) members: Members,
+    random: Random,
+    compacted: i64,
+    runtime: Runtime,
+}
+
+impl Trial {
+    /// How long it takes at most until what must go on does.
+    const GOES_ON_WITHIN: Duration = Duration::from_secs(60);
+
+    /// Starts clients on each member, and one that keeps a lease of so many seconds.
+    pub(crate) fn start(members: Members, seed: u64, kept_ttl_seconds: u64) -> Self {
+        let runtime = Runtime::new().expect("a runtime starts");
+        let urls = members.urls();
+        let size = Size { writers: 6, readers: 3, kept_ttl_seconds };
+        let (client, load) = runtime.block_on(async { (Client::new(&urls[0]), Load::start(&urls, size, seed)) });
+        Self { load, client, members, random: Random::new(seed), compacted: 0, runtime }
+    }
+
+    /// Lets clients work for some time, on whichever member, and then compacts or not.
+    pub(crate) fn work(&mut self) {
+        let before = self.load.acknowledged();
+        std::thread::sleep(Duration::from_millis(300 + self.random.below(500)));
+        self.wait(|load| load.acknowledged() >= before + 20, || "nothing is acknowledged any more".to_owned());
+        if self.random.once_in(3) {
+            let compacting = compact_behind(&self.client, self.load.watched(), self.compacted);
+            self.compacted = self.runtime.block_on(compacting);
+        }
+    }
+
+    /// The revision that every watcher has.
+    pub(crate) fn watched(&self) -> i64 {
+        self.load.watched()
+    }
+
+    /// Waits until writes are acknowledged on each of these members.
+    pub(crate) fn goes_on(&self, members: &[usize]) {
+        for &member in members {
+            let before = self.load.acknowledged_at(member);
+            let stands = || format!("nothing is acknowledged any more on member {member} of {members:?}");
+            self.wait(|load| load.acknowledged_at(member) >= before + 5, stands);
+        }
+    }
+
+    /// Waits until all members say that they are ready, and writes are acknowledged on each.
+    pub(crate) fn recovers(&self) {
+        for member in 0..3 {
+            self.wait(|_| self.members.is_ready(member), || format!("member {member} does not get ready again"));
+        }
+        self.goes_on(&[0, 1, 2]);
+    }
+
+    /// How many calls have failed so.
+    pub(crate) fn failed(&self, text: &str) -> usize {
+        self.load.failures().get(text).copied().unwrap_or(0)
+    }
+
+    /// Waits until something is so, or panics with what is not.
+    pub(crate) fn wait(&self, is_so: impl Fn(&Load) -> bool, else_what: impl Fn() -> String) {
+        let deadline = Instant::now() + Self::GOES_ON_WITHIN;
+        while !is_so(&self.load) {
+            assert!(Instant::now() < deadline, "{}: {:?}", else_what(), self.load.failures());
             std::thread::sleep(Duration::from_millis(10));
         }
-        if random.once_in(3) {
-            compacted = runtime.block_on(compact_behind(&client, load.watched(), compacted));
-        }
-        let leader = members.leader();
+    }
+
+    /// Runs something of the tests' clients.
+    pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Ends the load, and checks all that happened and that the store still tells the same.
+    pub(crate) fn finish(mut self) -> History {
+        eprintln!("{:?}", self.load.failures());
+        let history = self.runtime.block_on(self.load.finish());
+        self.runtime.block_on(compare(&self.client, &history, self.compacted, &mut self.random));
+        history
+    }
+}
+
+/// Rounds of load with a fault each; gives for each fault how long nothing was acknowledged around it.
+fn run(seed: u64, faults: &[Fault]) -> Vec<(Fault, Duration)> {
+    let members = Members::start(3, &["--log-level=info", "--log-format=console"]).expect("the members start");
+    let mut trial = Trial::start(members, seed, 15);
+    let mut gaps = Vec::new();
+    for &fault in faults {
+        trial.work();
+        let leader = trial.members.leader();
         gaps.push(Gap { fault, began: Instant::now() });
-        strike_at(&mut members, leader, fault);
+        strike_at(&mut trial.members, leader, fault);
     }
     std::thread::sleep(Duration::from_secs(1));
     let ended = Instant::now();
-    eprintln!("{:?}", load.failures());
-    let history = runtime.block_on(load.finish());
-    runtime.block_on(compare(&client, &history, compacted, &mut random));
+    let history = trial.finish();
     let mut acknowledged: Vec<Instant> = history
         .attempts
         .iter()
@@ -93,7 +161,7 @@ fn strike(members: &mut Members, fault: Fault) {
     strike_at(members, leader, fault);
 }
 
-fn strike_at(members: &mut Members, leader: usize, fault: Fault) {
+pub(crate) fn strike_at(members: &mut Members, leader: usize, fault: Fault) {
     match fault {
         Fault::Kill => {
             members.process(leader).kill();
@@ -148,7 +216,7 @@ fn leaders_that_die_stand_still_or_stop_lose_nothing() {
 }
 
 #[test]
-#[ignore = "takes many minutes"]
+#[ignore = "takes more than three minutes"]
 fn a_hundred_leaders_lose_nothing() {
     for seed in seeds(1) {
         eprintln!("seed {seed}");

@@ -99,6 +99,15 @@ pub enum Error {
         /// Where it should be.
         path: PathBuf,
     },
+    /// There can be no network of the test's own.
+    #[error(
+        "a network of the test's own can't be made: {why}; it needs the package iproute2, and the right to make network namespaces, as root \
+         has it outside of containers (CAP_SYS_ADMIN and CAP_NET_ADMIN)"
+    )]
+    NoNetwork {
+        /// What is missing.
+        why: String,
+    },
     /// A key or certificate could not be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),

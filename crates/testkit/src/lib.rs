@@ -4,6 +4,7 @@
 //! started here ends with the process that started it ([`process`]).
 
 pub mod address;
+pub mod clock;
 pub mod error;
 pub mod folder;
 pub mod go_program;
@@ -11,6 +12,8 @@ pub mod http;
 pub mod informers;
 pub mod kubernetes;
 pub mod members;
+pub mod namespace;
+pub mod network;
 pub mod pki;
 pub mod postgres;
 pub mod process;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a member that was stopped or killed starts again under the same name, at the same addresses.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::address::free_port;
@@ -16,6 +16,9 @@ use crate::store::Kind;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// The ports of a member that is alone on its host.
+const CLIENT_PORT: u16 = 2379;
+const PEER_PORT: u16 = 2380;
 
 /// The members, and the database of KubeBrains. Dropping them kills them and removes everything.
 #[derive(Debug)]
@@ -24,6 +27,17 @@ pub struct Members {
     members: Vec<Member>,
     postgres: Option<Postgres>,
     _folder: Folder,
+}
+
+/// What is special about how a member runs.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The host that it is alone on, if it is not on the loopback network.
+    pub host: Option<IpAddr>,
+    /// The namespaces of the kernel that it runs in, see [`Spec::inside`].
+    pub namespaces: Vec<String>,
+    /// Variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// One of them.
@@ -48,11 +62,19 @@ impl Members {
     /// # Errors
     /// When a program is missing or does not get ready.
     pub fn over<S: AsRef<str>>(postgres: Postgres, count: usize, flags: &[S]) -> Result<Self> {
+        let members = Self::at(&postgres.url(), &vec![Place::default(); count], flags)?;
+        Ok(Self { postgres: Some(postgres), ..members })
+    }
+
+    /// Starts a member in each of these places over the database at that URL, which is the caller's, with these flags added.
+    ///
+    /// # Errors
+    /// When a program is missing or does not get ready.
+    pub fn at<S: AsRef<str>>(url: &str, places: &[Place], flags: &[S]) -> Result<Self> {
         let folder = Folder::new("members")?;
-        let of_engine =
-            |spec: Spec, _: &str, _: &str| spec.arg("--engine=postgres").env("ETCD_ENGINE_URL", postgres.url());
-        let members = start_all(Kind::Brain, &folder, count, flags, of_engine)?;
-        Ok(Self { members, postgres: Some(postgres), _folder: folder })
+        let of_engine = |spec: Spec, _: &str, _: &str| spec.arg("--engine=postgres").env("ETCD_ENGINE_URL", url);
+        let members = start_all(Kind::Brain, &folder, places, flags, of_engine)?;
+        Ok(Self { members, postgres: None, _folder: folder })
     }
 
     /// Starts a cluster of so many etcds with their data in that folder, with these flags added.
@@ -64,7 +86,7 @@ impl Members {
             let data = folder.path().join(name).join("data");
             spec.arg(format!("--data-dir={}", data.display())).arg(format!("--initial-cluster={cluster}"))
         };
-        let members = start_all(Kind::Etcd, &folder, count, flags, of_cluster)?;
+        let members = start_all(Kind::Etcd, &folder, &vec![Place::default(); count], flags, of_cluster)?;
         Ok(Self { members, postgres: None, _folder: folder })
     }
 
@@ -130,6 +152,12 @@ impl Members {
         }
     }
 
+    /// Whether a member says that it is ready to serve.
+    #[must_use]
+    pub fn is_ready(&self, number: usize) -> bool {
+        is_ready(self.members[number].address)
+    }
+
     /// Starts a member that has ended again, and waits until it is ready.
     ///
     /// # Errors
@@ -158,18 +186,21 @@ impl Members {
 fn start_all<S: AsRef<str>>(
     kind: Kind,
     folder: &Folder,
-    count: usize,
+    places: &[Place],
     flags: &[S],
     more: impl Fn(Spec, &str, &str) -> Spec,
 ) -> Result<Vec<Member>> {
     let (program, words) = kind.program()?;
-    let names: Vec<(String, String)> =
-        (1..=count).map(|number| (format!("member-{number}"), format!("http://{}", free_port()))).collect();
+    let address = |place: &Place, port| place.host.map_or_else(free_port, |host| SocketAddr::new(host, port));
+    let names: Vec<(String, String)> = (1..)
+        .zip(places)
+        .map(|(number, place)| (format!("member-{number}"), format!("http://{}", address(place, PEER_PORT))))
+        .collect();
     let cluster: Vec<String> = names.iter().map(|(name, peer)| format!("{name}={peer}")).collect();
     let cluster = cluster.join(",");
     let mut members = Vec::new();
-    for (name, peer) in &names {
-        let address = free_port();
+    for ((name, peer), place) in names.iter().zip(places) {
+        let address = address(place, CLIENT_PORT);
         let client = format!("http://{address}");
         let spec = Spec::new(name, &program, folder.path())
             .args(words)
@@ -178,7 +209,11 @@ fn start_all<S: AsRef<str>>(
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"));
-        let spec = more(spec, name, &cluster).args(flags.iter().map(AsRef::as_ref));
+        let mut spec = more(spec, name, &cluster).args(flags.iter().map(AsRef::as_ref));
+        for (name, value) in &place.environment {
+            spec = spec.env(name, value);
+        }
+        spec = place.namespaces.iter().fold(spec, Spec::inside);
         members.push(Member { process: spec.start()?, spec, address });
     }
     for member in &mut members {
@@ -189,11 +224,13 @@ fn start_all<S: AsRef<str>>(
 
 impl Member {
     fn wait_until_ready(&mut self) -> Result<()> {
-        let address = self.address.to_string();
-        self.process.wait_until(READY_WITHIN, |_| {
-            http::get_plain(&address, "/readyz").is_ok_and(|answer| answer.contains("200 OK"))
-        })
+        let address = self.address;
+        self.process.wait_until(READY_WITHIN, |_| is_ready(address))
     }
+}
+
+fn is_ready(address: SocketAddr) -> bool {
+    http::get_plain(&address.to_string(), "/readyz").is_ok_and(|answer| answer.contains("200 OK"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -35,6 +34,23 @@ const SETTINGS: [(&str, &str); 8] = [
     ("log_line_prefix", "%m [%p] %q%a "),
     ("timezone", "UTC"),
 ];
+
+/// What is special about a server.
+#[derive(Clone, Debug, Default)]
+pub struct Setup<'s> {
+    /// Settings of `postgresql.conf`.
+    pub settings: &'s [(&'s str, &'s str)],
+    /// With TLS, under this certificate.
+    pub tls: Option<&'s Identity>,
+    /// Where it listens, if it is not an address of this process's own.
+    pub address: Option<SocketAddr>,
+    /// The namespaces of the kernel that it runs in, see [`Spec::inside`]. Its data must be there too.
+    pub namespaces: Vec<String>,
+    /// Variables of its environment.
+    pub environment: Vec<(String, String)>,
+    /// More words for `initdb`.
+    pub initialization: &'s [&'s str],
+}
 
 /// A running server. Dropping it ends it and removes its data.
 #[derive(Debug)]
@@ -79,40 +95,34 @@ impl Postgres {
     /// # Panics
     /// As [`Postgres::start`].
     pub fn start_in(folder: Folder, settings: &[(&str, &str)], tls: Option<&Identity>) -> Result<Self> {
-        let installation = Installation::find().unwrap_or_else(|| {
-            panic!("{}, and its engine is tested with a real one: run `make postgres`", Installation::MISSING)
-        });
-        let Installation { programs, owner } = installation.clone();
-        let data = folder.path().join("data");
-        installation.initialize(folder.path(), &data)?;
-        let owned = |path: &Path| installation.give(path);
+        Setup { settings, tls, ..Setup::default() }.start_in(folder)
+    }
 
-        let address = free_port();
-        let mut spec = Spec::new("postgres", programs.join("postgres"), folder.path())
-            .current_folder(folder.path())
-            .args(["-D".as_ref(), data.as_os_str(), "-k".as_ref(), folder.path().as_os_str()])
-            .arg(format!("--listen_addresses={}", address.ip()))
-            .arg(format!("--port={}", address.port()));
-        if let Some((user, group)) = owner {
-            spec = spec.owner(user, group);
-        }
-        if let Some(identity) = tls {
-            for (name, text) in [("server.crt", &identity.certificate), ("server.key", &identity.key)] {
-                let path = data.join(name);
-                std::fs::write(&path, text).map_err(Error::file("write", &path))?;
-                let only_owner = std::fs::Permissions::from_mode(0o600);
-                std::fs::set_permissions(&path, only_owner).map_err(Error::file("protect", &path))?;
-                owned(&path)?;
-            }
-            spec = spec.arg("--ssl=on");
-        }
-        for (name, value) in SETTINGS.iter().chain(settings) {
-            spec = spec.arg(format!("--{name}={value}"));
-        }
-        let process = spec.start()?;
-        let mut server = Self { process, spec, address, owner, programs, is_paused: false, folder };
-        server.wait_until_ready()?;
-        Ok(server)
+    /// Starts a standby of this server that is called `name` there and takes its log as it is written.
+    ///
+    /// # Errors
+    /// When this server gives no copy of its data, or the standby does not get ready.
+    pub fn start_standby(&self, name: &str, setup: Setup<'_>) -> Result<Self> {
+        let folder = Folder::new("postgres")?;
+        let data = folder.path().join("data");
+        let installation = Installation { programs: self.programs.clone(), owner: self.owner };
+        installation.give(folder.path())?;
+        let copy = Spec::new("copy", self.programs.join("pg_basebackup"), folder.path())
+            .args(["-U", "postgres", "--checkpoint=fast", "--no-sync", "-h"])
+            .arg(self.folder.path())
+            .args(["-p", &self.address.port().to_string(), "-D"])
+            .arg(&data);
+        installation.run(copy, folder.path())?;
+        let signal = data.join("standby.signal");
+        std::fs::write(&signal, "").map_err(Error::file("write", &signal))?;
+        installation.give(&signal)?;
+        let primary = format!(
+            "host={} port={} user=postgres application_name={name}",
+            self.folder.path().display(),
+            self.address.port()
+        );
+        let settings = [setup.settings, &[("primary_conninfo", primary.as_str())]].concat();
+        Setup { settings: &settings, ..setup }.launch(installation, folder, data)
     }
 
     /// Where clients reach it: a URL without parameters.
@@ -143,6 +153,11 @@ impl Postgres {
     /// The user and the group that the server runs as, where those are not the test's own.
     pub fn owner(&self) -> Option<(u32, u32)> {
         self.owner
+    }
+
+    /// Whether it has ended by itself, or was killed.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
     }
 
     /// Its output so far.
@@ -208,6 +223,14 @@ impl Postgres {
         self.is_paused = true;
     }
 
+    /// Makes a standby a server that takes writes, and waits until it does.
+    ///
+    /// # Errors
+    /// When it is no standby, or does not become one that takes writes in time.
+    pub fn promote(&self) -> Result<()> {
+        self.psql("SELECT pg_promote()").map(drop)
+    }
+
     /// Lets it go on after [`Postgres::pause`].
     pub fn resume(&mut self) {
         if std::mem::take(&mut self.is_paused) {
@@ -249,6 +272,67 @@ impl Drop for Postgres {
     }
 }
 
+impl Setup<'_> {
+    /// Starts a server that is so, as [`Postgres::start_in`] does.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn start_in(self, folder: Folder) -> Result<Postgres> {
+        let installation = Installation::find().unwrap_or_else(|| {
+            panic!("{}, and its engine is tested with a real one: run `make postgres`", Installation::MISSING)
+        });
+        let data = folder.path().join("data");
+        let words = [&["--auth=trust"][..], self.initialization].concat();
+        installation.initialize_with(folder.path(), &data, &words, &self.namespaces)?;
+        self.launch(installation, folder, data)
+    }
+
+    /// Starts it on data that are there.
+    fn launch(self, installation: Installation, folder: Folder, data: PathBuf) -> Result<Postgres> {
+        let owned = |path: &Path| installation.give(path);
+        let Installation { programs, owner } = installation.clone();
+        let address = self.address.unwrap_or_else(free_port);
+        let mut spec = Spec::new("postgres", programs.join("postgres"), folder.path())
+            .current_folder(folder.path())
+            .args(["-D".as_ref(), data.as_os_str(), "-k".as_ref(), folder.path().as_os_str()])
+            .arg(format!("--listen_addresses={}", address.ip()))
+            .arg(format!("--port={}", address.port()));
+        if let Some((user, group)) = owner {
+            spec = spec.owner(user, group);
+        }
+        if let Some(identity) = self.tls {
+            for (name, text) in [("server.crt", &identity.certificate), ("server.key", &identity.key)] {
+                let path = data.join(name);
+                std::fs::write(&path, text).map_err(Error::file("write", &path))?;
+                let only_owner = std::fs::Permissions::from_mode(0o600);
+                std::fs::set_permissions(&path, only_owner).map_err(Error::file("protect", &path))?;
+                owned(&path)?;
+            }
+            spec = spec.arg("--ssl=on");
+        }
+        if self.address.is_some() {
+            // Whoever comes from elsewhere would be refused.
+            let path = data.join("pg_hba.conf");
+            let text = "local all all trust\nlocal replication all trust\nhost all all all trust\n";
+            std::fs::write(&path, text).map_err(Error::file("write", &path))?;
+        }
+        for (name, value) in SETTINGS.iter().chain(self.settings) {
+            spec = spec.arg(format!("--{name}={value}"));
+        }
+        for (name, value) in &self.environment {
+            spec = spec.env(name, value);
+        }
+        spec = self.namespaces.into_iter().fold(spec, Spec::inside);
+        let process = spec.start()?;
+        let mut server = Postgres { process, spec, address, owner, programs, is_paused: false, folder };
+        server.wait_until_ready()?;
+        Ok(server)
+    }
+}
+
 /// Where PostgreSQL's programs are, and whom they run as.
 #[derive(Clone, Debug)]
 pub struct Installation {
@@ -274,7 +358,7 @@ impl Installation {
     /// # Errors
     /// When `initdb` fails, as it does if the user can't get there.
     pub fn initialize(&self, folder: &Path, data: &Path) -> Result<()> {
-        self.initialize_with(folder, data, &["--auth=trust"])
+        self.initialize_with(folder, data, &["--auth=trust"], &[])
     }
 
     /// As [`Installation::initialize`], with a password for the user `postgres`, which is in that file.
@@ -283,19 +367,23 @@ impl Installation {
     /// As [`Installation::initialize`].
     pub fn initialize_protected(&self, folder: &Path, data: &Path, password: &Path) -> Result<()> {
         self.give(password)?;
-        self.initialize_with(folder, data, &["--auth=scram-sha-256", &format!("--pwfile={}", password.display())])
+        self.initialize_with(folder, data, &["--auth=scram-sha-256", &format!("--pwfile={}", password.display())], &[])
     }
 
-    fn initialize_with(&self, folder: &Path, data: &Path, authentication: &[&str]) -> Result<()> {
+    fn initialize_with(&self, folder: &Path, data: &Path, words: &[&str], namespaces: &[String]) -> Result<()> {
         self.give(folder)?;
-        let mut initdb = Command::new(self.programs.join("initdb"));
-        initdb.args(authentication);
-        initdb.args(["--no-sync", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
-        initdb.arg(data).current_dir(folder);
-        if let Some((user, group)) = self.owner {
-            initdb.uid(user).gid(group);
-        }
-        process::run(&mut initdb).map(drop)
+        let spec = Spec::new("initdb", self.programs.join("initdb"), folder)
+            .args(words)
+            .args(["--no-sync", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"])
+            .arg(data);
+        self.run(namespaces.iter().cloned().fold(spec, Spec::inside), folder)
+    }
+
+    /// Runs a program to its end as the server's user.
+    fn run(&self, spec: Spec, folder: &Path) -> Result<()> {
+        let spec = spec.current_folder(folder);
+        let spec = if let Some((user, group)) = self.owner { spec.owner(user, group) } else { spec };
+        process::run(&mut spec.command()).map(drop)
     }
 
     fn give(&self, path: &Path) -> Result<()> {

@@ -30,6 +30,7 @@ pub struct Spec {
     env: Vec<(OsString, OsString)>,
     folder: Option<PathBuf>,
     owner: Option<(u32, u32)>,
+    namespaces: Vec<String>,
     log: PathBuf,
 }
 
@@ -43,6 +44,7 @@ impl Spec {
             env: Vec::new(),
             folder: None,
             owner: None,
+            namespaces: Vec::new(),
             log: folder.join(format!("{name}.log")),
         }
     }
@@ -77,6 +79,47 @@ impl Spec {
         self
     }
 
+    /// Runs it in a namespace of the kernel, as `nsenter` is told of it: `--net=FILE`. Only root may.
+    pub fn inside(mut self, namespace: impl Into<String>) -> Self {
+        self.namespaces.push(namespace.into());
+        self
+    }
+
+    /// The command, to be run to its end with [`run`].
+    pub fn command(&self) -> Command {
+        let mut command = if self.namespaces.is_empty() {
+            let mut command = Command::new(&self.program);
+            if let Some((user, group)) = self.owner {
+                command.uid(user).gid(group);
+            }
+            command.envs(self.env.iter().map(|(name, value)| (name, value)));
+            command
+        } else {
+            // Each of these is replaced by the next, so that the process stays this one's child.
+            let mut command = Command::new("nsenter");
+            command.args(&self.namespaces).arg("--");
+            if let Some((user, group)) = self.owner {
+                // Who becomes another user forgets that it is to end with its parent.
+                command.args(["setpriv", "--pdeathsig=KILL", "--clear-groups"]);
+                command.args([format!("--reuid={user}"), format!("--regid={group}")]).arg("--");
+            }
+            // Not for those in between: a library that is loaded before all others is for the program alone.
+            command.arg("env").args(self.env.iter().map(|(name, value)| {
+                let mut assignment = name.clone();
+                assignment.push("=");
+                assignment.push(value);
+                assignment
+            }));
+            command.arg(&self.program);
+            command
+        };
+        command.args(&self.args);
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        command
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -84,20 +127,8 @@ impl Spec {
     pub fn start(&self) -> Result<Process> {
         let log = File::options().create(true).append(true).open(&self.log).map_err(Error::file("open", &self.log))?;
         let log_again = log.try_clone().map_err(Error::file("open", &self.log))?;
-        let mut command = Command::new(&self.program);
-        command
-            .args(&self.args)
-            .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(log_again)
-            .process_group(0);
-        if let Some(folder) = &self.folder {
-            command.current_dir(folder);
-        }
-        if let Some((user, group)) = self.owner {
-            command.uid(user).gid(group);
-        }
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(log).stderr(log_again).process_group(0);
         let child =
             spawn(command).map_err(|source| Error::Start { program: self.program.display().to_string(), source })?;
         Ok(Process { name: self.name.clone(), log: self.log.clone(), child, ended: None })

@@ -36,8 +36,6 @@ const OWN_KEYS: u64 = 30;
 const SHARED_KEYS: u64 = 10;
 /// The lease of a writer: it must outlive the test.
 pub(crate) const LONG_TTL_SECONDS: u64 = 5000;
-/// The lease that is renewed all the time: longer than the store may be away.
-const KEPT_TTL_SECONDS: u64 = 15;
 const KEPT_PAUSE: Duration = Duration::from_millis(700);
 /// Leases that nobody renews. A key of theirs begins with this.
 const SHORT_TTL_SECONDS: u64 = 2;
@@ -48,6 +46,8 @@ const SHORT_PREFIX: &str = "short/";
 pub(crate) struct Size {
     pub(crate) writers: u64,
     pub(crate) readers: u64,
+    /// The lease that is renewed all the time: longer than the store may be away.
+    pub(crate) kept_ttl_seconds: u64,
 }
 
 /// The running clients.
@@ -64,7 +64,8 @@ struct Shared {
     /// The watchers stop once they have this.
     last: AtomicI64,
     history: Mutex<History>,
-    acknowledged: AtomicI64,
+    /// How many writes were acknowledged on each of the URLs.
+    acknowledged: Vec<AtomicI64>,
     /// What calls failed with, and how often.
     failures: Mutex<BTreeMap<String, usize>>,
     /// How far each watcher is.
@@ -116,7 +117,7 @@ impl Load {
             stops: AtomicBool::new(false),
             last: AtomicI64::new(i64::MAX),
             history: Mutex::default(),
-            acknowledged: AtomicI64::new(0),
+            acknowledged: urls.iter().map(|_| AtomicI64::new(0)).collect(),
             failures: Mutex::default(),
             watched: prefixes.iter().map(|_| AtomicI64::new(0)).collect(),
         });
@@ -131,14 +132,19 @@ impl Load {
             let random = Random::new(seed.wrapping_mul(1000) + 500 + number);
             workers.push(tokio::spawn(read(shared.clone(), random, size.writers)));
         }
-        workers.push(tokio::spawn(keep(shared.clone())));
+        workers.push(tokio::spawn(keep(shared.clone(), size.kept_ttl_seconds)));
         workers.push(tokio::spawn(grant_short(shared.clone())));
         Self { shared, workers, watchers }
     }
 
     /// How many writes were acknowledged so far.
     pub(crate) fn acknowledged(&self) -> i64 {
-        self.shared.acknowledged.load(Ordering::Relaxed)
+        (0..self.shared.urls.len()).map(|url| self.acknowledged_at(url)).sum()
+    }
+
+    /// How many of them on the URL of that number.
+    pub(crate) fn acknowledged_at(&self, url: usize) -> i64 {
+        self.shared.acknowledged[url].load(Ordering::Relaxed)
     }
 
     /// The revision that every watcher has.
@@ -315,7 +321,8 @@ impl Writer {
             }
         };
         if matches!(outcome, Outcome::Applied { .. }) {
-            self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+            let url = usize::try_from(self.number).expect("few writers") % self.shared.urls.len();
+            self.shared.acknowledged[url].fetch_add(1, Ordering::Relaxed);
         }
         let name = format!("write {} of writer {}", self.count, self.number);
         self.shared.history().attempts.push(Attempt { name, began, ended, condition, changes, outcome });
@@ -418,15 +425,15 @@ async fn put_leased(shared: &Shared, client: &mut Client, key: String, lease: i6
 }
 
 /// One that keeps a lease alive: it must never end.
-async fn keep(shared: Arc<Shared>) {
+async fn keep(shared: Arc<Shared>, ttl_seconds: u64) {
     const ID: i64 = 2_000_000;
     let mut client = shared.client(1);
-    while !grant(&shared, &mut client, ID, KEPT_TTL_SECONDS).await {
+    while !grant(&shared, &mut client, ID, ttl_seconds).await {
         if shared.stops() {
             return;
         }
     }
-    assert!(put_leased(&shared, &mut client, "kept".to_owned(), ID).await, "a lease of {KEPT_TTL_SECONDS} s is gone");
+    assert!(put_leased(&shared, &mut client, "kept".to_owned(), ID).await, "a lease of {ttl_seconds} s is gone");
     while !shared.stops() {
         let asked = Instant::now();
         let requests = futures_util::stream::iter([LeaseKeepAliveRequest { id: ID }]);
