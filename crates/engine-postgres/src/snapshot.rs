@@ -278,6 +278,9 @@ fn ask<'e, T>(
     }
 }
 
+/// A row's value, if there is such a row.
+type Value<'r> = Option<&'r [u8]>;
+
 /// The statement that reads the head and some rows, and its parameters.
 struct Reading<'w> {
     text: String,
@@ -301,7 +304,7 @@ impl<'w> Reading<'w> {
     }
 
     /// The head and the rows' values.
-    fn answer<'r>(&self, row: Option<&'r Row>) -> Result<(Head, Vec<Option<&'r [u8]>>), EngineError> {
+    fn answer<'r>(&self, row: Option<&'r Row>) -> Result<(Head, Vec<Value<'r>>), EngineError> {
         let headless = || Cause::Corrupt("the head's row is missing or damaged".to_owned());
         let row = row.ok_or_else(headless)?;
         let number = |column| row.try_get::<_, i64>(column).map_err(|error| unavailable(&error));
