@@ -152,9 +152,8 @@ impl Clients {
     }
 
     async fn connect(&self) -> Result<TransactionClient, Error> {
-        let mut config = Config::default()
-            .with_timeout(REQUEST_TIMEOUT)
-            .with_grpc_max_decoding_message_size(RESPONSE_BYTES_MAX);
+        let mut config =
+            Config::default().with_timeout(REQUEST_TIMEOUT).with_grpc_max_decoding_message_size(RESPONSE_BYTES_MAX);
         if let Some(tls) = &self.target.tls {
             config = config.with_security(&tls.ca, &tls.cert, &tls.key);
         }

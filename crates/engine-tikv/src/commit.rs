@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use kubewharf_engine::{Batch, Cause, CommitError, Engine, Head, Operation};
 use tikv_client::transaction::HeartbeatOption;
-use tikv_client::{Backoff, CheckLevel, Error, ProtoLockInfo, Timestamp, TimestampExt, Transaction, TransactionOptions};
+use tikv_client::{
+    Backoff, CheckLevel, Error, ProtoLockInfo, Timestamp, TimestampExt, Transaction, TransactionOptions,
+};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::clients::{ATTEMPT_TIMEOUT, PAUSE_MAX, PAUSE_MIN, Use, no_answer};
@@ -211,7 +213,11 @@ impl Job {
                 Ok(Ok(row)) => stored_head(row).ok(),
                 _ => None,
             };
-            if found.is_some() { loan.succeeded() } else { loan.failed() }
+            if found.is_some() {
+                loan.succeeded()
+            } else {
+                loan.failed()
+            }
             let verdict = verdict(&self.batch, failure.clone(), is_settled, found);
             let is_known = !matches!(verdict, Verdict::Unknown(_)) || (is_settled && found.is_some());
             if is_known || Instant::now() + pause >= self.settle_deadline {

@@ -43,11 +43,8 @@ impl<'e> View<'e> {
     pub(crate) fn begin(engine: &'e Tikv, what_for: Use, wanted: &[(Table, &[u8])]) -> Result<Self, EngineError> {
         let shared = &engine.shared;
         let head_key = shared.keys.head();
-        let mut keys: BTreeSet<Vec<u8>> = wanted
-            .iter()
-            .filter(|(_, key)| may_exist(key))
-            .map(|(table, key)| shared.keys.row(*table, key))
-            .collect();
+        let mut keys: BTreeSet<Vec<u8>> =
+            wanted.iter().filter(|(_, key)| may_exist(key)).map(|(table, key)| shared.keys.row(*table, key)).collect();
         keys.insert(head_key.clone());
         let keys: Vec<Vec<u8>> = keys.into_iter().collect();
         let taken = Instant::now();
