@@ -67,11 +67,18 @@ struct Job {
     settle_deadline: Instant,
 }
 
-/// How an attempt failed.
-struct Failed {
-    cause: Cause,
-    /// The cluster would not take it as one message.
-    needs_two_phases: bool,
+/// How far an attempt came.
+enum Attempt {
+    /// Its outcome is known.
+    Over(Verdict),
+    /// It was sent and failed.
+    Failed {
+        /// The transaction.
+        timestamp: Timestamp,
+        cause: Cause,
+        /// The cluster would not take it as one message.
+        needs_two_phases: bool,
+    },
 }
 
 impl Job {
@@ -79,16 +86,12 @@ impl Job {
         let mut pause = PAUSE_MIN;
         let mut is_one_message = true;
         loop {
-            let (transaction, failed) = match self.begin(is_one_message).await {
-                Begun::Over(verdict) => (None, verdict),
-                Begun::Sent(timestamp, failed) => {
-                    is_one_message &= !failed.needs_two_phases;
-                    (Some(timestamp), Verdict::Unknown(failed.cause))
+            let outcome = match self.send(is_one_message).await {
+                Attempt::Over(verdict) => verdict,
+                Attempt::Failed { timestamp, cause, needs_two_phases } => {
+                    is_one_message &= !needs_two_phases;
+                    self.settle(timestamp, cause).await
                 }
-            };
-            let outcome = match (transaction, failed) {
-                (Some(timestamp), Verdict::Unknown(cause)) => self.settle(timestamp, cause).await,
-                (_, verdict) => verdict,
             };
             match outcome {
                 Verdict::NotApplied(cause)
@@ -104,10 +107,10 @@ impl Job {
     }
 
     /// Sends the batch once, if the head is the expected one.
-    async fn begin(&self, is_one_message: bool) -> Begun {
+    async fn send(&self, is_one_message: bool) -> Attempt {
         let loan = match self.shared.clients.take(Use::Urgent, self.deadline).await {
             Ok(loan) => loan,
-            Err(cause) => return Begun::Over(Verdict::NotApplied(cause)),
+            Err(cause) => return Attempt::Over(Verdict::NotApplied(cause)),
         };
         let mut options = TransactionOptions::new_optimistic()
             .drop_check(CheckLevel::None)
@@ -126,38 +129,35 @@ impl Job {
             Ok(Ok(begun)) => begun,
             Ok(Err(error)) => {
                 loan.failed();
-                return Begun::Over(Verdict::NotApplied(outcome::cause(&error)));
+                return Attempt::Over(Verdict::NotApplied(outcome::cause(&error)));
             }
             Err(_) => {
                 loan.failed();
-                return Begun::Over(Verdict::NotApplied(no_answer()));
+                return Attempt::Over(Verdict::NotApplied(no_answer()));
             }
         };
         match stored_head(head) {
             Ok(head) if head == self.batch.expected => {}
             Ok(head) => {
                 loan.succeeded();
-                return Begun::Over(Verdict::Fenced(head));
+                return Attempt::Over(Verdict::Fenced(head));
             }
-            Err(cause) => return Begun::Over(Verdict::NotApplied(cause)),
+            Err(cause) => return Attempt::Over(Verdict::NotApplied(cause)),
         }
         if let Err(error) = self.write(&mut transaction, head_key).await {
-            return Begun::Over(Verdict::NotApplied(outcome::cause(&error)));
+            return Attempt::Over(Verdict::NotApplied(outcome::cause(&error)));
         }
         let timestamp = transaction.start_timestamp();
-        let failed = match timeout_at(self.deadline, transaction.commit()).await {
+        let (cause, needs_two_phases) = match timeout_at(self.deadline, transaction.commit()).await {
             Ok(Ok(_)) => {
                 loan.succeeded();
-                return Begun::Over(Verdict::Applied);
+                return Attempt::Over(Verdict::Applied);
             }
-            Ok(Err(error)) => {
-                let needs_two_phases = matches!(error, Error::OnePcFailure);
-                Failed { cause: outcome::cause(&error), needs_two_phases }
-            }
-            Err(_) => Failed { cause: no_answer(), needs_two_phases: false },
+            Ok(Err(error)) => (outcome::cause(&error), matches!(error, Error::OnePcFailure)),
+            Err(_) => (no_answer(), false),
         };
         loan.failed();
-        Begun::Sent(timestamp, failed)
+        Attempt::Failed { timestamp, cause, needs_two_phases }
     }
 
     /// Hands the library what is to be written; nothing is sent yet. The first row becomes the primary.
@@ -231,14 +231,6 @@ impl Job {
     fn attempt_deadline(&self) -> Instant {
         self.settle_deadline.min(Instant::now() + ATTEMPT_TIMEOUT)
     }
-}
-
-/// How far an attempt came.
-enum Begun {
-    /// Its outcome is known.
-    Over(Verdict),
-    /// It was sent at that timestamp and failed.
-    Sent(Timestamp, Failed),
 }
 
 /// For reads at a timestamp.
