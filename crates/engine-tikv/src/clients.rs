@@ -44,7 +44,7 @@ pub(crate) struct Clients {
     /// The first is for what is urgent.
     slots: Vec<Slot>,
     turn: AtomicUsize,
-    /// Attempts to connect, each of which begins with another PD.
+    /// Attempts to connect, each of which asks another PD.
     attempts: AtomicUsize,
 }
 
@@ -160,11 +160,10 @@ impl Clients {
         if let Some(keyspace) = &self.target.keyspace {
             config = config.with_keyspace(keyspace);
         }
-        let mut endpoints = self.target.endpoints.clone();
-        // The library asks them in this order, and waits for one that stands still.
-        let first = self.attempts.fetch_add(1, Ordering::Relaxed) % endpoints.len();
-        endpoints.rotate_left(first);
-        TransactionClient::new_with_config(endpoints, config).await
+        // One at a time: the library asks all that it is given, and waits for one that stands still. It learns the others from the one.
+        let endpoints = &self.target.endpoints;
+        let endpoint = &endpoints[self.attempts.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
+        TransactionClient::new_with_config(vec![endpoint.as_str()], config).await
     }
 
     /// Asks until there is an answer or the deadline has come. For what changes nothing.

@@ -84,7 +84,7 @@ enum Attempt {
 impl Job {
     async fn run(self) -> Verdict {
         let mut pause = PAUSE_MIN;
-        let mut is_one_message = true;
+        let mut is_one_message = self.shared.allows_one_phase;
         loop {
             let outcome = match self.send(is_one_message).await {
                 Attempt::Over(verdict) => verdict,

@@ -38,9 +38,10 @@ use crate::key::Keys;
 use crate::url::Target;
 
 /// A row is one entry of Raft's log, which TiKV limits to 8 MiB by default; a key has the other engines' bound, which keeps stores portable. The client
-/// library names all keys of a transaction in each of its messages of 16 KiB, so large batches cost the square of their size.
+/// library names all keys of a transaction in each of its messages of 16 KiB, so large batches cost the square of their size: their
+/// operations are as few as the largest step of a compaction allows.
 const LIMITS: Limits =
-    Limits { key_bytes_max: 1980, value_bytes_max: 6 << 20, batch_bytes_max: 16 << 20, batch_operations_max: 1 << 17 };
+    Limits { key_bytes_max: 1980, value_bytes_max: 6 << 20, batch_bytes_max: 16 << 20, batch_operations_max: 65 << 10 };
 
 /// Beyond a call's deadline, for its task to say so itself.
 const GRACE: Duration = Duration::from_millis(500);
@@ -51,8 +52,8 @@ const THREADS: usize = 2;
 pub struct Options {
     /// Where the cluster is: `tikv://host:port,host:port?name=value&…`, the addresses of its PDs and parameters. These are `ca`, `cert` and `key`,
     /// PEM files for TLS; `keyspace`, one of the cluster's that the store is kept in; `gc_life_time`, how long the cluster keeps what was
-    /// overwritten (10m by default), as views must not be older; and `gc=true`, to tell the cluster to clean up what is older, where
-    /// nobody else does.
+    /// overwritten (10m by default), as views must not be older; `gc=true`, to tell the cluster to clean up what is older, where
+    /// nobody else does; and `one_phase=false`, for servers whose commits in one phase are not to be trusted.
     pub url: String,
     /// The store's name, with which its keys begin; made if it is not there. Up to 64 bytes, none of them zero.
     pub schema: String,
@@ -93,6 +94,7 @@ struct Shared {
     clients: Clients,
     /// Views that are older may show less than there was.
     view_age_max: Duration,
+    allows_one_phase: bool,
 }
 
 impl Tikv {
@@ -114,11 +116,11 @@ impl Tikv {
         let keys = Keys::new(&options.schema).map_err(OpenError::Url)?;
         let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("tikv").enable_all().build();
         let runtime = runtime.map_err(|error| Cause::Io(format!("can't start a thread: {error}")))?;
-        let (life_time, collects_garbage) = (target.gc_life_time, target.collects_garbage);
+        let Target { gc_life_time: life_time, collects_garbage, allows_one_phase, .. } = target;
         // Not all of it: the cluster's clock and this one count from different moments.
         let view_age_max = life_time - life_time / 10;
         let clients = Clients::new(target, options.clients);
-        let shared = Arc::new(Shared { options, keys, clients, view_age_max });
+        let shared = Arc::new(Shared { options, keys, clients, view_age_max, allows_one_phase });
         let engine = Self { shared, measure: Mutex::default(), runtime: Some(runtime) };
         store::ensure(&engine)?;
         if collects_garbage && let Some(runtime) = &engine.runtime {

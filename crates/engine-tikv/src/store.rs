@@ -72,7 +72,7 @@ async fn find_or_make(shared: &Shared, deadline: Instant) -> Result<Vec<u8>, Cau
 
 /// Reads the store's own row; writes it and the head if it is not there.
 async fn attempt(shared: &Shared, client: &TransactionClient) -> Result<Option<Vec<u8>>, Error> {
-    let options = TransactionOptions::new_optimistic().drop_check(CheckLevel::None).try_one_pc();
+    let options = TransactionOptions::new_optimistic().drop_check(CheckLevel::None);
     let mut transaction = client.begin_with_options(options).await?;
     let found = transaction.get(shared.keys.store()).await?;
     if let Some(found) = found.filter(|row| !row.is_empty()) {

@@ -29,6 +29,8 @@ pub(crate) struct Target {
     pub(crate) gc_life_time: Duration,
     /// Whether this process tells the cluster to clean up.
     pub(crate) collects_garbage: bool,
+    /// Whether small batches may be committed in one phase.
+    pub(crate) allows_one_phase: bool,
 }
 
 /// PEM files.
@@ -55,7 +57,8 @@ impl Target {
         let endpoints = hosts.split(',').map(endpoint).collect::<Result<Vec<_>, _>>()?;
 
         let (mut ca, mut cert, mut key) = (None, None, None);
-        let (mut keyspace, mut gc_life_time, mut collects_garbage) = (None, GC_LIFE_TIME, false);
+        let (mut keyspace, mut gc_life_time) = (None, GC_LIFE_TIME);
+        let (mut collects_garbage, mut allows_one_phase) = (false, true);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').ok_or_else(|| format!("the parameter {pair} has no `=`"))?;
             let value = percent_decode_str(value).decode_utf8().map_err(|_| format!("{name} is not UTF-8"))?;
@@ -66,13 +69,8 @@ impl Target {
                 "key" => key = path(),
                 "keyspace" => keyspace = Some(value.into_owned()).filter(|name| !name.is_empty()),
                 "gc_life_time" => gc_life_time = duration(name, &value)?,
-                "gc" => {
-                    collects_garbage = match &*value {
-                        "true" => true,
-                        "false" => false,
-                        other => return Err(format!("gc={other} is neither true nor false")),
-                    };
-                }
+                "gc" => collects_garbage = boolean(name, &value)?,
+                "one_phase" => allows_one_phase = boolean(name, &value)?,
                 _ => return Err(format!("the parameter {name} is not known")),
             }
         }
@@ -85,7 +83,7 @@ impl Target {
             // The client library knows no other TLS.
             _ => return Err("ca, cert and key go together".to_owned()),
         };
-        Ok(Self { endpoints, tls, keyspace, gc_life_time, collects_garbage })
+        Ok(Self { endpoints, tls, keyspace, gc_life_time, collects_garbage, allows_one_phase })
     }
 }
 
@@ -104,6 +102,14 @@ fn endpoint(text: &str) -> Result<String, String> {
         return Err(format!("{text:?} is not host:port"));
     }
     Ok(format!("{host}:{port}"))
+}
+
+fn boolean(name: &str, text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(format!("{name}={other} is neither true nor false")),
+    }
 }
 
 /// A number of seconds, minutes or hours, as in `90s`, `10m`, `1h`.
@@ -128,7 +134,7 @@ mod tests {
     #[test]
     fn a_url_names_the_pds_and_how_they_are_reached() {
         let target = Target::parse(
-            "tikv://a:1,b,[::1]:3,[::1]?ca=/ca%20dir/ca.crt&cert=/c&key=/k&keyspace=mine&gc_life_time=90s&gc=true",
+            "tikv://a:1,b,[::1]:3,[::1]?ca=/ca%20dir/ca.crt&cert=/c&key=/k&keyspace=mine&gc_life_time=90s&gc=true&one_phase=false",
         )
         .unwrap();
         assert_eq!(target.endpoints, ["a:1", "b:2379", "[::1]:3", "[::1]:2379"]);
@@ -136,6 +142,7 @@ mod tests {
         assert_eq!(target.tls, Some(tls));
         assert_eq!(target.keyspace.as_deref(), Some("mine"));
         assert_eq!((target.gc_life_time, target.collects_garbage), (Duration::from_secs(90), true));
+        assert!(!target.allows_one_phase);
     }
 
     #[test]
@@ -147,6 +154,7 @@ mod tests {
                 keyspace: None,
                 gc_life_time: GC_LIFE_TIME,
                 collects_garbage: false,
+                allows_one_phase: true,
             };
             assert_eq!(Target::parse(text), Ok(expected), "{text}");
         }
@@ -165,6 +173,7 @@ mod tests {
             ("a:1?ca=/ca", "go together"),
             ("a:1?cert=/c&key=/k", "go together"),
             ("a:1?gc=maybe", "gc=maybe"),
+            ("a:1?one_phase=", "one_phase"),
             ("a:1?gc_life_time=10", "gc_life_time"),
             ("a:1?gc_life_time=m", "gc_life_time"),
             ("a:1?gc_life_time=10d", "gc_life_time"),

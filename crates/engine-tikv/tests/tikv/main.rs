@@ -15,8 +15,9 @@ use kubewharf_engine::conformance;
 use kubewharf_testkit::tikv::Tikv as Place;
 use libtest_mimic::{Arguments, Trial};
 
-const TESTS: [(&str, fn()); 13] = [
+const TESTS: [(&str, fn()); 14] = [
     ("tikv_conforms", tikv_conforms),
+    ("tikv_conforms_with_two_phases", tikv_conforms_with_two_phases),
     ("a_deposed_process_is_fenced", fencing::a_deposed_process_is_fenced_and_sees_what_the_new_one_wrote),
     ("engines_that_race_take_turns_and_lose_nothing", fencing::engines_that_race_take_turns_and_lose_nothing),
     ("large_batches_race_and_one_wins", fencing::large_batches_race_and_one_wins),
@@ -46,5 +47,12 @@ fn main() -> ExitCode {
 
 fn tikv_conforms() {
     let scratch = tempfile::tempdir().unwrap();
-    conformance::run(&|| Box::new(stores::TikvStore::new()), scratch.path());
+    conformance::run(&|| Box::new(stores::TikvStore::new(stores::options())), scratch.path());
+}
+
+/// Small batches too.
+fn tikv_conforms_with_two_phases() {
+    let scratch = tempfile::tempdir().unwrap();
+    let make = || stores::TikvStore::new(stores::with_parameter(stores::options(), "one_phase=false"));
+    conformance::run(&|| Box::new(make()), scratch.path());
 }

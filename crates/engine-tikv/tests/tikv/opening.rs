@@ -41,7 +41,8 @@ pub(crate) fn what_another_version_left_is_refused() {
 
 /// Writes what the store says of itself, as another program might.
 fn write_about(options: &Options, row: Vec<u8>) {
-    let addresses: Vec<String> = options.url.trim_start_matches("tikv://").split(',').map(str::to_owned).collect();
+    let addresses = options.url.trim_start_matches("tikv://").split('?').next().unwrap();
+    let addresses: Vec<String> = addresses.split(',').map(str::to_owned).collect();
     let key = [b"kw/", options.schema.as_bytes(), b"\0mstore"].concat();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {

@@ -13,6 +13,12 @@ pub(crate) fn options() -> Options {
     Options { schema: place.schema, ..Options::new(place.url) }
 }
 
+/// The same with a parameter more.
+pub(crate) fn with_parameter(options: Options, parameter: &str) -> Options {
+    let separator = if options.url.contains('?') { '&' } else { '?' };
+    Options { url: format!("{}{separator}{parameter}", options.url), ..options }
+}
+
 /// A store in a place of its own.
 pub(crate) struct TikvStore {
     options: Options,
@@ -21,8 +27,7 @@ pub(crate) struct TikvStore {
 }
 
 impl TikvStore {
-    pub(crate) fn new() -> Self {
-        let options = options();
+    pub(crate) fn new(options: Options) -> Self {
         Self { engine: Some(Tikv::open(options.clone()).unwrap()), options }
     }
 }
@@ -39,7 +44,7 @@ impl Store for TikvStore {
     }
 
     fn restore(&self, backup: &Path) -> Box<dyn Store> {
-        let options = options();
+        let options = Options { schema: options().schema, ..self.options.clone() };
         Box::new(Self { engine: Some(Tikv::restore(options.clone(), backup).unwrap()), options })
     }
 
