@@ -38,10 +38,10 @@ use crate::key::Keys;
 use crate::url::Target;
 
 /// A row is one entry of Raft's log, which TiKV limits to 8 MiB by default; a key has the other engines' bound, which keeps stores portable. The client
-/// library names all keys of a transaction in each of its messages of 16 KiB, so large batches cost the square of their size: their
-/// operations are as few as the largest step of a compaction allows.
+/// library names all keys of a transaction in each of its messages of 16 KiB, and holds all messages at once, so large batches cost the square of
+/// their size in time and memory: there is room for the largest row and what usually comes with it.
 const LIMITS: Limits =
-    Limits { key_bytes_max: 1980, value_bytes_max: 6 << 20, batch_bytes_max: 16 << 20, batch_operations_max: 65 << 10 };
+    Limits { key_bytes_max: 1980, value_bytes_max: 6 << 20, batch_bytes_max: 8 << 20, batch_operations_max: 16 << 10 };
 
 /// Beyond a call's deadline, for its task to say so itself.
 const GRACE: Duration = Duration::from_millis(500);
