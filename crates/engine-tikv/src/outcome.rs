@@ -138,10 +138,9 @@ mod tests {
 
     #[test]
     fn errors_are_told_in_short_and_by_what_may_be_done_about_them() {
-        let mut full = tikv_client::ProtoRegionError::default();
-        full.disk_full = Some(Default::default());
-        let mut large = tikv_client::ProtoRegionError::default();
-        large.raft_entry_too_large = Some(Default::default());
+        let full = tikv_client::ProtoRegionError { disk_full: Some(Default::default()), ..Default::default() };
+        let large =
+            tikv_client::ProtoRegionError { raft_entry_too_large: Some(Default::default()), ..Default::default() };
         let region = |error| Error::RegionError(Box::new(error));
         let nested = Error::ExtractedErrors(vec![Error::Unimplemented, Error::MultipleKeyErrors(vec![region(full)])]);
         assert!(matches!(cause(&nested), Cause::NoSpace(_)));

@@ -28,6 +28,9 @@ const PREFETCH_KEYS_MAX: usize = 1024;
 /// A row's value by its key; `None` if there is no such row.
 type Fetched = HashMap<Vec<u8>, Option<Arc<[u8]>>>;
 
+/// Receives a row's key, and its value unless it is damaged; ends the scan by its answer.
+type RowVisitor<'v> = dyn FnMut(&[u8], Result<&[u8], Cause>) -> Result<ControlFlow<()>, Cause> + 'v;
+
 /// The view.
 pub(crate) struct View<'e> {
     engine: &'e Tikv,
@@ -120,7 +123,7 @@ impl<'e> View<'e> {
         table: Table,
         range: (Bound<&[u8]>, Bound<&[u8]>),
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], Result<&[u8], Cause>) -> Result<ControlFlow<()>, Cause>,
+        visit: &mut RowVisitor<'_>,
     ) -> Result<(), EngineError> {
         let keys = &self.engine.shared.keys;
         let Some(mut range) = keys.range(table, range) else { return Ok(()) };

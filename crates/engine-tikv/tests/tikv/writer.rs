@@ -69,7 +69,7 @@ fn write(engine: &Tikv, expected: Head, counts: &mut Counts) -> Head {
     };
     let number = next.seq.to_be_bytes();
     // Some take one message, some many.
-    let bytes = if next.seq % 4 == 0 { 20_000 } else { 100 };
+    let bytes = if next.seq.is_multiple_of(4) { 20_000 } else { 100 };
     let mut operations: Vec<_> =
         (0..4_u8).map(|row| put(Table::Current, [row], [&number[..], &vec![row; bytes]].concat())).collect();
     operations.push(put(Table::Log, number, number));
