@@ -1,10 +1,11 @@
-//! Three members over one PostgreSQL, and what happens to leaders: none of it loses, doubles or hides anything.
+//! Three members over one PostgreSQL or one TiKV cluster, and what happens to leaders: none of it loses, doubles or hides anything.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kubewharf_testkit::kubernetes::Apiserver;
 use kubewharf_testkit::members::Members;
+use kubewharf_testkit::tikv::Tikv;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
@@ -117,9 +118,15 @@ impl Trial {
     }
 }
 
-/// Rounds of load with a fault each; gives for each fault how long nothing was acknowledged around it.
+const FLAGS: [&str; 2] = ["--log-level=info", "--log-format=console"];
+
+/// As [`run_on`], over a PostgreSQL.
 fn run(seed: u64, faults: &[Fault]) -> Vec<(Fault, Duration)> {
-    let members = Members::start(3, &["--log-level=info", "--log-format=console"]).expect("the members start");
+    run_on(Members::start(3, &FLAGS).expect("the members start"), seed, faults)
+}
+
+/// Rounds of load with a fault each; gives for each fault how long nothing was acknowledged around it.
+fn run_on(members: Members, seed: u64, faults: &[Fault]) -> Vec<(Fault, Duration)> {
     let mut trial = Trial::start(members, seed, 15);
     let mut gaps = Vec::new();
     for &fault in faults {
@@ -216,6 +223,18 @@ fn leaders_that_die_stand_still_or_stop_lose_nothing() {
 }
 
 #[test]
+#[ignore = "needs a TiKV cluster, which PD_ADDRS names, and a program with the feature tikv"]
+fn leaders_over_tikv_that_die_stand_still_or_stop_lose_nothing() {
+    for seed in seeds(1) {
+        let Some(tikv) = Tikv::from_environment() else { return };
+        eprintln!("seed {seed}");
+        let members = Members::over_tikv(&tikv, 3, &FLAGS).expect("the members start");
+        let faults = [Fault::Kill, Fault::Stop, Fault::Pause, Fault::Kill, Fault::Stop, Fault::Pause];
+        report(run_on(members, seed, &faults));
+    }
+}
+
+#[test]
 #[ignore = "takes more than three minutes"]
 fn a_hundred_leaders_lose_nothing() {
     for seed in seeds(1) {
@@ -240,7 +259,7 @@ fn cache_starts(apiserver: &Apiserver) -> f64 {
 #[test]
 fn a_kube_apiserver_on_three_members_sees_nothing_of_what_happens_to_leaders() {
     const WRITERS: usize = 4;
-    let mut members = Members::start(3, &["--log-level=info", "--log-format=console"]).expect("the members start");
+    let mut members = Members::start(3, &FLAGS).expect("the members start");
     let mut apiserver = Apiserver::start::<&str>(&members.urls().join(","), &[]).expect("kube-apiserver starts");
     let client = apiserver.client();
     let process = apiserver.id();

@@ -153,6 +153,8 @@ fn find(store: &Store, compacted: i64, after: Option<Position>, step: Step) -> R
     let after = after.map(Position::key);
     let start = after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(&key[..]));
     let snapshot = store.snapshot()?;
+    // Each row of the log may take a tombstone along.
+    let rows_max = step.rows.min(store.engine().limits().batch_operations_max / 4);
     snapshot.scan_past_damage(Table::Log, (start, Bound::Excluded(&end[..])), &mut |key, row| {
         let position = match Position::from_key(key) {
             Ok(position) => position,
@@ -173,7 +175,7 @@ fn find(store: &Store, compacted: i64, after: Option<Position>, step: Step) -> R
         }
         found.log.push(position);
         bytes += row.map_or(0, <[u8]>::len);
-        if found.log.len() < step.rows && bytes < step.bytes {
+        if found.log.len() < rows_max && bytes < step.bytes {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())

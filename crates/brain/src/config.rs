@@ -46,13 +46,26 @@ pub enum EngineKind {
     Memory,
     /// PostgreSQL, or a database that speaks its protocol, which members share.
     Postgres,
+    /// A cluster of TiKV, which members share.
+    Tikv,
 }
 
 impl EngineKind {
     /// Whether several members may share the rows.
     #[must_use]
     pub fn is_shared(self) -> bool {
-        self == Self::Postgres
+        matches!(self, Self::Postgres | Self::Tikv)
+    }
+
+    /// What `--engine` calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lmdb => "lmdb",
+            Self::Memory => "memory",
+            Self::Postgres => "postgres",
+            Self::Tikv => "tikv",
+        }
     }
 }
 
@@ -115,9 +128,9 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Where the rows are.
     pub engine: EngineKind,
-    /// Where the shared database is.
+    /// Where the shared database or cluster is.
     pub engine_url: Option<String>,
-    /// The shared database's schema.
+    /// The shared database's schema, or the store's name in a shared cluster.
     pub engine_schema: String,
     /// Use a database that can lose what was acknowledged when a standby is promoted.
     pub engine_allows_asynchronous_replication: bool,

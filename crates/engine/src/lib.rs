@@ -18,6 +18,7 @@ mod head;
 pub mod lmdb;
 pub mod memory;
 mod table;
+pub mod wait;
 
 use std::ops::{Bound, ControlFlow};
 use std::path::Path;
@@ -136,7 +137,7 @@ pub struct Size {
 
 /// An ordered store with one way to change: [`Engine::commit`].
 pub trait Engine: Send + Sync + 'static {
-    /// A short name for logs and metrics: `lmdb`, `memory`, `postgres`.
+    /// A short name for logs and metrics: `lmdb`, `memory`, `postgres`, `tikv`.
     fn name(&self) -> &'static str;
 
     /// A linearizable point-in-time view.

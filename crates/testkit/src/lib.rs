@@ -19,6 +19,7 @@ pub mod postgres;
 pub mod process;
 pub mod storage_tests;
 pub mod store;
+pub mod tikv;
 pub mod tls;
 pub mod tools;
 pub mod usage;

@@ -1,4 +1,4 @@
-//! KubeBrains that share one PostgreSQL, each in a process of its own; and a cluster of etcds, as their measure.
+//! KubeBrains that share one PostgreSQL or one TiKV cluster, each in a process of its own; and a cluster of etcds, as their measure.
 //!
 //! Invariant: a member that was stopped or killed starts again under the same name, at the same addresses.
 
@@ -12,6 +12,7 @@ use crate::http;
 use crate::postgres::Postgres;
 use crate::process::{Process, Spec};
 use crate::store::Kind;
+use crate::tikv::Tikv;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -20,7 +21,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 
-/// The members, and the database of KubeBrains. Dropping them kills them and removes everything.
+/// The members, and their database if they have one of their own. Dropping them kills them and removes everything.
 #[derive(Debug)]
 pub struct Members {
     // Before the database, which they would miss.
@@ -77,6 +78,17 @@ impl Members {
         Ok(Self { members, postgres: None, _folder: folder })
     }
 
+    /// Starts so many over that TiKV cluster, with these flags added.
+    ///
+    /// # Errors
+    /// When a program is missing or does not get ready.
+    pub fn over_tikv<S: AsRef<str>>(tikv: &Tikv, count: usize, flags: &[S]) -> Result<Self> {
+        let folder = Folder::new("members")?;
+        let members =
+            start_all(Kind::Brain, &folder, &vec![Place::default(); count], flags, |spec, _, _| tikv.add_to(spec))?;
+        Ok(Self { members, postgres: None, _folder: folder })
+    }
+
     /// Starts a cluster of so many etcds with their data in that folder, with these flags added.
     ///
     /// # Errors
@@ -99,9 +111,9 @@ impl Members {
     /// The database.
     ///
     /// # Panics
-    /// When these are etcds, which have none.
+    /// When they have none.
     pub fn postgres(&mut self) -> &mut Postgres {
-        self.postgres.as_mut().expect("KubeBrains have a database")
+        self.postgres.as_mut().expect("members over PostgreSQL have a database")
     }
 
     /// The database, if they have one.

@@ -14,6 +14,7 @@ use crate::folder::Folder;
 use crate::http;
 use crate::postgres::Postgres;
 use crate::process::{self, Process, Spec};
+use crate::tikv::{self, Tikv};
 use crate::tools::{self, Tool};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -22,7 +23,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// Names the program of the product that tests run; otherwise it is the one beside the test's own.
 pub const PRODUCT_VARIABLE: &str = "KUBEWHARF_BIN";
 
-/// Names the store that [`Store::start`] takes: `brain`, `postgres`, `follower` or `etcd`.
+/// Names the store that [`Store::start`] takes: `brain`, `postgres`, `follower`, `tikv` or `etcd`.
 pub const STORE_VARIABLE: &str = "KUBEWHARF_TEST_STORE";
 
 /// Which store.
@@ -34,6 +35,8 @@ pub enum Kind {
     Postgres,
     /// `kubewharf brain` over a PostgreSQL that another one leads.
     Follower,
+    /// `kubewharf brain` over the TiKV cluster that [`tikv::PD_VARIABLE`] names.
+    Tikv,
     /// etcd, of the pinned version.
     Etcd,
 }
@@ -48,8 +51,9 @@ impl Kind {
             Err(_) | Ok("" | "brain") => Self::Brain,
             Ok("postgres") => Self::Postgres,
             Ok("follower") => Self::Follower,
+            Ok("tikv") => Self::Tikv,
             Ok("etcd") => Self::Etcd,
-            Ok(other) => panic!("{STORE_VARIABLE}={other}: must be brain, postgres, follower or etcd"),
+            Ok(other) => panic!("{STORE_VARIABLE}={other}: must be brain, postgres, follower, tikv or etcd"),
         }
     }
 
@@ -65,7 +69,7 @@ impl Kind {
     /// When the program is not there and cannot be built.
     pub fn program(self) -> Result<(PathBuf, &'static [&'static str])> {
         match self {
-            Self::Brain | Self::Postgres | Self::Follower => Ok((product()?, &["brain"])),
+            Self::Brain | Self::Postgres | Self::Follower | Self::Tikv => Ok((product()?, &["brain"])),
             Self::Etcd => Ok((tools::shared(Tool::Etcd)?.to_owned(), &[])),
         }
     }
@@ -77,6 +81,7 @@ impl fmt::Display for Kind {
             Self::Brain => "brain",
             Self::Postgres => "postgres",
             Self::Follower => "follower",
+            Self::Tikv => "tikv",
             Self::Etcd => "etcd",
         })
     }
@@ -142,13 +147,19 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::start`].
+    ///
+    /// # Panics
+    /// When it is one over TiKV, and the environment names no cluster.
     pub fn start_kind<S: AsRef<str>>(kind: Kind, flags: &[S]) -> Result<Self> {
         let (program, words) = kind.program()?;
         let folder = Folder::new(&kind.to_string())?;
         let postgres = match kind {
             Kind::Postgres | Kind::Follower => Some(Postgres::start()?),
-            Kind::Brain | Kind::Etcd => None,
+            Kind::Brain | Kind::Tikv | Kind::Etcd => None,
         };
+        let tikv = (kind == Kind::Tikv).then(|| {
+            Tikv::from_environment().unwrap_or_else(|| panic!("a store over TiKV needs {}", tikv::PD_VARIABLE))
+        });
         let spec_of = |name: &str, address: &str| {
             let client = format!("http://{address}");
             let peer = format!("http://{}", free_port());
@@ -161,9 +172,10 @@ impl Store {
                 .arg(format!("--initial-advertise-peer-urls={peer}"))
                 .arg(format!("--initial-cluster=default={peer}"))
                 .args(flags.iter().map(AsRef::as_ref));
-            match &postgres {
-                Some(postgres) => spec.arg("--engine=postgres").env("ETCD_ENGINE_URL", postgres.url()),
-                None => spec,
+            match (&postgres, &tikv) {
+                (Some(postgres), _) => spec.arg("--engine=postgres").env("ETCD_ENGINE_URL", postgres.url()),
+                (None, Some(tikv)) => tikv.add_to(spec),
+                (None, None) => spec,
             }
         };
         // The first one leads.
@@ -172,7 +184,7 @@ impl Store {
                 let address = free_port().to_string();
                 Some(start_and_wait(&spec_of("leader", &address), &address)?)
             }
-            Kind::Brain | Kind::Postgres | Kind::Etcd => None,
+            Kind::Brain | Kind::Postgres | Kind::Tikv | Kind::Etcd => None,
         };
         let address = free_port().to_string();
         let spec = spec_of(&kind.to_string(), &address);

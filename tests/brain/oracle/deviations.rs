@@ -41,7 +41,7 @@ const NOT_BUILT: &str = "not built yet";
 const NO_AUTH: &str = "there are no users yet";
 
 /// Stores over an engine that several share.
-const SHARED: &[Kind] = &[Kind::Postgres, Kind::Follower];
+const SHARED: &[Kind] = &[Kind::Postgres, Kind::Follower, Kind::Tikv];
 
 const DEVIATIONS: &[Deviation] = &[
     deviation(

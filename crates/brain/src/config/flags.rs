@@ -123,14 +123,15 @@ pub(super) const FLAGS: &[Flag] = &[
     flag(
         "engine",
         Kind::Text,
-        "Where the rows are: lmdb (in the data directory), postgres (shared by all members) or memory (for tests: \
-         nothing is kept).",
+        "Where the rows are: lmdb (in the data directory), postgres or tikv (shared by all members) or memory (for \
+         tests: nothing is kept).",
         |d, v| {
             d.config.engine = match v {
                 "lmdb" => EngineKind::Lmdb,
                 "memory" => EngineKind::Memory,
                 "postgres" => EngineKind::Postgres,
-                _ => return Err(ValueError(format!("{v:?} is none of lmdb, postgres, memory"))),
+                "tikv" => EngineKind::Tikv,
+                _ => return Err(ValueError(format!("{v:?} is none of lmdb, postgres, tikv, memory"))),
             };
             Ok(())
         },
@@ -138,8 +139,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag(
         "engine-url",
         Kind::Text,
-        "Where the database is that members share: a URL or keywords as libpq takes them. Better in the environment \
-         (ETCD_ENGINE_URL) if there is a password in it.",
+        "Where the database is that members share: a URL or keywords as libpq takes them, or the PDs of a TiKV cluster, \
+         tikv://host:port,host:port. Better in the environment (ETCD_ENGINE_URL) if there is a password in it.",
         |d, v| {
             d.config.engine_url = Some(v.to_owned()).filter(|url| !url.is_empty());
             Ok(())
@@ -148,7 +149,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag(
         "engine-schema",
         Kind::Text,
-        "The database's schema that has the tables; one for each cluster. Default kubebrain.",
+        "The database's schema that has the tables, or with tikv the store's name; one for each cluster. Default \
+         kubebrain.",
         |d, v| {
             v.clone_into(&mut d.config.engine_schema);
             Ok(())
@@ -777,7 +779,8 @@ impl Draft {
             ));
         }
         if config.engine_url.is_none() {
-            return Err(ConfigError::new("--engine-url", "is missing: --engine=postgres needs it"));
+            let problem = format!("is missing: --engine={} needs it", config.engine.name());
+            return Err(ConfigError::new("--engine-url", problem));
         }
         let (cert_file, key_file) = (self.peer_cert_file.take(), self.peer_key_file.take());
         let peer_client = &mut config.peer_client;

@@ -53,6 +53,11 @@ fn each_value_is_read_or_refused_with_its_flag_named() {
         (&["--data-dir", "/x"], |c| c.data_dir().as_os_str() == "/x"),
         (&["--name", "n"], |c| c.data_dir().as_os_str() == "n.etcd"),
         (&["--engine=memory"], |c| c.engine == EngineKind::Memory),
+        (&["--engine=tikv", "--engine-url=tikv://pd:2379", "--engine-schema=mine"], |c| {
+            c.engine == EngineKind::Tikv
+                && c.engine_url.as_deref() == Some("tikv://pd:2379")
+                && c.engine_schema == "mine"
+        }),
         (&["--max-request-bytes=0x10"], |c| c.request_bytes_max == 16),
         (&["--max-txn-ops", "7"], |c| c.txn_operations_max == 7),
         (&["--max-concurrent-streams", "9"], |c| c.concurrent_streams_max == 9),
@@ -94,7 +99,8 @@ fn each_value_is_read_or_refused_with_its_flag_named() {
         assert!(check(&served(arguments).0), "{arguments:?}");
     }
     let wrong: &[(&[&str], &str)] = &[
-        (&["--engine=tape"], "--engine: \"tape\" is none of lmdb, postgres, memory"),
+        (&["--engine=tape"], "--engine: \"tape\" is none of lmdb, postgres, tikv, memory"),
+        (&["--engine=tikv"], "--engine-url: is missing: --engine=tikv needs it"),
         (&["--max-txn-ops", "many"], "--max-txn-ops: \"many\" is not a whole number of the possible range"),
         (&["--max-txn-ops", "-1"], "--max-txn-ops: \"-1\" is not a whole number of the possible range"),
         (&["--max-txn-ops"], "--max-txn-ops: needs a value"),

@@ -5,17 +5,21 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kubewharf_brain::cluster::recover;
+use kubewharf_engine::Engine;
 use kubewharf_engine_postgres::{Options, Postgres};
 
-/// Make a store usable again whose database has lost acknowledged writes, as after the failover to a standby that lagged. Members then start again;
+/// Make a store usable again whose database or cluster has lost acknowledged writes, as after the failover to a standby that lagged. Members then start again;
 /// revisions go on a thousand million higher, and every client lists anew. What is lost stays lost.
 #[derive(Debug, Parser)]
 #[command(name = "kubewharf brain recover")]
 struct Arguments {
-    /// Where the database is.
+    /// Where the rows are: postgres or tikv.
+    #[arg(long, value_name = "ENGINE", env = "ETCD_ENGINE", default_value = "postgres")]
+    engine: String,
+    /// Where the database is, or the cluster.
     #[arg(long, value_name = "URL", env = "ETCD_ENGINE_URL", hide_env_values = true)]
     engine_url: String,
-    /// The schema with the store's tables.
+    /// The schema with the store's tables, or the store's name in the cluster.
     #[arg(long, value_name = "NAME", env = "ETCD_ENGINE_SCHEMA", default_value = "kubebrain")]
     engine_schema: String,
     /// Say that it is understood: writes that were acknowledged are gone.
@@ -45,11 +49,25 @@ pub(super) fn run(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn recovered(arguments: Arguments) -> anyhow::Result<i64> {
-    // Whatever the replication is, it is not this command that relies on it.
-    let options = Options {
-        schema: arguments.engine_schema,
-        allow_asynchronous_replication: true,
-        ..Options::new(arguments.engine_url)
+    let engine: Box<dyn Engine> = match arguments.engine.as_str() {
+        "postgres" => {
+            // Whatever the replication is, it is not this command that relies on it.
+            let options = Options {
+                schema: arguments.engine_schema,
+                allow_asynchronous_replication: true,
+                ..Options::new(arguments.engine_url)
+            };
+            Box::new(Postgres::open(options)?)
+        }
+        #[cfg(feature = "tikv")]
+        "tikv" => {
+            use kubewharf_engine_tikv::{Options, Tikv};
+            let options = Options { schema: arguments.engine_schema, ..Options::new(arguments.engine_url) };
+            Box::new(Tikv::open(options)?)
+        }
+        #[cfg(not(feature = "tikv"))]
+        "tikv" => anyhow::bail!("--engine: this program was built without tikv: build it with `--features tikv`"),
+        other => anyhow::bail!("--engine: {other:?} is none of postgres, tikv"),
     };
-    Ok(recover(&Postgres::open(options)?)?)
+    Ok(recover(&*engine)?)
 }

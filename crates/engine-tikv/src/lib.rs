@@ -1,0 +1,214 @@
+//! The engine over TiKV, a cluster of servers that shards and replicates: several processes may share one store.
+//!
+//! Job: keep an engine's tables as keys of a cluster. A batch is one optimistic transaction whose primary is the head's row; a view is a
+//! timestamp. Knows nothing of what the rows mean.
+//!
+//! Invariant: a batch is applied only by a transaction that has read the head it expects and replaces it, and is confirmed only when the cluster has
+//! confirmed that transaction. What is not clear is found out by asking for the transaction's primary, or is unknown ([`outcome`]); sending
+//! the batch again settles it, because the head tells.
+//!
+//! Invariant: servers that restart, regions that move or split, and PDs that are away for a while stop nothing for longer than that: every call has a
+//! deadline, until which it is tried again, and nothing of the store is remembered in this process.
+
+mod clients;
+mod commit;
+mod error;
+mod gc;
+mod key;
+mod outcome;
+mod restore;
+mod size;
+mod snapshot;
+mod store;
+mod url;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, Table, dump, wait};
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
+
+pub use error::OpenError;
+
+use crate::clients::{Clients, Use, no_answer};
+use crate::key::Keys;
+use crate::url::Target;
+
+/// A row is one entry of Raft's log, which TiKV limits to 8 MiB by default; a key has the other engines' bound, which keeps stores portable. The client
+/// library names all keys of a transaction in each of its messages of 16 KiB, and holds all messages at once, so large batches cost the square of
+/// their size in time and memory: there is room for the largest row and what usually comes with it.
+const LIMITS: Limits =
+    Limits { key_bytes_max: 1980, value_bytes_max: 6 << 20, batch_bytes_max: 8 << 20, batch_operations_max: 16 << 10 };
+
+/// Beyond a call's deadline, for its task to say so itself.
+const GRACE: Duration = Duration::from_millis(500);
+const THREADS: usize = 2;
+
+/// How a store in a cluster is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the cluster is: `tikv://host:port,host:port?name=value&…`, the addresses of its PDs and parameters. These are `ca`, `cert` and `key`,
+    /// PEM files for TLS; `keyspace`, one of the cluster's that the store is kept in; `gc_life_time`, how long the cluster keeps what was
+    /// overwritten (10m by default), as views must not be older; `gc=true`, to tell the cluster to clean up what is older, where
+    /// nobody else does; and `one_phase=false`, for servers whose commits in one phase are not to be trusted.
+    pub url: String,
+    /// The store's name, with which its keys begin; made if it is not there. Up to 64 bytes, none of them zero.
+    pub schema: String,
+    /// Clients for views, each with connections of its own. One more is kept for commits and for views that others wait for.
+    pub clients: usize,
+    /// How long a commit is tried. Large batches are given a second more for each MiB.
+    pub commit_timeout: Duration,
+    /// How long a read is tried, and how long the outcome of a commit that failed is asked for.
+    pub read_timeout: Duration,
+}
+
+impl Options {
+    /// The store `kubebrain` of that cluster, with everything else by default.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            schema: "kubebrain".to_owned(),
+            clients: 2,
+            commit_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A store in a cluster.
+pub struct Tikv {
+    shared: Arc<Shared>,
+    measure: Mutex<size::Measure>,
+    /// Runs the client library. `None` only while this is dropped.
+    runtime: Option<Runtime>,
+}
+
+/// What tasks need of the engine.
+struct Shared {
+    options: Options,
+    keys: Keys,
+    clients: Clients,
+    /// Views that are older may show less than there was.
+    view_age_max: Duration,
+    allows_one_phase: bool,
+}
+
+impl Tikv {
+    /// Opens the store, which is made if it is not there. The head stays as it is: several processes may open the same store, and a
+    /// process that wants it for itself begins an epoch by a commit.
+    ///
+    /// # Errors
+    /// When the cluster can't be reached or used within [`Options::read_timeout`], or its data are not a whole store that this version
+    /// knows.
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        let target = Target::parse(&options.url).map_err(OpenError::Url)?;
+        if let Some(tls) = &target.tls {
+            // Files that can't be read at all are an error now, and not a reason to try again.
+            for (name, path) in [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)] {
+                let unreadable = |error| OpenError::Url(format!("{name} {}: {error}", path.display()));
+                std::fs::read(path).map_err(unreadable)?;
+            }
+        }
+        let keys = Keys::new(&options.schema).map_err(OpenError::Url)?;
+        let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("tikv").enable_all().build();
+        let runtime = runtime.map_err(|error| Cause::Io(format!("can't start a thread: {error}")))?;
+        let Target { gc_life_time: life_time, collects_garbage, allows_one_phase, .. } = target;
+        // Not all of it: the cluster's clock and this one count from different moments.
+        let view_age_max = life_time - life_time / 10;
+        let clients = Clients::new(target, options.clients);
+        let shared = Arc::new(Shared { options, keys, clients, view_age_max, allows_one_phase });
+        let engine = Self { shared, measure: Mutex::default(), runtime: Some(runtime) };
+        store::ensure(&engine)?;
+        if collects_garbage && let Some(runtime) = &engine.runtime {
+            runtime.spawn(gc::run(engine.shared.clone(), life_time));
+        }
+        Ok(engine)
+    }
+
+    /// Loads a backup into a new store and opens it. The backup may be that of any engine that writes this form ([`dump`]).
+    ///
+    /// # Errors
+    /// As [`Tikv::open`]; when there is a store of that name already; and when the backup is damaged, or can't be loaded to its end: the store
+    /// is then refused by [`Tikv::open`].
+    pub fn restore(options: Options, backup: &Path) -> Result<Self, OpenError> {
+        restore::restore(options, backup)
+    }
+
+    fn read_deadline(&self) -> Instant {
+        Instant::now() + self.shared.options.read_timeout
+    }
+
+    /// Waits for a task that keeps to that deadline by itself.
+    fn run<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        task: impl Future<Output = Result<T, Cause>> + Send + 'static,
+    ) -> Result<T, Cause> {
+        let runtime = self.runtime.as_ref().expect("there is a runtime until the engine is dropped");
+        // On the runtime's own threads: the library starts tasks, and what panics in it must not take the caller along.
+        let mut task = runtime.spawn(task);
+        match wait::until((deadline + GRACE).into_std(), &mut task) {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => Err(Cause::Unavailable(format!("TiKV: the client library has failed: {error}"))),
+            None => {
+                task.abort();
+                Err(no_answer())
+            }
+        }
+    }
+}
+
+impl Engine for Tikv {
+    fn name(&self) -> &'static str {
+        "tikv"
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        self.snapshot_with(&[])
+    }
+
+    fn snapshot_with(&self, wanted: &[(Table, &[u8])]) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        Ok(Box::new(snapshot::View::begin(self, Use::Views, wanted)?))
+    }
+
+    fn urgent_snapshot(&self) -> Result<Box<dyn Snapshot + '_>, EngineError> {
+        Ok(Box::new(snapshot::View::begin(self, Use::Urgent, &[])?))
+    }
+
+    fn reconnect(&self) {
+        self.shared.clients.renew();
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
+        commit::commit(self, batch)
+    }
+
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
+    fn size(&self) -> Result<Size, EngineError> {
+        size::size(self)
+    }
+
+    fn backup(&self, target: &Path) -> Result<(), EngineError> {
+        dump::write_file(&*self.snapshot()?, target)
+    }
+
+    fn reads_may_wait(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for Tikv {
+    fn drop(&mut self) {
+        // Not waited for: that is not allowed on a runtime's thread, and nothing is lost by it.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
