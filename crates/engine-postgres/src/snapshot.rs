@@ -65,7 +65,7 @@ impl<'e> View<'e> {
     pub(crate) fn begin(engine: &'e Postgres, pool: &'e Pool, wanted: &[(Table, &[u8])]) -> Result<Self, EngineError> {
         let begin = sql::begin_view(engine.options.is_pooled);
         let reading = Reading::new(engine, wanted);
-        let (connection, row) = ask(engine, pool, async |link| {
+        let (mut connection, row) = ask(engine, pool, async |link| {
             reading.prepare(link).await?;
             // Both are sent before the first is answered.
             let steps: Vec<Step<'_, Result<Option<Row>, Error>>> = vec![
@@ -75,7 +75,8 @@ impl<'e> View<'e> {
             let answers: Result<Vec<_>, Error> = wait::in_order(steps).await.into_iter().collect();
             Ok(answers?.pop().flatten())
         })?;
-        let (head, rows) = reading.answer(row.as_ref())?;
+        // Without a view nobody ends its transaction.
+        let (head, rows) = reading.answer(row.as_ref()).inspect_err(|_| connection.spoil())?;
         let mut fetched: [Fetched; Table::ALL.len()] = Default::default();
         for ((table, key), row) in wanted.iter().zip(rows) {
             fetched[usize::from(table.number())].insert(key.to_vec(), row.map(Arc::from));

@@ -31,7 +31,7 @@ impl Wake for HasRung {
 }
 
 impl Bell {
-    /// Rings it.
+    /// What is polled in this context rings it.
     pub(crate) fn context(&self) -> Context<'_> {
         Context::from_waker(&self.waker)
     }
