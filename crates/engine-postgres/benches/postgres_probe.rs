@@ -80,6 +80,13 @@ impl Probe<'_> {
             assert!(view.get(Table::Current, &key, &mut |_| {}).expect("reads"));
         }
         println!("a view and a get: {:.0} µs", begin.elapsed().as_micros() as f64 / f64::from(READS));
+        let begin = Instant::now();
+        for _ in 0..READS {
+            let key = key(self.next_random() % self.keys);
+            let (_, rows) = self.engine.read(&[(Table::Current, &key)]).expect("reads");
+            assert!(rows[0].is_some());
+        }
+        println!("a get by itself: {:.0} µs", begin.elapsed().as_micros() as f64 / f64::from(READS));
         let view = self.engine.snapshot().expect("a view");
         let keys: Vec<Bytes> = (0..64).map(|_| key(self.next_random() % self.keys)).collect();
         let begin = Instant::now();
