@@ -7,8 +7,8 @@
 //! confirmed that transaction. What is not clear is found out by asking for the transaction's primary, or is unknown ([`outcome`]); sending
 //! the batch again settles it, because the head tells.
 //!
-//! Invariant: servers that restart, regions that move or split, and PDs that are away for a while stop nothing for longer than that: every call has a
-//! deadline, until which it is tried again, and nothing of the store is remembered in this process.
+//! Invariant: every call has a deadline, until which it is tried again, and nothing of the store is remembered in this process: servers that restart,
+//! regions that move or split, and PDs that are away for a while are not to stop anything for longer than that.
 
 mod clients;
 mod commit;
