@@ -21,12 +21,13 @@ mod size;
 mod snapshot;
 mod store;
 mod url;
+mod wait;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, Table, dump, wait};
+use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, Table, dump};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;

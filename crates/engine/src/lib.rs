@@ -18,7 +18,6 @@ mod head;
 pub mod lmdb;
 pub mod memory;
 mod table;
-pub mod wait;
 
 use std::ops::{Bound, ControlFlow};
 use std::path::Path;
@@ -53,11 +52,6 @@ pub struct Wanted {
     pub rows: usize,
     /// Bytes of each value that are looked at: values are shown without what is behind these.
     pub value_bytes: usize,
-}
-
-impl Wanted {
-    /// Whole rows, to the end of the range.
-    pub const ALL: Self = Self { rows: usize::MAX, value_bytes: usize::MAX };
 }
 
 /// A point-in-time view that includes every batch whose `commit` returned before the view was taken, and none that a failure may still

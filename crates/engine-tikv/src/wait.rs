@@ -2,7 +2,7 @@
 //!
 //! The engine's trait blocks, and its callers are threads of any kind, a runtime's among them. A future is polled right on the caller's
 //! thread, which sleeps in between: no other thread has to be woken to pass an answer on, and nothing panics within a runtime. Only what
-//! needs a runtime's sockets and timers runs on an engine's own.
+//! needs a runtime's sockets and timers runs on the engine's own.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ thread_local! {
 }
 
 /// Waits for the future; `None` if it is not ready by the deadline. It is polled at least once.
-pub fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     WAKER.with(|waker| {
         let mut context = Context::from_waker(waker);
