@@ -7,6 +7,7 @@
 //!
 //! Invariant: a [`Config`] that parsing returns is complete and consistent; what can still fail is the outside world.
 
+mod draft;
 mod file;
 mod flags;
 mod values;

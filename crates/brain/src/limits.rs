@@ -110,6 +110,10 @@ pub(crate) const WATCH_PROGRESS_INTERVAL_MIN: std::time::Duration = std::time::D
 pub(crate) const CATCH_UP_BYTES: usize = 4 << 20;
 /// How long a follower's question to the leader waits for news.
 pub(crate) const FOLLOW_WAIT: std::time::Duration = std::time::Duration::from_millis(250);
+/// Bytes of calls that are on their way to the leader, all together; as many as the leader queues.
+pub(crate) const FORWARD_BYTES_MAX: usize = QUEUE_BYTES_MAX;
+/// What such a call takes beside its message, about.
+pub(crate) const FORWARD_CALL_BYTES: usize = 1 << 10;
 /// How long a call waits for a leader; etcd's clients are told then that there is none. Once it is sent, its client's own deadline counts.
 pub(crate) const FORWARD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(7);
 /// How long an answer from a leader that was deposed is still waited for.

@@ -1,6 +1,6 @@
 //! Calls that only the leader can answer, sent on by the member that a client has asked.
 //!
-//! Invariant: a call is sent again only if it was certainly not carried out.
+//! Invariant: a call is sent again only if it was certainly not carried out. However many there are, they take a bounded number of bytes.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use prost::Message;
 use super::Cluster;
 use super::link::{CallError, Link};
 use crate::error::Error;
-use crate::limits::{FORWARD_GRACE, FORWARD_TIMEOUT, PEER_RETRY};
+use crate::limits::{FORWARD_BYTES_MAX, FORWARD_CALL_BYTES, FORWARD_GRACE, FORWARD_TIMEOUT, PEER_RETRY};
 use crate::rpc::status;
 
 /// The path of a renewal of one lease on the peers' port.
@@ -30,6 +30,11 @@ pub(crate) enum Forwarded {
 impl Cluster {
     /// Sends a call to the leader, as soon as there is one. `deadline` is the client's.
     pub(crate) async fn forward(&self, path: &'static str, message: Bytes, deadline: Option<Instant>) -> Forwarded {
+        let room = u32::try_from(message.len() + FORWARD_CALL_BYTES).ok();
+        let Some(_room) = room.and_then(|bytes| self.forwarding.try_acquire_many(bytes).ok()) else {
+            let refusal = Error::TooManyRequests { limit: FORWARD_BYTES_MAX, flag: "a fixed bound of forwarded bytes" };
+            return Forwarded::Answer(Err(status(&refusal)));
+        };
         let begun = Instant::now();
         let until = deadline.map_or(begun + FORWARD_TIMEOUT, |deadline| deadline.min(begun + FORWARD_TIMEOUT));
         loop {

@@ -30,7 +30,7 @@ use kubewharf_etcd_api::etcdserverpb::Member;
 use kubewharf_foundation::clock::{Clock, RealClock};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::{Notify, mpsc, oneshot, watch as signal};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch as signal};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
@@ -49,7 +49,8 @@ use crate::committer::WriteRequest;
 use crate::config::AutoCompaction;
 use crate::error::Error;
 use crate::limits::{
-    FOLLOW_WAIT, HAND_OVER_TIMEOUT, LINEARIZE_TIMEOUT, PEER_RETRY, SHOWN_WITHIN, SIZE_INTERVAL, UNSEEN_MAX,
+    FOLLOW_WAIT, FORWARD_BYTES_MAX, HAND_OVER_TIMEOUT, LINEARIZE_TIMEOUT, PEER_RETRY, SHOWN_WITHIN, SIZE_INTERVAL,
+    UNSEEN_MAX,
 };
 use crate::mvcc::Revisions;
 use crate::rpc::metrics::Histogram;
@@ -88,6 +89,8 @@ pub struct Cluster {
     ended: AtomicU64,
     options: ClusterOptions,
     flights: Flights,
+    /// Room for calls that are on their way to the leader: a permit a byte.
+    forwarding: Semaphore,
     election: Mutex<Election>,
     known: signal::Sender<Known>,
     /// Wakes who waits for the election's verdict.
@@ -157,6 +160,7 @@ impl Cluster {
             ended: AtomicU64::new(0),
             options,
             flights: Flights::default(),
+            forwarding: Semaphore::new(FORWARD_BYTES_MAX),
             known: signal::Sender::new(Known::default()),
             nudge: Notify::new(),
             hand_overs,

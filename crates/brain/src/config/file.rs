@@ -8,7 +8,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::ConfigError;
-use super::flags::{Draft, Kind, find};
+use super::draft::Draft;
+use super::flags::{Kind, find};
 
 /// Keys of `client-transport-security`, and the flags that they stand for.
 const CLIENT_SECURITY: &[(&str, &str)] = &[

@@ -209,6 +209,30 @@ fn cipher_suites_that_are_not_supported_are_named_and_left_out() {
 }
 
 #[test]
+fn versions_and_cipher_suites_hold_for_clients_and_for_other_members() {
+    let (config, warnings) = served(&[
+        "--engine=postgres",
+        "--engine-url=postgres://db",
+        "--cert-file=c",
+        "--key-file=k",
+        "--listen-client-urls=https://127.0.0.1:1",
+        "--advertise-client-urls=https://127.0.0.1:1",
+        "--peer-cert-file=pc",
+        "--peer-key-file=pk",
+        "--listen-peer-urls=https://127.0.0.1:2",
+        "--tls-min-version=TLS1.3",
+        "--cipher-suites=TLS_AES_128_GCM_SHA256",
+    ]);
+    assert_eq!(warnings, [""; 0]);
+    for (files, certificate) in [(config.client_tls, "c"), (config.peer_tls, "pc")] {
+        let files = files.expect("certificates were given");
+        assert_eq!(files.cert_file, PathBuf::from(certificate));
+        assert!(files.only_tls13 && !files.only_tls12);
+        assert_eq!(files.cipher_suites, ["TLS_AES_128_GCM_SHA256"]);
+    }
+}
+
+#[test]
 fn variables_fill_what_flags_leave_and_conflict_with_what_they_set() {
     let environment =
         [("ETCD_NAME", "env"), ("ETCD_MAX_TXN_OPS", "5"), ("ETCD_NOPE", "1"), ("PATH", "/bin"), ("ETCD_DATA_DIR", "")];

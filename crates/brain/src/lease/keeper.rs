@@ -60,7 +60,12 @@ async fn finish(store: &Store, id: i64, mut revoked: WriteResponse) -> Result<i6
         // Only if it is still the lease that has ended: somebody else may finish it too, and its id may be granted anew.
         revoked = match store.write(WriteRequest::LeaseRevoke { id, only_expired: true }, LEASE_WRITE_BYTES).await {
             Err(Error::LeaseNotFound) => return Ok(revision),
-            other => other?,
+            // Not "leader changed": who takes that for "not carried out" and asks again would hear that there is no such lease.
+            Err(error) => {
+                let problem = format!("the lease has ended, and the rest of its keys is deleted later: {error}");
+                return Err(Error::OutcomeUnknown(problem));
+            }
+            Ok(more) => more,
         };
     }
 }

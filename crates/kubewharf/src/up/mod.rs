@@ -1,6 +1,6 @@
 //! `kubewharf up`: a whole control plane in one command, for trying out and for development.
 //!
-//! Starts KubeBrain (one on the local disk, or several on a PostgreSQL), two kube-apiservers on it, KubeGateway in front of them, kube-controller-manager, and KubeZoo with a tenant, as processes
+//! Starts KubeBrain (one on the local disk, or several on a PostgreSQL or a TiKV cluster), two kube-apiservers on it, KubeGateway in front of them, kube-controller-manager, and KubeZoo with a tenant, as processes
 //! of their own, each with a log of its own, talking over mutual TLS on the loopback (with a PostgreSQL by a password). Clients, kube-controller-manager and KubeZoo among them,
 //! know the gateway only.
 //! Certificates, keys, logs and data stay in one folder, so that the next start finds the same cluster.
@@ -55,9 +55,12 @@ pub(crate) struct Options {
     /// Where the store's rows are.
     #[arg(long, value_enum, default_value = "lmdb")]
     engine: stores::Engine,
-    /// The PostgreSQL that KubeBrains share, as a URL; one is started in the folder if this is not given.
+    /// The PostgreSQL or the TiKV cluster that KubeBrains share, as a URL. A PostgreSQL is started in the folder if this is not given.
     #[arg(long, value_name = "URL", env = "KUBEWHARF_ENGINE_URL", hide_env_values = true)]
     engine_url: Option<String>,
+    /// The database's schema or, with TiKV, the store's name there; one for each control plane.
+    #[arg(long, value_name = "NAME")]
+    engine_schema: Option<String>,
     /// How many KubeBrains there are; more than one needs an engine that they can share.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     brains: u8,

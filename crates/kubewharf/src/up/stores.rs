@@ -1,4 +1,5 @@
-//! The stores: a KubeBrain on the local disk, or several that share a PostgreSQL, which is started too if none is named.
+//! The stores: a KubeBrain on the local disk, or several that share a PostgreSQL, which is started too if none is named, or a TiKV cluster that is
+//! there already.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,6 +26,8 @@ pub(super) enum Engine {
     Lmdb,
     /// In a PostgreSQL that all KubeBrains share.
     Postgres,
+    /// In a TiKV cluster that all KubeBrains share.
+    Tikv,
 }
 
 /// Where everything is.
@@ -41,7 +44,9 @@ struct Brain {
 }
 
 enum Database {
-    Elsewhere(String),
+    /// Named by the user, for this engine of `kubewharf brain`; and the store's name there, if it is not the usual one.
+    Elsewhere { engine: &'static str, url: String, schema: Option<String> },
+    /// A PostgreSQL in the cluster's folder.
     Own { port: u16, installation: Installation },
 }
 
@@ -50,14 +55,22 @@ impl Plan {
     pub(super) fn new(options: &Options, folder: &Path) -> anyhow::Result<(Self, Vec<TcpListener>)> {
         let count = usize::from(options.brains);
         if count > 1 && options.engine == Engine::Lmdb {
-            bail!("--brains={count} needs a store that they can share: --engine=postgres");
+            bail!("--brains={count} needs a store that they can share: --engine=postgres or --engine=tikv");
         }
         if !(1..=BRAINS.len()).contains(&count) {
             bail!("--brains={count} must be between 1 and {}", BRAINS.len());
         }
-        if options.engine_url.is_some() && options.engine != Engine::Postgres {
-            bail!("--engine-url is for --engine=postgres");
+        if options.engine_url.is_some() && options.engine == Engine::Lmdb {
+            bail!("--engine-url is for --engine=postgres and --engine=tikv");
         }
+        if options.engine_schema.is_some() && options.engine_url.is_none() {
+            bail!("--engine-schema is for a store elsewhere, which --engine-url names");
+        }
+        let elsewhere = |engine, url: &String| Database::Elsewhere {
+            engine,
+            url: url.clone(),
+            schema: options.engine_schema.clone(),
+        };
         let mut held = Vec::new();
         let mut port = || {
             let listener = free_port()?;
@@ -72,7 +85,12 @@ impl Plan {
         }
         let database = match (options.engine, &options.engine_url) {
             (Engine::Lmdb, _) => None,
-            (Engine::Postgres, Some(url)) => Some(Database::Elsewhere(url.clone())),
+            (Engine::Postgres, Some(url)) => Some(elsewhere("postgres", url)),
+            (Engine::Tikv, Some(url)) => Some(elsewhere("tikv", url)),
+            (Engine::Tikv, None) => bail!(
+                "--engine=tikv needs a TiKV cluster, and its PDs' addresses: --engine-url=tikv://127.0.0.1:2379. \
+                 `tiup playground --mode tikv-slim` starts one there"
+            ),
             (Engine::Postgres, None) => {
                 let installation = Installation::find()
                     .ok_or_else(|| anyhow!("{}, or name a database with --engine-url", Installation::MISSING))?;
@@ -160,16 +178,19 @@ impl Plan {
         ];
         let mut environment = Vec::new();
         if let Some(database) = &self.database {
-            let url = match database {
-                Database::Elsewhere(url) => url.clone(),
+            let (engine, url) = match database {
+                Database::Elsewhere { engine, url, schema } => {
+                    arguments.extend(schema.iter().map(|schema| format!("--engine-schema={schema}")));
+                    (*engine, url.clone())
+                }
                 Database::Own { port, .. } => {
                     let password = std::fs::read_to_string(self.password()?).context("can't read the password")?;
-                    format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres")
+                    ("postgres", format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres"))
                 }
             };
             environment.push(("ETCD_ENGINE_URL", url));
             arguments.extend([
-                "--engine=postgres".to_owned(),
+                format!("--engine={engine}"),
                 format!("--listen-peer-urls={peer}"),
                 format!("--initial-advertise-peer-urls={peer}"),
                 format!("--peer-cert-file={}", pki.store.certificate.display()),

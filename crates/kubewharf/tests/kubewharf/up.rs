@@ -6,6 +6,7 @@ use std::time::Duration;
 use kubewharf_testkit::folder::Folder;
 use kubewharf_testkit::kubernetes::Kubectl;
 use kubewharf_testkit::process::Spec;
+use kubewharf_testkit::tikv::Tikv;
 use kubewharf_testkit::tools::{self, Tool};
 
 use super::{PROGRAM, run, text, wait_until};
@@ -76,12 +77,44 @@ fn a_control_plane_comes_up_on_three_kubebrains_over_postgresql_and_again_with_i
 }
 
 #[test]
-fn several_kubebrains_need_a_store_that_they_can_share() {
+#[ignore = "needs a TiKV cluster, which PD_ADDRS names"]
+fn a_control_plane_comes_up_on_three_kubebrains_over_tikv_and_again_with_its_data() {
+    let Some(Tikv { url, schema }) = Tikv::from_environment() else { return };
+    let folder = Folder::new("up-tikv").unwrap();
+    let data = folder.path().join("cluster");
+    for runs in 1..=2 {
+        let elsewhere = [format!("--engine-url={url}"), format!("--engine-schema={schema}")];
+        let spec = spec(&folder, &data).args(["--engine=tikv", "--brains=3", "--check"]).args(elsewhere);
+        let mut check = spec.start().unwrap();
+        let ended = check.wait_for_end(WITHIN).expect("it ends by itself");
+        let log = check.log_text().unwrap();
+        assert!(ended.success(), "{log}");
+        assert_eq!(log.matches("checked: the namespace and all in it are deleted").count(), runs, "{log}");
+        assert_eq!(log.matches("checked: the tenant has namespaces and objects of its own").count(), runs, "{log}");
+        assert!(!log.contains(" killed"), "{log}");
+    }
+}
+
+#[test]
+fn what_cannot_be_brought_up_is_refused_with_what_it_needs() {
     let folder = Folder::new("up-refused").unwrap();
-    let mut refused = spec(&folder, &folder.path().join("cluster")).arg("--brains=3").start().unwrap();
-    assert_eq!(refused.wait_for_end(WITHIN).and_then(|ended| ended.code()), Some(1));
-    let log = refused.log_text().unwrap();
-    assert!(log.contains("--brains=3 needs a store that they can share: --engine=postgres"), "{log}");
+    for (place, (flags, needs)) in [
+        (&["--brains=3"][..], "--brains=3 needs a store that they can share: --engine=postgres or --engine=tikv"),
+        (&["--brains=6", "--engine=postgres"], "--brains=6 must be between 1 and 5"),
+        (&["--engine-url=postgres://localhost"], "--engine-url is for --engine=postgres and --engine=tikv"),
+        (&["--engine=postgres", "--engine-schema=mine"], "--engine-schema is for a store elsewhere"),
+        (&["--engine=tikv"], "--engine=tikv needs a TiKV cluster, and its PDs' addresses: --engine-url=tikv://"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let data = folder.path().join(place.to_string());
+        let mut refused = spec(&folder, &data).args(flags).start().unwrap();
+        assert_eq!(refused.wait_for_end(WITHIN).and_then(|ended| ended.code()), Some(1));
+        // The runs share the log.
+        let log = refused.log_text().unwrap();
+        assert!(log.lines().last().is_some_and(|line| line.contains(needs)), "{log}");
+    }
 }
 
 #[test]
