@@ -42,5 +42,5 @@ fn main() {
     }));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The folders of the clusters stay when their owner panics.
-    assert!(!conclusion.has_failed(), "{} tests failed", conclusion.num_failed);
+    assert!(!conclusion.has_failed(), "{} tests failed\n{}", conclusion.num_failed, oracle::failures());
 }

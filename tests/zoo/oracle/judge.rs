@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use kubewharf_testkit::tools::workspace;
@@ -15,6 +16,11 @@ use crate::fixture::Subject;
 
 /// How much of a group's differences a failed test prints; the whole is in a file.
 const SHOWN_BYTES_MAX: usize = 24 << 10;
+
+/// How much of them is told once more in the end.
+const RECALLED_BYTES_MAX: usize = 2 << 10;
+
+static FAILURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What a deviation says instead of an answer if only one side came to the operation.
 const ONLY_PLAIN: &str = "only the plain cluster came to this";
@@ -53,11 +59,14 @@ pub(super) fn judge(group: &str, subject: &Subject, expected: &[Answered], found
     if report.is_empty() {
         return Ok(());
     }
-    let mut shown = SHOWN_BYTES_MAX.min(report.len());
-    while !report.is_char_boundary(shown) {
-        shown -= 1;
-    }
-    Err(format!("{summary}\nall differences: {}\n\n{}", path.display(), &report[..shown]).into())
+    let beginning = |bytes_max: usize| &report[..report.floor_char_boundary(bytes_max)];
+    FAILURES.lock().unwrap().push(format!("{group}: {summary}\n{}", beginning(RECALLED_BYTES_MAX)));
+    Err(format!("{summary}\nall differences: {}\n\n{}", path.display(), beginning(SHOWN_BYTES_MAX)).into())
+}
+
+/// How the differences of each group begin that has some, once more: after a long run they stand far above its end.
+pub(crate) fn failures() -> String {
+    FAILURES.lock().unwrap().join("\n")
 }
 
 /// How many are alike, and what is not.

@@ -11,6 +11,7 @@ mod side;
 
 use std::sync::Arc;
 
+pub(crate) use judge::failures;
 use libtest_mimic::{Failed, Trial};
 
 use crate::fixture::World;

@@ -117,6 +117,9 @@ impl Draft {
                 return Err(ConfigError::new(format!("--{name}"), problem));
             }
         }
+        if !self.set.contains("name") {
+            warnings.push("--name: is not set, and members over one engine need names that differ".to_owned());
+        }
         let config = &mut self.config;
         if let Some(url) = config.listen_peer_urls.iter().find(|url| !url.is_tls())
             && config.listen_client_urls.iter().any(ListenUrl::is_tls)

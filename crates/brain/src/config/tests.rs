@@ -211,6 +211,7 @@ fn cipher_suites_that_are_not_supported_are_named_and_left_out() {
 #[test]
 fn versions_and_cipher_suites_hold_for_clients_and_for_other_members() {
     let (config, warnings) = served(&[
+        "--name=a",
         "--engine=postgres",
         "--engine-url=postgres://db",
         "--cert-file=c",
