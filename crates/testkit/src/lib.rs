@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod cluster;
 pub mod error;
 pub mod folder;
 pub mod go_program;
