@@ -179,10 +179,12 @@ func (s *session) versions(where, namespace string) {
 		if list == nil {
 			continue
 		}
-		s.tell("the version of "+version.what+" "+where, map[string]bool{
-			"exact":      list.ResourceVersion == version.version,
-			"notEarlier": number(list.ResourceVersion) >= number(version.version),
-		}, nil)
+		facts := map[string]bool{"notEarlier": number(list.ResourceVersion) >= number(version.version)}
+		// Elsewhere it depends on who else has written to the cluster since.
+		if version.match == metav1.ResourceVersionMatchExact {
+			facts["exact"] = list.ResourceVersion == version.version
+		}
+		s.tell("the version of "+version.what+" "+where, facts, nil)
 	}
 	// Any version will do, so only that it is one is told.
 	list, err := s.typed.CoreV1().Secrets(namespace).List(s.ctx, metav1.ListOptions{ResourceVersion: "0"})
