@@ -223,7 +223,7 @@ fn leaders_that_die_stand_still_or_stop_lose_nothing() {
 }
 
 #[test]
-#[ignore = "needs a TiKV cluster, which PD_ADDRS names, and a program with the feature tikv"]
+#[ignore = "needs a TiKV cluster, which PD_ADDRS names"]
 fn leaders_over_tikv_that_die_stand_still_or_stop_lose_nothing() {
     for seed in seeds(1) {
         let Some(tikv) = Tikv::from_environment() else { return };

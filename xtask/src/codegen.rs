@@ -1,4 +1,4 @@
-//! Generates `crates/etcd-api/src/generated` from `crates/etcd-api/proto`.
+//! Generates the messages of `crates/etcd-api` and `crates/engine-tikv` from their `.proto` files.
 //!
 //! The output is checked in, so building the workspace needs neither protoc nor the generators.
 //! Invariant: the output depends on the `.proto` files and the locked generator versions alone.
@@ -12,21 +12,47 @@ use prost::Message;
 use prost_build::Module;
 use prost_types::FileDescriptorSet;
 
-const PROTO_DIR: &str = "crates/etcd-api/proto";
-const OUT_DIR: &str = "crates/etcd-api/src/generated";
 const DESCRIPTORS: &str = "descriptors.bin";
 const HEADER: &str = "// Written by `cargo run -p xtask -- codegen` from the .proto files; do not edit.\n";
 
-/// Rust file of each protobuf package. A package that is not listed is an error, so that none is lost.
-const FILES: [(&str, &str); 8] = [
-    ("authpb", "authpb.rs"),
-    ("etcdserverpb", "etcdserverpb.rs"),
-    ("grpc.health.v1", "health.rs"),
-    ("grpc.reflection.v1", "reflection_v1.rs"),
-    ("grpc.reflection.v1alpha", "reflection_v1alpha.rs"),
-    ("mvccpb", "mvccpb.rs"),
-    ("v3electionpb", "v3electionpb.rs"),
-    ("v3lockpb", "v3lockpb.rs"),
+/// What one crate has generated.
+struct Api {
+    proto_dir: &'static str,
+    out_dir: &'static str,
+    /// Rust file of each protobuf package. A package that is not listed is an error, so that none is lost.
+    files: &'static [(&'static str, &'static str)],
+    /// Whether there are client stubs, and the descriptors for reflection, beside the messages.
+    is_served: bool,
+}
+
+const APIS: [Api; 2] = [
+    Api {
+        proto_dir: "crates/etcd-api/proto",
+        out_dir: "crates/etcd-api/src/generated",
+        files: &[
+            ("authpb", "authpb.rs"),
+            ("etcdserverpb", "etcdserverpb.rs"),
+            ("grpc.health.v1", "health.rs"),
+            ("grpc.reflection.v1", "reflection_v1.rs"),
+            ("grpc.reflection.v1alpha", "reflection_v1alpha.rs"),
+            ("mvccpb", "mvccpb.rs"),
+            ("v3electionpb", "v3electionpb.rs"),
+            ("v3lockpb", "v3lockpb.rs"),
+        ],
+        is_served: true,
+    },
+    Api {
+        proto_dir: "crates/engine-tikv/proto",
+        out_dir: "crates/engine-tikv/src/generated",
+        files: &[
+            ("errorpb", "errorpb.rs"),
+            ("keyspacepb", "keyspacepb.rs"),
+            ("kvrpcpb", "kvrpcpb.rs"),
+            ("metapb", "metapb.rs"),
+            ("pdpb", "pdpb.rs"),
+        ],
+        is_served: false,
+    },
 ];
 
 /// File contents by file name.
@@ -34,12 +60,12 @@ pub(crate) type Output = BTreeMap<String, Vec<u8>>;
 
 /// Writes the generated files and removes files that are generated no more.
 pub(crate) fn write(root: &Path) -> anyhow::Result<()> {
-    write_into(root, OUT_DIR, &generate(&root.join(PROTO_DIR))?)
+    APIS.iter().try_for_each(|api| write_into(root, api.out_dir, &generate(root, api)?))
 }
 
 /// Fails when the checked-in files are not the ones [`fn@write`] would leave behind.
 pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
-    check_against(root, OUT_DIR, &generate(&root.join(PROTO_DIR))?, "codegen")
+    APIS.iter().try_for_each(|api| check_against(root, api.out_dir, &generate(root, api)?, "codegen"))
 }
 
 /// Makes a directory of the workspace hold these files and no others.
@@ -84,17 +110,19 @@ fn differences(wanted: &Output, present: &Output) -> Vec<String> {
     missing_or_changed.chain(left_over).collect()
 }
 
-fn generate(proto_dir: &Path) -> anyhow::Result<Output> {
-    let descriptors = compile(proto_dir)?;
+fn generate(root: &Path, api: &Api) -> anyhow::Result<Output> {
+    let descriptors = compile(&root.join(api.proto_dir))?;
 
     let mut config = prost_build::Config::new();
     config.bytes(["."]);
-    config.service_generator(
-        tonic_prost_build::configure()
-            .build_server(false)
-            .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
-            .service_generator(),
-    );
+    if api.is_served {
+        config.service_generator(
+            tonic_prost_build::configure()
+                .build_server(false)
+                .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
+                .service_generator(),
+        );
+    }
     let requests = descriptors
         .file
         .iter()
@@ -103,7 +131,7 @@ fn generate(proto_dir: &Path) -> anyhow::Result<Output> {
     let modules = config.generate(requests).context("generate Rust code")?;
 
     let files: BTreeMap<Module, &str> =
-        FILES.iter().map(|(package, name)| (Module::from_protobuf_package_name(package), *name)).collect();
+        api.files.iter().map(|(package, name)| (Module::from_protobuf_package_name(package), *name)).collect();
     let mut output = Output::new();
     for (module, code) in modules {
         let Some(name) = files.get(&module) else {
@@ -111,8 +139,10 @@ fn generate(proto_dir: &Path) -> anyhow::Result<Output> {
         };
         output.insert((*name).to_owned(), format!("{HEADER}{code}").into_bytes());
     }
-    ensure!(output.len() == FILES.len(), "a package listed in xtask/src/codegen.rs has no .proto file");
-    output.insert(DESCRIPTORS.to_owned(), without_source_info(descriptors).encode_to_vec());
+    ensure!(output.len() == api.files.len(), "a package listed in xtask/src/codegen.rs has no .proto file");
+    if api.is_served {
+        output.insert(DESCRIPTORS.to_owned(), without_source_info(descriptors).encode_to_vec());
+    }
     Ok(output)
 }
 
@@ -179,9 +209,11 @@ mod tests {
     #[test]
     fn the_output_is_the_same_each_time() {
         let root = crate::workspace_root().unwrap();
-        let first = generate(&root.join(PROTO_DIR)).unwrap();
-        let second = generate(&root.join(PROTO_DIR)).unwrap();
-        assert!(differences(&first, &second).is_empty());
-        assert!(first.contains_key(DESCRIPTORS));
+        for api in &APIS {
+            let first = generate(&root, api).unwrap();
+            let second = generate(&root, api).unwrap();
+            assert!(differences(&first, &second).is_empty());
+            assert_eq!(first.contains_key(DESCRIPTORS), api.is_served);
+        }
     }
 }

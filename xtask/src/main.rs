@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 const USAGE: &str = "usage: cargo run -p xtask -- TASK
 
 tasks:
-  codegen          write the Rust code of crates/etcd-api from its .proto files
+  codegen          write the Rust code of crates/etcd-api and crates/engine-tikv from their .proto files
   codegen --check  fail when that code is not what the .proto files give
   codegen-kubernetes
                    write the tables of crates/zoo from Kubernetes' Go modules (needs Go)";

@@ -12,6 +12,7 @@ use kubewharf_engine::lmdb::{self, Lmdb};
 use kubewharf_engine::memory::Memory;
 use kubewharf_engine::{Engine, EngineError};
 use kubewharf_engine_postgres::Postgres;
+use kubewharf_engine_tikv::Tikv;
 use kubewharf_foundation::descriptors;
 use kubewharf_foundation::listener::{Bound, ListenUrl};
 use kubewharf_foundation::shutdown::Shutdown;
@@ -61,13 +62,8 @@ pub enum RunError {
     #[error(transparent)]
     Database(#[from] kubewharf_engine_postgres::OpenError),
     /// The shared cluster can't be used.
-    #[cfg(feature = "tikv")]
     #[error(transparent)]
     Cluster(#[from] kubewharf_engine_tikv::OpenError),
-    /// The program has no engine over TiKV.
-    #[cfg(not(feature = "tikv"))]
-    #[error("--engine: this program was built without tikv: build it with `--features tikv`")]
-    NoTikv,
     /// A URL can't be listened at, or certificates can't be used; the text names it or the file.
     #[error(transparent)]
     Outside(#[from] kubewharf_foundation::Error),
@@ -352,27 +348,19 @@ fn open(config: &Config) -> Result<Arc<dyn Engine>, RunError> {
             };
             Arc::new(Postgres::open(options)?)
         }
-        EngineKind::Tikv => open_tikv(config)?,
+        EngineKind::Tikv => {
+            let options = kubewharf_engine_tikv::Options {
+                schema: config.engine_schema.clone(),
+                ..kubewharf_engine_tikv::Options::new(config.engine_url.as_deref().unwrap_or_default())
+            };
+            Arc::new(Tikv::open(options)?)
+        }
         EngineKind::Lmdb => {
             let path = config.data_dir();
             prepare_data_dir(&path)?;
             Arc::new(Lmdb::open(lmdb::Options { map_size_bytes: config.map_size_bytes, ..lmdb::Options::new(&path) })?)
         }
     })
-}
-
-#[cfg(feature = "tikv")]
-fn open_tikv(config: &Config) -> Result<Arc<dyn Engine>, RunError> {
-    let options = kubewharf_engine_tikv::Options {
-        schema: config.engine_schema.clone(),
-        ..kubewharf_engine_tikv::Options::new(config.engine_url.as_deref().unwrap_or_default())
-    };
-    Ok(Arc::new(kubewharf_engine_tikv::Tikv::open(options)?))
-}
-
-#[cfg(not(feature = "tikv"))]
-fn open_tikv(_: &Config) -> Result<Arc<dyn Engine>, RunError> {
-    Err(RunError::NoTikv)
 }
 
 /// Makes the directory, for its owner only as etcd does, so that it is still there after a loss of power, and refuses one that etcd has

@@ -11,19 +11,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kubewharf_engine::{Batch, Cause, CommitError, Engine, Head, Operation};
-use tikv_client::transaction::HeartbeatOption;
-use tikv_client::{
-    Backoff, CheckLevel, Error, ProtoLockInfo, Timestamp, TimestampExt, Transaction, TransactionOptions,
-};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::Instant;
 
-use crate::clients::{ATTEMPT_TIMEOUT, PAUSE_MAX, PAUSE_MIN, Use, no_answer};
+use crate::client::{Backoff, Mutations, Status, Transaction};
+use crate::generated::kvrpcpb::{Mutation, Op};
+use crate::key::Keys;
 use crate::outcome::{self, Verdict, verdict};
-use crate::{Shared, Tikv, key};
+use crate::{Shared, Tikv, key, store};
 
-/// What a commit gets beyond its time for each second's worth of bytes. Large batches take more messages, each of which names all keys.
-const BYTES_PER_SECOND: usize = 1 << 20;
+/// What a commit gets beyond its time for each second's worth of bytes.
+const BYTES_PER_SECOND: usize = 4 << 20;
 /// What an operation counts for beside its bytes.
 const OPERATION_BYTES: usize = 100;
 
@@ -34,17 +33,16 @@ pub(crate) fn commit(engine: &Tikv, batch: &Batch) -> Result<(), CommitError> {
 }
 
 /// Commits a batch of any size, and with it what the store says of itself.
-pub(crate) fn apply(engine: &Tikv, batch: &Batch, about: Option<Vec<u8>>) -> Result<(), CommitError> {
+pub(crate) fn apply(engine: &Tikv, batch: &Batch, about: Option<Bytes>) -> Result<(), CommitError> {
     let bytes: usize = batch.operations.iter().map(|operation| operation.payload_bytes() + OPERATION_BYTES).sum();
     let options = &engine.shared.options;
     let time = options.commit_timeout + Duration::from_secs((bytes / BYTES_PER_SECOND) as u64);
     let deadline = Instant::now() + time;
     let settle_deadline = deadline + options.read_timeout;
     let job = Job {
+        mutations: mutations(&engine.shared.keys, batch, about),
         shared: engine.shared.clone(),
-        // Its bytes are shared and not copied.
-        batch: batch.clone(),
-        about,
+        batch: Batch { operations: Vec::new(), ..*batch },
         deadline,
         settle_deadline,
     };
@@ -57,190 +55,113 @@ pub(crate) fn apply(engine: &Tikv, batch: &Batch, about: Option<Vec<u8>>) -> Res
     }
 }
 
+/// What the batch writes, by key. The head's comes first, and so is the primary.
+fn mutations(keys: &Keys, batch: &Batch, about: Option<Bytes>) -> Mutations {
+    let mut mutations = vec![put(keys.head(), key::stored(&batch.next.encode()))];
+    mutations.extend(about.map(|about| put(keys.store(), about)));
+    mutations.extend(batch.operations.iter().map(|operation| {
+        let row = keys.row(operation.table(), operation.key());
+        match operation {
+            Operation::Put { value, .. } => put(row, key::stored(value)),
+            Operation::Delete { .. } => Mutation { op: Op::Del.into(), key: row, value: Bytes::new() },
+        }
+    }));
+    mutations.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    debug_assert_eq!(mutations[0].key, keys.head(), "the head's key is the lowest of all");
+    mutations.into()
+}
+
+pub(crate) fn put(key: Bytes, value: Bytes) -> Mutation {
+    Mutation { op: Op::Put.into(), key, value }
+}
+
 struct Job {
     shared: Arc<Shared>,
+    mutations: Mutations,
+    /// Without its operations.
     batch: Batch,
-    about: Option<Vec<u8>>,
     /// Until when it is tried.
     deadline: Instant,
     /// Until when its outcome is asked for.
     settle_deadline: Instant,
 }
 
-/// How far an attempt came.
-enum Attempt {
-    /// Its outcome is known.
-    Over(Verdict),
-    /// It was sent and failed.
-    Failed {
-        /// The transaction.
-        timestamp: Timestamp,
-        cause: Cause,
-        /// The cluster would not take it as one message.
-        needs_two_phases: bool,
-    },
-}
-
 impl Job {
     async fn run(self) -> Verdict {
-        let mut pause = PAUSE_MIN;
-        let mut is_one_message = self.shared.allows_one_phase;
+        let mut backoff = Backoff::new(self.deadline);
         loop {
-            let outcome = match self.send(is_one_message).await {
-                Attempt::Over(verdict) => verdict,
-                Attempt::Failed { timestamp, cause, needs_two_phases } => {
-                    is_one_message &= !needs_two_phases;
-                    self.settle(timestamp, cause).await
-                }
-            };
-            match outcome {
-                Verdict::NotApplied(cause)
-                    if !outcome::is_permanent(&cause) && Instant::now() + pause < self.deadline =>
-                {
-                    tracing::debug!(%cause, "a batch is sent to TiKV again");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
+            match self.send().await {
+                Verdict::NotApplied(cause) if !outcome::is_permanent(&cause) => {
+                    if let Err(cause) = backoff.wait(Duration::ZERO, cause).await {
+                        return Verdict::NotApplied(cause);
+                    }
                 }
                 outcome => return outcome,
             }
         }
     }
 
-    /// Sends the batch once, if the head is the expected one.
-    async fn send(&self, is_one_message: bool) -> Attempt {
-        let loan = match self.shared.clients.take(Use::Urgent, self.deadline).await {
-            Ok(loan) => loan,
-            Err(cause) => return Attempt::Over(Verdict::NotApplied(cause)),
+    /// Sends the batch once, if the head is the expected one, and finds out what became of it.
+    async fn send(&self) -> Verdict {
+        let (client, mutations) = (self.shared.client.clone(), self.mutations.clone());
+        let begun = async {
+            let transaction = Transaction::begin(client, mutations, self.deadline).await?;
+            let head = transaction.reader().get(&[self.shared.keys.head()], self.deadline).await?.pop();
+            Ok::<_, Cause>((transaction, stored_head(head)?))
         };
-        let mut options = TransactionOptions::new_optimistic()
-            .drop_check(CheckLevel::None)
-            .heartbeat_option(HeartbeatOption::NoHeartbeat);
-        if is_one_message {
-            options = options.try_one_pc();
-        }
-        let head_key = self.shared.keys.head();
-        let begin = async {
-            let mut transaction = loan.client.begin_with_options(options).await?;
-            let head = transaction.get(head_key.clone()).await?;
-            Ok::<_, Error>((transaction, head))
+        let (transaction, head) = match begun.await {
+            Ok(begun) => begun,
+            Err(cause) => return Verdict::NotApplied(cause),
         };
-        let begun = timeout_at(self.deadline.min(Instant::now() + ATTEMPT_TIMEOUT), begin).await;
-        let (mut transaction, head) = match begun {
-            Ok(Ok(begun)) => begun,
-            Ok(Err(error)) => {
-                loan.failed();
-                return Attempt::Over(Verdict::NotApplied(outcome::cause(&error)));
-            }
-            Err(_) => {
-                loan.failed();
-                return Attempt::Over(Verdict::NotApplied(no_answer()));
-            }
-        };
-        match stored_head(head) {
-            Ok(head) if head == self.batch.expected => {}
-            Ok(head) => {
-                loan.succeeded();
-                return Attempt::Over(Verdict::Fenced(head));
-            }
-            Err(cause) => return Attempt::Over(Verdict::NotApplied(cause)),
+        if head != self.batch.expected {
+            return Verdict::Fenced(head);
         }
-        if let Err(error) = self.write(&mut transaction, head_key).await {
-            return Attempt::Over(Verdict::NotApplied(outcome::cause(&error)));
+        match Box::pin(transaction.commit(self.shared.allows_one_phase, self.deadline)).await {
+            Ok(()) => Verdict::Applied,
+            Err(failure) => self.settle(&transaction, failure).await,
         }
-        let timestamp = transaction.start_timestamp();
-        let (cause, needs_two_phases) = match timeout_at(self.deadline, transaction.commit()).await {
-            Ok(Ok(_)) => {
-                loan.succeeded();
-                return Attempt::Over(Verdict::Applied);
-            }
-            Ok(Err(error)) => (outcome::cause(&error), matches!(error, Error::OnePcFailure)),
-            Err(_) => (no_answer(), false),
-        };
-        loan.failed();
-        Attempt::Failed { timestamp, cause, needs_two_phases }
-    }
-
-    /// Hands the library what is to be written; nothing is sent yet. The first row becomes the primary.
-    async fn write(&self, transaction: &mut Transaction, head_key: Vec<u8>) -> Result<(), Error> {
-        let keys = &self.shared.keys;
-        transaction.put(head_key, key::stored(&self.batch.next.encode())).await?;
-        if let Some(about) = &self.about {
-            transaction.put(keys.store(), about.clone()).await?;
-        }
-        for operation in &self.batch.operations {
-            let row = keys.row(operation.table(), operation.key());
-            match operation {
-                Operation::Put { value, .. } => transaction.put(row, key::stored(value)).await?,
-                Operation::Delete { .. } => transaction.delete(row).await?,
-            }
-        }
-        Ok(())
     }
 
     /// Finds out what became of a transaction that failed.
-    async fn settle(&self, timestamp: Timestamp, failure: Cause) -> Verdict {
-        let clients = &self.shared.clients;
-        let head_key = self.shared.keys.head();
-        // A lock without time to live, as the cluster itself reports one that is to be resolved whatever its owner may be doing: the primary is
-        // found committed, or is rolled back, or is marked so that it can't be written by that transaction any more.
-        let lock = ProtoLockInfo {
-            primary_lock: head_key.clone(),
-            key: head_key.clone(),
-            lock_version: timestamp.version(),
-            lock_ttl: 0,
-            ..ProtoLockInfo::default()
+    async fn settle(&self, transaction: &Transaction, failure: Cause) -> Verdict {
+        let status = transaction.settle(self.settle_deadline).await;
+        let is_settled = match status {
+            // By this one: whatever came since, it was applied.
+            Ok(Status::Committed(_)) => return Verdict::Applied,
+            Ok(status) => status == Status::RolledBack,
+            Err(cause) => {
+                tracing::debug!(%cause, "what became of a batch is not known");
+                false
+            }
         };
-        let mut is_settled = false;
-        let mut pause = PAUSE_MIN;
-        loop {
-            let loan = match clients.take(Use::Urgent, self.settle_deadline).await {
-                Ok(loan) => loan,
-                Err(_) => return Verdict::Unknown(failure),
-            };
-            if !is_settled {
-                let resolve = loan.client.resolve_locks(vec![lock.clone()], timestamp.clone(), Backoff::no_backoff());
-                match timeout_at(self.attempt_deadline(), resolve).await {
-                    Ok(Ok(live)) => is_settled = live.is_empty(),
-                    Ok(Err(error)) => tracing::debug!(error = outcome::describe(&error), "not settled yet"),
-                    Err(_) => tracing::debug!("not settled yet, and no answer"),
-                }
-            }
-            let read = async {
-                let now = loan.client.current_timestamp().await?;
-                loan.client.snapshot(now, read_options()).get(head_key.clone()).await
-            };
-            let found = match timeout_at(self.attempt_deadline(), read).await {
-                Ok(Ok(row)) => stored_head(row).ok(),
-                _ => None,
-            };
-            if found.is_some() {
-                loan.succeeded()
-            } else {
-                loan.failed()
-            }
-            let verdict = verdict(&self.batch, failure.clone(), is_settled, found);
-            let is_known = !matches!(verdict, Verdict::Unknown(_)) || (is_settled && found.is_some());
-            if is_known || Instant::now() + pause >= self.settle_deadline {
-                return verdict;
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
+        let found = store::read_head(&self.shared, self.settle_deadline).await.ok();
+        verdict(&self.batch, failure, is_settled, found)
     }
-
-    fn attempt_deadline(&self) -> Instant {
-        self.settle_deadline.min(Instant::now() + ATTEMPT_TIMEOUT)
-    }
-}
-
-/// For reads at a timestamp.
-pub(crate) fn read_options() -> TransactionOptions {
-    TransactionOptions::new_optimistic().drop_check(CheckLevel::None).heartbeat_option(HeartbeatOption::NoHeartbeat)
 }
 
 /// The head of its row.
-pub(crate) fn stored_head(row: Option<Vec<u8>>) -> Result<Head, Cause> {
+pub(crate) fn stored_head(row: Option<(Bytes, Bytes)>) -> Result<Head, Cause> {
     let damaged = || Cause::Corrupt("TiKV: the head's row is missing or damaged".to_owned());
-    let row = row.ok_or_else(damaged)?;
+    let (_, row) = row.ok_or_else(damaged)?;
     key::value(&row)?.and_then(Head::decode).ok_or_else(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use kubewharf_engine::Table;
+
+    use super::*;
+
+    #[test]
+    fn the_head_is_the_primary_and_rows_are_in_order() {
+        let keys = Keys::new("s").unwrap();
+        let delete = |table, key: &'static str| Operation::Delete { table, key: key.into() };
+        let operations = vec![delete(Table::Log, "b"), delete(Table::Meta, "z"), delete(Table::Log, "a")];
+        let batch = Batch { operations, ..Batch::default() };
+        let written: Vec<Bytes> =
+            mutations(&keys, &batch, Some("x".into())).iter().map(|mutation| mutation.key.clone()).collect();
+        let row = |table, key: &str| keys.row(table, key.as_bytes());
+        let expected = [keys.head(), keys.store(), row(Table::Meta, "z"), row(Table::Log, "a"), row(Table::Log, "b")];
+        assert_eq!(written, expected);
+    }
 }

@@ -6,39 +6,33 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tikv_client::{Timestamp, TimestampExt, TransactionClient};
+use kubewharf_engine::Cause;
 use tokio::time::{Instant, sleep};
 
 use crate::Shared;
-use crate::clients::Use;
+use crate::client::LOGICAL_BITS;
 
 /// How often the point is moved within the time that is kept.
 const TURNS: u32 = 5;
-/// Locks are looked for in the whole cluster each time.
-const TIMEOUT: Duration = Duration::from_secs(60);
-/// Bits of a timestamp below its milliseconds.
-const LOGICAL_BITS: u32 = 18;
 
 /// Moves the safe point now and then, for ever.
 pub(crate) async fn run(shared: Arc<Shared>, life_time: Duration) {
     loop {
-        sleep(life_time / TURNS).await;
-        let deadline = Instant::now() + TIMEOUT;
-        let question = |client: TransactionClient| async move {
-            let now = client.current_timestamp().await?;
-            client.gc(Timestamp::from_version(safe_point(now.version(), life_time))).await
-        };
-        match shared.clients.take(Use::Views, deadline).await {
-            Ok(loan) => match tokio::time::timeout_at(deadline, question(loan.client.clone())).await {
-                Ok(Ok(is_moved)) => tracing::debug!(is_moved, "what TiKV may clean up"),
-                Ok(Err(error)) => {
-                    tracing::warn!(error = crate::outcome::describe(&error), "TiKV was not told what to clean up");
-                }
-                Err(_) => tracing::warn!("TiKV was not told what to clean up: no answer in time"),
-            },
+        let turn_time = life_time / TURNS;
+        sleep(turn_time).await;
+        // Locks are looked for in the whole cluster, which may take its time.
+        match turn(&shared, life_time, Instant::now() + turn_time).await {
+            Ok(safe_point) => tracing::debug!(safe_point, "what TiKV may clean up"),
             Err(cause) => tracing::warn!(%cause, "TiKV was not told what to clean up"),
         }
     }
+}
+
+/// Moves the point once. Locks that are older go first: nobody could find out any more what they are.
+async fn turn(shared: &Shared, life_time: Duration, deadline: Instant) -> Result<u64, Cause> {
+    let now = shared.client.timestamp(deadline).await?;
+    let clear = shared.client.clear(safe_point(now, life_time), deadline).await?;
+    shared.client.move_safe_point(clear, deadline).await
 }
 
 /// The timestamp of that long ago.

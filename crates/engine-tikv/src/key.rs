@@ -1,13 +1,15 @@
 //! The bytes of keys and values in the cluster.
 //!
 //! All of a store's keys begin with `kw/`, its name and a zero byte, which no name has, so that stores share a cluster, and others can use it
-//! beside them. Behind that: `m` and a name for the rows about the store, or `t`, the table's number and the row's key.
+//! beside them. Behind that: `m` and a name for the rows about the store, or `t`, the table's number and the row's key. In a keyspace the cluster's mark
+//! for it stands before all of that.
 //!
 //! Invariant: no stored value is empty. A value begins with a byte that says how the row is written; a reader that finds another one
 //! has found damage.
 
 use std::ops::Bound;
 
+use bytes::Bytes;
 use kubewharf_engine::{Cause, Table};
 
 /// How a row is written: as it is, behind this byte.
@@ -33,30 +35,29 @@ impl Keys {
         Ok(Self { prefix })
     }
 
+    /// The same in a keyspace, whose mark it is.
+    pub(crate) fn within(mut self, mut keyspace: Vec<u8>) -> Self {
+        keyspace.append(&mut self.prefix);
+        Self { prefix: keyspace }
+    }
+
     /// The row with the head.
-    pub(crate) fn head(&self) -> Vec<u8> {
+    pub(crate) fn head(&self) -> Bytes {
         self.about(b"head")
     }
 
     /// The row with the format, and whether the store is whole.
-    pub(crate) fn store(&self) -> Vec<u8> {
+    pub(crate) fn store(&self) -> Bytes {
         self.about(b"store")
     }
 
-    fn about(&self, name: &[u8]) -> Vec<u8> {
-        let mut key = self.prefix.clone();
-        key.push(ABOUT);
-        key.extend_from_slice(name);
-        key
+    fn about(&self, name: &[u8]) -> Bytes {
+        [&self.prefix[..], &[ABOUT], name].concat().into()
     }
 
     /// A row's key.
-    pub(crate) fn row(&self, table: Table, key: &[u8]) -> Vec<u8> {
-        let mut row = Vec::with_capacity(self.row_prefix_bytes() + key.len() + 1);
-        row.extend_from_slice(&self.prefix);
-        row.extend_from_slice(&[TABLES, table.number()]);
-        row.extend_from_slice(key);
-        row
+    pub(crate) fn row(&self, table: Table, key: &[u8]) -> Bytes {
+        [&self.prefix[..], &[TABLES, table.number()], key].concat().into()
     }
 
     /// What comes before a row's own key, in bytes.
@@ -65,12 +66,8 @@ impl Keys {
     }
 
     /// The first key of a range of rows, and the first one behind it. `None` if nothing can be in between.
-    pub(crate) fn range(&self, table: Table, range: (Bound<&[u8]>, Bound<&[u8]>)) -> Option<(Vec<u8>, Vec<u8>)> {
-        let behind = |key: &[u8]| {
-            let mut row = self.row(table, key);
-            row.push(0);
-            row
-        };
+    pub(crate) fn range(&self, table: Table, range: (Bound<&[u8]>, Bound<&[u8]>)) -> Option<(Bytes, Bytes)> {
+        let behind = |key: &[u8]| self.row(table, &[key, &[0]].concat());
         let start = match range.0 {
             Bound::Included(key) => self.row(table, key),
             Bound::Excluded(key) => behind(key),
@@ -79,22 +76,15 @@ impl Keys {
         let end = match range.1 {
             Bound::Included(key) => behind(key),
             Bound::Excluded(key) => self.row(table, key),
-            Bound::Unbounded => {
-                let mut next = self.row(table, b"");
-                *next.last_mut().expect("a prefix is not empty") += 1;
-                next
-            }
+            Bound::Unbounded => [&self.prefix[..], &[TABLES, table.number() + 1]].concat().into(),
         };
         (start < end).then_some((start, end))
     }
 }
 
 /// A value as it is stored.
-pub(crate) fn stored(value: &[u8]) -> Vec<u8> {
-    let mut row = Vec::with_capacity(1 + value.len());
-    row.push(PLAIN);
-    row.extend_from_slice(value);
-    row
+pub(crate) fn stored(value: &[u8]) -> Bytes {
+    [&[PLAIN][..], value].concat().into()
 }
 
 /// The value of what is stored. None is ever stored empty, and there are servers that answer so for a row that is not there.
@@ -127,8 +117,11 @@ mod tests {
                 assert!(ranges.iter().all(|(start, end)| about < *start || about >= *end), "{about:?}");
             }
         }
-        assert_eq!(one.row(Table::Log, b"k"), b"kw/a\0t\x02k");
+        assert_eq!(one.row(Table::Log, b"k"), b"kw/a\0t\x02k"[..]);
         assert_eq!(one.row(Table::Log, b"k").len(), one.row_prefix_bytes() + 1);
+        let within = one.clone().within(b"x\0\0\x07".to_vec());
+        assert_eq!(within.row(Table::Log, b"k"), b"x\0\0\x07kw/a\0t\x02k"[..]);
+        assert_eq!(within.row_prefix_bytes(), one.row_prefix_bytes() + 4);
         for name in ["", "a\0b", &"x".repeat(65)] {
             assert!(Keys::new(name).is_err());
         }

@@ -8,12 +8,22 @@
 //! the batch again settles it, because the head tells.
 //!
 //! Invariant: every call has a deadline, until which it is tried again, and nothing of the store is remembered in this process: servers that restart,
-//! regions that move or split, and PDs that are away for a while are not to stop anything for longer than that.
+//! regions that move or split, and PDs that are away for a while are not to stop anything for longer than that. How the cluster is spoken to is left to
+//! [`client`].
 
-mod clients;
+mod client;
 mod commit;
 mod error;
 mod gc;
+#[rustfmt::skip]
+#[allow(unreachable_pub, dead_code, reason = "it is generated")]
+mod generated {
+    pub mod errorpb;
+    pub mod keyspacepb;
+    pub mod kvrpcpb;
+    pub mod metapb;
+    pub mod pdpb;
+}
 mod key;
 mod outcome;
 mod restore;
@@ -23,6 +33,7 @@ mod store;
 mod url;
 mod wait;
 
+use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,19 +41,19 @@ use std::time::Duration;
 use kubewharf_engine::{Batch, Cause, CommitError, Engine, EngineError, Limits, Size, Snapshot, Table, dump};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use error::OpenError;
 
-use crate::clients::{Clients, Use, no_answer};
+use crate::client::{Client, Use, unavailable};
 use crate::key::Keys;
 use crate::url::Target;
 
-/// A row is one entry of Raft's log, which TiKV limits to 8 MiB by default; a key has the other engines' bound, which keeps stores portable. The client
-/// library names all keys of a transaction in each of its messages of 16 KiB, and holds all messages at once, so large batches cost the square of
-/// their size in time and memory: there is room for the largest row and what usually comes with it.
+/// A row is one entry of Raft's log, which TiKV limits to 8 MiB by default; a key has the other engines' bound, which keeps stores portable. A batch
+/// is held twice while it is sent, and has the bounds that it has over PostgreSQL.
 const LIMITS: Limits =
-    Limits { key_bytes_max: 1980, value_bytes_max: 6 << 20, batch_bytes_max: 8 << 20, batch_operations_max: 16 << 10 };
+    Limits { key_bytes_max: 1980, value_bytes_max: 6 << 20, batch_bytes_max: 64 << 20, batch_operations_max: 1 << 17 };
 
 /// Beyond a call's deadline, for its task to say so itself.
 const GRACE: Duration = Duration::from_millis(500);
@@ -51,16 +62,16 @@ const THREADS: usize = 2;
 /// How a store in a cluster is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the cluster is: `tikv://host:port,host:port?name=value&…`, the addresses of its PDs and parameters. These are `ca`, `cert` and `key`,
-    /// PEM files for TLS; `keyspace`, one of the cluster's that the store is kept in; `gc_life_time`, how long the cluster keeps what was
+    /// Where the cluster is: `tikv://host:port,host:port?name=value&…`, the addresses of its PDs and parameters. These are `ca`, a PEM file,
+    /// for TLS, with `cert` and `key` where servers ask for a certificate; `keyspace`, one of the cluster's that the store is kept in; `gc_life_time`, how long the cluster keeps what was
     /// overwritten (10m by default), as views must not be older; `gc=true`, to tell the cluster to clean up what is older, where
     /// nobody else does; and `one_phase=false`, for servers whose commits in one phase are not to be trusted.
     pub url: String,
     /// The store's name, with which its keys begin; made if it is not there. Up to 64 bytes, none of them zero.
     pub schema: String,
-    /// Clients for views, each with connections of its own. One more is kept for commits and for views that others wait for.
-    pub clients: usize,
-    /// How long a commit is tried. Large batches are given a second more for each MiB.
+    /// Connections for views, to each of the cluster's servers. One more is kept for commits and for views that others wait for.
+    pub connections: usize,
+    /// How long a commit is tried. Large batches are given a second more for each 4 MiB.
     pub commit_timeout: Duration,
     /// How long a read is tried, and how long the outcome of a commit that failed is asked for.
     pub read_timeout: Duration,
@@ -73,7 +84,7 @@ impl Options {
         Self {
             url: url.into(),
             schema: "kubebrain".to_owned(),
-            clients: 2,
+            connections: 2,
             commit_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(10),
         }
@@ -84,7 +95,7 @@ impl Options {
 pub struct Tikv {
     shared: Arc<Shared>,
     measure: Mutex<size::Measure>,
-    /// Runs the client library. `None` only while this is dropped.
+    /// Runs the client. `None` only while this is dropped.
     runtime: Option<Runtime>,
 }
 
@@ -92,7 +103,7 @@ pub struct Tikv {
 struct Shared {
     options: Options,
     keys: Keys,
-    clients: Clients,
+    client: Arc<Client>,
     /// Views that are older may show less than there was.
     view_age_max: Duration,
     allows_one_phase: bool,
@@ -109,7 +120,8 @@ impl Tikv {
         let target = Target::parse(&options.url).map_err(OpenError::Url)?;
         if let Some(tls) = &target.tls {
             // Files that can't be read at all are an error now, and not a reason to try again.
-            for (name, path) in [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)] {
+            let identity = tls.identity.iter().flat_map(|(cert, key)| [("cert", cert), ("key", key)]);
+            for (name, path) in iter::once(("ca", &tls.ca)).chain(identity) {
                 let unreadable = |error| OpenError::Url(format!("{name} {}: {error}", path.display()));
                 std::fs::read(path).map_err(unreadable)?;
             }
@@ -117,11 +129,20 @@ impl Tikv {
         let keys = Keys::new(&options.schema).map_err(OpenError::Url)?;
         let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("tikv").enable_all().build();
         let runtime = runtime.map_err(|error| Cause::Io(format!("can't start a thread: {error}")))?;
-        let Target { gc_life_time: life_time, collects_garbage, allows_one_phase, .. } = target;
+        let Target { gc_life_time: life_time, collects_garbage, allows_one_phase, .. } = target.clone();
         // Not all of it: the cluster's clock and this one count from different moments.
         let view_age_max = life_time - life_time / 10;
-        let clients = Clients::new(target, options.clients);
-        let shared = Arc::new(Shared { options, keys, clients, view_age_max, allows_one_phase });
+        let client = {
+            let _guard = runtime.enter();
+            Arc::new(Client::new(&target, options.connections))
+        };
+        let deadline = Instant::now() + options.read_timeout;
+        let keyspace = block_on(&runtime, deadline, {
+            let client = client.clone();
+            async move { client.enter(target.keyspace.as_deref(), deadline).await }
+        })?;
+        let keys = keys.within(keyspace);
+        let shared = Arc::new(Shared { options, keys, client, view_age_max, allows_one_phase });
         let engine = Self { shared, measure: Mutex::default(), runtime: Some(runtime) };
         store::ensure(&engine)?;
         if collects_garbage && let Some(runtime) = &engine.runtime {
@@ -149,16 +170,31 @@ impl Tikv {
         deadline: Instant,
         task: impl Future<Output = Result<T, Cause>> + Send + 'static,
     ) -> Result<T, Cause> {
-        let runtime = self.runtime.as_ref().expect("there is a runtime until the engine is dropped");
-        // On the runtime's own threads: the library starts tasks, and what panics in it must not take the caller along.
-        let mut task = runtime.spawn(task);
-        match wait::until((deadline + GRACE).into_std(), &mut task) {
-            Some(Ok(answer)) => answer,
-            Some(Err(error)) => Err(Cause::Unavailable(format!("TiKV: the client library has failed: {error}"))),
-            None => {
-                task.abort();
-                Err(no_answer())
-            }
+        block_on(self.runtime(), deadline, task)
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("there is a runtime until the engine is dropped")
+    }
+}
+
+/// Runs a task on the runtime's own threads, where its sockets and timers are, and waits for it.
+fn block_on<T: Send + 'static>(
+    runtime: &Runtime,
+    deadline: Instant,
+    task: impl Future<Output = Result<T, Cause>> + Send + 'static,
+) -> Result<T, Cause> {
+    wait_for(deadline, runtime.spawn(task))
+}
+
+/// Waits for a task that keeps to that deadline by itself.
+fn wait_for<T>(deadline: Instant, mut task: JoinHandle<Result<T, Cause>>) -> Result<T, Cause> {
+    match wait::until((deadline + GRACE).into_std(), &mut task) {
+        Some(Ok(answer)) => answer,
+        Some(Err(error)) => Err(unavailable(format!("a task has failed: {error}"))),
+        None => {
+            task.abort();
+            Err(unavailable("no answer in time"))
         }
     }
 }
@@ -181,7 +217,7 @@ impl Engine for Tikv {
     }
 
     fn reconnect(&self) {
-        self.shared.clients.renew();
+        self.shared.client.renew();
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {

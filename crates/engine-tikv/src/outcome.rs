@@ -1,17 +1,13 @@
 //! What follows from a commit that failed. Pure.
 //!
-//! A failure of the client library says little: it repeats requests by itself, so a conflict can be with the transaction's own first attempt, and
-//! what it gave up may still arrive. So after any failure two things are asked for: that the transaction be *settled*, which means that its
-//! primary row, the head, is found committed or is marked so that it never can be; and the head as it is then.
+//! A failure says little: messages are repeated, so a conflict can be with the transaction's own first attempt, and
+//! what was given up may still arrive. So after any failure two things are asked for: that the transaction be *settled*, which means that its
+//! primary row, the head, is found committed or is marked so that it never can be; and, if it was not committed, the head as it is then.
 //!
 //! Invariant: `NotApplied` only of a transaction that was settled before the expected head was seen. `Fenced` only by a head that took this
 //! batch's place. All else is unknown: the batch is sent again, and the head tells.
 
 use kubewharf_engine::{Batch, Cause, Head};
-use tikv_client::Error;
-
-/// Of an error's text, what is told at most.
-const TEXT_BYTES_MAX: usize = 400;
 
 /// What became of the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,49 +39,9 @@ pub(crate) fn verdict(batch: &Batch, failure: Cause, is_settled: bool, found: Op
     Verdict::Unknown(failure)
 }
 
-/// Why the client library failed, as the engine tells it.
-pub(crate) fn cause(error: &Error) -> Cause {
-    let text = format!("TiKV: {}", describe(error));
-    match kind(error) {
-        Kind::NoSpace => Cause::NoSpace(text),
-        Kind::TooLarge => Cause::TooLarge(text),
-        Kind::Other => Cause::Unavailable(text),
-    }
-}
-
 /// Whether the same request would fail again whenever it is sent.
 pub(crate) fn is_permanent(cause: &Cause) -> bool {
     matches!(cause, Cause::TooLarge(_) | Cause::NoSpace(_) | Cause::Corrupt(_))
-}
-
-/// An error's text, which may hold keys and be long, in short.
-pub(crate) fn describe(error: &Error) -> String {
-    let mut text = error.to_string();
-    if text.len() > TEXT_BYTES_MAX {
-        let end = (0..=TEXT_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    NoSpace,
-    TooLarge,
-    Other,
-}
-
-fn kind(error: &Error) -> Kind {
-    match error {
-        Error::RegionError(error) if error.disk_full.is_some() => Kind::NoSpace,
-        Error::RegionError(error) if error.raft_entry_too_large.is_some() => Kind::TooLarge,
-        Error::UndeterminedError(error) | Error::PessimisticLockError { inner: error, .. } => kind(error),
-        Error::ExtractedErrors(errors) | Error::MultipleKeyErrors(errors) => {
-            errors.iter().map(kind).find(|kind| *kind != Kind::Other).unwrap_or(Kind::Other)
-        }
-        _ => Kind::Other,
-    }
 }
 
 #[cfg(test)]
@@ -137,18 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_in_short_and_by_what_may_be_done_about_them() {
-        let full = tikv_client::ProtoRegionError { disk_full: Some(Default::default()), ..Default::default() };
-        let large =
-            tikv_client::ProtoRegionError { raft_entry_too_large: Some(Default::default()), ..Default::default() };
-        let region = |error| Error::RegionError(Box::new(error));
-        let nested = Error::ExtractedErrors(vec![Error::Unimplemented, Error::MultipleKeyErrors(vec![region(full)])]);
-        assert!(matches!(cause(&nested), Cause::NoSpace(_)));
-        let undetermined = Error::UndeterminedError(Box::new(region(large)));
-        assert!(matches!(cause(&undetermined), Cause::TooLarge(_)));
-        assert!(is_permanent(&cause(&undetermined)) && !is_permanent(&cause(&Error::OnePcFailure)));
-        let long = Error::StringError("ü".repeat(1000));
-        let Cause::Unavailable(text) = cause(&long) else { panic!("it is unavailable") };
-        assert!(text.len() < TEXT_BYTES_MAX + 20 && text.ends_with('…'));
+    fn what_can_never_be_taken_is_not_sent_again() {
+        let text = String::new;
+        assert!(is_permanent(&Cause::TooLarge(text())) && is_permanent(&Cause::NoSpace(text())));
+        assert!(!is_permanent(&Cause::Unavailable(text())));
     }
 }

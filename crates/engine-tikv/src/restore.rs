@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use kubewharf_engine::{Batch, Cause, CommitError, EngineError, Head, Operation, Reserve, dump};
 
 use crate::error::OpenError;
@@ -67,7 +68,7 @@ fn replace(
     engine: &Tikv,
     (expected, next): (Head, Head),
     operations: Vec<Operation>,
-    about: Option<Vec<u8>>,
+    about: Option<Bytes>,
 ) -> Result<bool, EngineError> {
     let batch = Batch { expected, next, operations, reserve: Reserve::Whole };
     let mut last = changed();

@@ -9,7 +9,7 @@ use std::ops::{Bound, ControlFlow};
 use kubewharf_engine::{Direction, EngineError, Size, Snapshot, Table};
 
 use crate::Tikv;
-use crate::clients::Use;
+use crate::client::Use;
 use crate::snapshot::View;
 
 /// What is read of a table at a call.

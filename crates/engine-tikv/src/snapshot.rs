@@ -8,17 +8,22 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use kubewharf_engine::{Cause, DamageVisitor, Direction, EngineError, Head, Snapshot, Table, Visitor};
-use tikv_client::{KvPair, Timestamp};
+use bytes::Bytes;
+use kubewharf_engine::{Cause, DamageVisitor, Direction, EngineError, Head, Snapshot, Table, Visitor, Wanted};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::clients::Use;
-use crate::commit::{read_options, stored_head};
-use crate::{LIMITS, Tikv, key};
+use crate::client::{Page, Reader, Use};
+use crate::commit::stored_head;
+use crate::{LIMITS, Tikv, key, wait_for};
 
-/// Rows of the first page of a scan, of the second, and of all others: most scans are short or end early. The library asks every region of
-/// the rest of the range for as many at once, so pages are not larger.
-const PAGE_ROWS: [u32; 3] = [32, 256, 512];
+/// Rows of the first page of a scan, of the second, and of all others, where nobody says how many are wanted: most such scans are short or
+/// end early, and what a page brings too much has been read in vain.
+const PAGE_ROWS: [u32; 3] = [32, 256, 1024];
+/// Rows of the first page where it is said how many are wanted.
+const FIRST_PAGE_ROWS_MAX: u32 = 1024;
+/// Rows of a page, however small.
+const PAGE_ROWS_MAX: u32 = 4096;
 /// What a page should not exceed, by the size of the rows before it.
 const PAGE_BYTES: usize = 4 << 20;
 const PAGE_ROWS_MIN: u32 = 4;
@@ -26,7 +31,7 @@ const PAGE_ROWS_MIN: u32 = 4;
 const PREFETCH_KEYS_MAX: usize = 1024;
 
 /// A row's value by its key; `None` if there is no such row.
-type Fetched = HashMap<Vec<u8>, Option<Arc<[u8]>>>;
+type Fetched = HashMap<Vec<u8>, Option<Bytes>>;
 
 /// Receives a row's key, and its value unless it is damaged; ends the scan by its answer.
 type RowVisitor<'v> = dyn FnMut(&[u8], Result<&[u8], Cause>) -> Result<ControlFlow<()>, Cause> + 'v;
@@ -34,11 +39,24 @@ type RowVisitor<'v> = dyn FnMut(&[u8], Result<&[u8], Cause>) -> Result<ControlFl
 /// The view.
 pub(crate) struct View<'e> {
     engine: &'e Tikv,
-    what_for: Use,
-    timestamp: Timestamp,
+    reader: Arc<Reader>,
     taken: Instant,
     head: Head,
     fetched: RefCell<[Fetched; Table::ALL.len()]>,
+}
+
+/// A page that is being fetched; not any more once nobody wants it.
+struct Fetching {
+    page: Option<JoinHandle<Result<Page, Cause>>>,
+    deadline: Instant,
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        if let Some(page) = &self.page {
+            page.abort();
+        }
+    }
 }
 
 impl<'e> View<'e> {
@@ -46,118 +64,81 @@ impl<'e> View<'e> {
     pub(crate) fn begin(engine: &'e Tikv, what_for: Use, wanted: &[(Table, &[u8])]) -> Result<Self, EngineError> {
         let shared = &engine.shared;
         let head_key = shared.keys.head();
-        let mut keys: BTreeSet<Vec<u8>> =
+        let mut keys: BTreeSet<Bytes> =
             wanted.iter().filter(|(_, key)| may_exist(key)).map(|(table, key)| shared.keys.row(*table, key)).collect();
         keys.insert(head_key.clone());
-        let keys: Vec<Vec<u8>> = keys.into_iter().collect();
+        let keys: Vec<Bytes> = keys.into_iter().collect();
         let taken = Instant::now();
-        let (deadline, asked) = (engine.read_deadline(), shared.clone());
-        let (timestamp, pairs) = engine.run(deadline, async move {
-            let question = |client: tikv_client::TransactionClient| {
-                let keys = keys.clone();
-                async move {
-                    let now = client.current_timestamp().await?;
-                    let pairs = client.snapshot(now.clone(), read_options()).batch_get(keys).await?;
-                    Ok((now, pairs.collect::<Vec<_>>()))
-                }
-            };
-            asked.clients.ask(what_for, deadline, question).await
+        let (deadline, client) = (engine.read_deadline(), shared.client.clone());
+        let (reader, rows) = engine.run(deadline, async move {
+            let now = client.timestamp(deadline).await?;
+            let reader = Reader::new(client, what_for, now);
+            let rows = reader.get(&keys, deadline).await?;
+            Ok((Arc::new(reader), rows))
         })?;
-        let mut rows: HashMap<Vec<u8>, Vec<u8>> = pairs.into_iter().map(parts).collect();
-        let head = stored_head(rows.remove(&head_key))?;
+        let mut rows: HashMap<Bytes, Bytes> = rows.into_iter().collect();
+        let head = stored_head(rows.remove_entry(&head_key))?;
         let mut fetched: [Fetched; Table::ALL.len()] = Default::default();
         for (table, key) in wanted {
-            let row = rows.get(&shared.keys.row(*table, key));
-            let value = row.map(|row| key::value(row)).transpose()?.flatten().map(Arc::from);
+            let value = found(&rows, &shared.keys.row(*table, key))?;
             fetched[usize::from(table.number())].insert(key.to_vec(), value);
         }
-        Ok(Self { engine, what_for, timestamp, taken, head, fetched: RefCell::new(fetched) })
+        Ok(Self { engine, reader, taken, head, fetched: RefCell::new(fetched) })
     }
 
     /// Asks for rows of a list of keys, which are as the cluster has them.
-    fn fetch(&self, keys: Vec<Vec<u8>>) -> Result<HashMap<Vec<u8>, Vec<u8>>, EngineError> {
+    fn fetch(&self, keys: Vec<Bytes>) -> Result<HashMap<Bytes, Bytes>, EngineError> {
         self.check_age()?;
-        let (deadline, shared) = (self.engine.read_deadline(), self.engine.shared.clone());
-        let (timestamp, what_for) = (self.timestamp.clone(), self.what_for);
-        let pairs = self.engine.run(deadline, async move {
-            let question = |client: tikv_client::TransactionClient| {
-                let (keys, timestamp) = (keys.clone(), timestamp.clone());
-                async move {
-                    let pairs = client.snapshot(timestamp, read_options()).batch_get(keys).await?;
-                    Ok(pairs.collect::<Vec<_>>())
-                }
-            };
-            shared.clients.ask(what_for, deadline, question).await
-        })?;
-        Ok(pairs.into_iter().map(parts).collect())
+        let (deadline, reader) = (self.engine.read_deadline(), self.reader.clone());
+        let rows = self.engine.run(deadline, async move { reader.get(&keys, deadline).await })?;
+        Ok(rows.into_iter().collect())
     }
 
-    /// Asks for the first rows of a range.
-    fn page(
-        &self,
-        range: &(Vec<u8>, Vec<u8>),
-        rows_max: u32,
-        direction: Direction,
-    ) -> Result<Vec<KvPair>, EngineError> {
+    /// Begins to ask for the first rows of a range.
+    fn fetch_page(&self, range: (Bytes, Bytes), rows_max: u32, direction: Direction) -> Result<Fetching, EngineError> {
         self.check_age()?;
-        let (deadline, shared) = (self.engine.read_deadline(), self.engine.shared.clone());
-        let (timestamp, what_for, range) = (self.timestamp.clone(), self.what_for, range.clone());
-        let pairs = self.engine.run(deadline, async move {
-            let question = |client: tikv_client::TransactionClient| {
-                let (timestamp, range) = (timestamp.clone(), range.0.clone()..range.1.clone());
-                async move {
-                    let mut snapshot = client.snapshot(timestamp, read_options());
-                    Ok(match direction {
-                        Direction::Forward => snapshot.scan(range, rows_max).await?.collect::<Vec<_>>(),
-                        Direction::Reverse => snapshot.scan_reverse(range, rows_max).await?.collect(),
-                    })
-                }
-            };
-            shared.clients.ask(what_for, deadline, question).await
-        })?;
-        Ok(pairs)
+        let (deadline, reader) = (self.engine.read_deadline(), self.reader.clone());
+        let page = async move { reader.page(range, rows_max, direction, deadline).await };
+        Ok(Fetching { page: Some(self.engine.runtime().spawn(page)), deadline })
     }
 
+    /// Visits rows page by page. `wanted` are those that are wanted, if anybody has said that.
     fn scan_rows(
         &self,
         table: Table,
         range: (Bound<&[u8]>, Bound<&[u8]>),
         direction: Direction,
+        mut wanted: Option<usize>,
         visit: &mut RowVisitor<'_>,
     ) -> Result<(), EngineError> {
         let keys = &self.engine.shared.keys;
-        let Some(mut range) = keys.range(table, range) else { return Ok(()) };
-        let mut rows_max = PAGE_ROWS[0];
+        let Some(range) = keys.range(table, range) else { return Ok(()) };
+        let mut fetching = self.fetch_page(range, page_rows(0, 0, wanted), direction)?;
         for page in 1.. {
-            let pairs = self.page(&range, rows_max, direction)?;
-            let (count, mut bytes) = (pairs.len(), 0);
-            let mut last = Vec::new();
-            for pair in pairs {
-                let (stored_key, row) = parts(pair);
-                bytes += stored_key.len() + row.len();
+            let Some(task) = fetching.page.take() else { break };
+            let Page { rows, rest } = wait_for(fetching.deadline, task)?;
+            let bytes: usize = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
+            let row_bytes = bytes / rows.len().max(1);
+            wanted = wanted.map(|wanted| wanted.saturating_sub(rows.len()));
+            let mut next = rest.map(|rest| (rest, page_rows(page, row_bytes, wanted)));
+            // While these rows are visited the next ones come; but not behind the first page, with which most scans end.
+            if page > 1
+                && let Some((rest, rows_max)) = next.take()
+            {
+                fetching = self.fetch_page(rest, rows_max, direction)?;
+            }
+            for (stored_key, row) in &rows {
                 let key = stored_key.get(keys.row_prefix_bytes()..).unwrap_or_default();
                 // A row that the store answers with but does not have is passed over.
-                if let Some(value) = key::value(&row).transpose()
+                if let Some(value) = key::value(row).transpose()
                     && visit(key, value)?.is_break()
                 {
                     return Ok(());
                 }
-                last = stored_key;
             }
-            if count < rows_max as usize {
-                break;
+            if let Some((rest, rows_max)) = next {
+                fetching = self.fetch_page(rest, rows_max, direction)?;
             }
-            match direction {
-                Direction::Forward => {
-                    last.push(0);
-                    range.0 = last;
-                }
-                Direction::Reverse => range.1 = last,
-            }
-            if range.0 >= range.1 {
-                break;
-            }
-            rows_max = page_rows(page, bytes / count.max(1));
         }
         Ok(())
     }
@@ -177,14 +158,22 @@ fn may_exist(key: &[u8]) -> bool {
     (1..=LIMITS.key_bytes_max).contains(&key.len())
 }
 
-fn parts(pair: KvPair) -> (Vec<u8>, Vec<u8>) {
-    let (key, value) = pair.into();
-    (key.into(), value)
+/// A row's value among those that were found.
+fn found(rows: &HashMap<Bytes, Bytes>, key: &Bytes) -> Result<Option<Bytes>, Cause> {
+    let Some(row) = rows.get(key) else { return Ok(None) };
+    Ok(key::value(row)?.map(|value| row.slice_ref(value)))
 }
 
-/// Rows of the page behind the `page`-th, when rows are of that size.
-fn page_rows(page: usize, row_bytes: usize) -> u32 {
-    let rows = PAGE_ROWS[page.min(PAGE_ROWS.len() - 1)];
+/// Rows of a page behind the first `page` ones, when rows were of that size so far, and so many more are wanted, if anybody has said that.
+fn page_rows(page: usize, row_bytes: usize, wanted: Option<usize>) -> u32 {
+    let rows = match wanted {
+        Some(wanted) => {
+            let rows_max = if page == 0 { FIRST_PAGE_ROWS_MAX } else { PAGE_ROWS_MAX };
+            // A few more than were wanted are, if it is not over by then.
+            u32::try_from(wanted).unwrap_or(u32::MAX).clamp(PAGE_ROWS[0], rows_max)
+        }
+        None => PAGE_ROWS[page.min(PAGE_ROWS.len() - 1)],
+    };
     rows.min(u32::try_from(PAGE_BYTES / row_bytes.max(1)).unwrap_or(u32::MAX)).max(PAGE_ROWS_MIN)
 }
 
@@ -196,8 +185,7 @@ impl Snapshot for View<'_> {
             None if !may_exist(key) => None,
             None => {
                 let row = self.engine.shared.keys.row(table, key);
-                let rows = self.fetch(vec![row.clone()])?;
-                rows.get(&row).map(|row| key::value(row)).transpose()?.flatten().map(Arc::from)
+                found(&self.fetch(vec![row.clone()])?, &row)?
             }
         };
         if let Some(value) = &value {
@@ -209,12 +197,11 @@ impl Snapshot for View<'_> {
     fn prefetch(&self, table: Table, keys: &[&[u8]]) -> Result<(), EngineError> {
         for keys in keys.chunks(PREFETCH_KEYS_MAX) {
             let row_of = |key: &[u8]| self.engine.shared.keys.row(table, key);
-            let wanted: BTreeSet<Vec<u8>> = keys.iter().filter(|key| may_exist(key)).map(|key| row_of(key)).collect();
+            let wanted: BTreeSet<Bytes> = keys.iter().filter(|key| may_exist(key)).map(|key| row_of(key)).collect();
             let rows = if wanted.is_empty() { HashMap::new() } else { self.fetch(wanted.into_iter().collect())? };
             let mut fetched = Fetched::with_capacity(keys.len());
             for key in keys {
-                let value = rows.get(&row_of(key)).map(|row| key::value(row)).transpose()?.flatten().map(Arc::from);
-                fetched.insert(key.to_vec(), value);
+                fetched.insert(key.to_vec(), found(&rows, &row_of(key))?);
             }
             self.fetched.borrow_mut()[usize::from(table.number())].extend(fetched);
         }
@@ -228,7 +215,22 @@ impl Snapshot for View<'_> {
         direction: Direction,
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
-        self.scan_rows(table, range, direction, &mut |key, value| Ok(visit(key, value?)))
+        self.scan_rows(table, range, direction, None, &mut |key, value| Ok(visit(key, value?)))
+    }
+
+    fn scan_wanted(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        wanted: Wanted,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        // The cluster sends values whole, or none: what is wanted of them is mostly their first bytes.
+        self.scan_rows(table, range, direction, Some(wanted.rows), &mut |key, value| {
+            let value = value?;
+            Ok(visit(key, &value[..value.len().min(wanted.value_bytes)]))
+        })
     }
 
     fn scan_past_damage(
@@ -237,7 +239,7 @@ impl Snapshot for View<'_> {
         range: (Bound<&[u8]>, Bound<&[u8]>),
         visit: &mut DamageVisitor<'_>,
     ) -> Result<(), EngineError> {
-        self.scan_rows(table, range, Direction::Forward, &mut |key, value| Ok(visit(key, value.ok())))
+        self.scan_rows(table, range, Direction::Forward, None, &mut |key, value| Ok(visit(key, value.ok())))
     }
 
     fn head(&self) -> Result<Head, EngineError> {
@@ -251,9 +253,17 @@ mod tests {
 
     #[test]
     fn pages_grow_unless_rows_are_large() {
-        assert_eq!([1, 2, 3, 9].map(|page| page_rows(page, 500)), [256, 512, 512, 512]);
-        assert_eq!([1, 2, 3].map(|page| page_rows(page, 64 << 10)), [64, 64, 64]);
-        assert_eq!([1, 2, 3].map(|page| page_rows(page, 6 << 20)), [4, 4, 4]);
-        assert_eq!(page_rows(1, 0), 256);
+        assert_eq!([0, 1, 2, 3, 9].map(|page| page_rows(page, 500, None)), [32, 256, 1024, 1024, 1024]);
+        assert_eq!([1, 2, 3].map(|page| page_rows(page, 64 << 10, None)), [64, 64, 64]);
+        assert_eq!([1, 2, 3].map(|page| page_rows(page, 6 << 20, None)), [4, 4, 4]);
+        assert_eq!(page_rows(1, 0, None), 256);
+    }
+
+    #[test]
+    fn pages_have_what_is_wanted_within_their_bytes() {
+        assert_eq!([0, 1].map(|page| page_rows(page, 0, Some(501))), [501, 501]);
+        assert_eq!([0, 1].map(|page| page_rows(page, 512, Some(100_000))), [1024, 4096]);
+        assert_eq!(page_rows(1, 4 << 10, Some(100_000)), 1024);
+        assert_eq!(page_rows(2, 100, Some(0)), 32, "what was said was wrong");
     }
 }

@@ -4,15 +4,15 @@
 //! at once one succeeds, and the others find what it has made.
 
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
+use bytes::Bytes;
 use kubewharf_engine::{Cause, Head};
-use tikv_client::{CheckLevel, Error, TransactionClient, TransactionOptions};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::Instant;
 
-use crate::clients::{ATTEMPT_TIMEOUT, PAUSE_MAX, PAUSE_MIN, Use, no_answer};
-use crate::commit::stored_head;
+use crate::client::{Backoff, Mutations, Reader, Transaction, Use};
+use crate::commit::{put, stored_head};
 use crate::error::OpenError;
-use crate::outcome;
 use crate::{Shared, Tikv};
 
 /// What keys and rows look like. A store of a newer one is refused.
@@ -20,10 +20,10 @@ const FORMAT: u32 = 1;
 const FORMAT_BYTES: usize = size_of::<u32>();
 
 /// The store's own row.
-pub(crate) fn about(is_whole: bool) -> Vec<u8> {
+pub(crate) fn about(is_whole: bool) -> Bytes {
     let mut row = FORMAT.to_le_bytes().to_vec();
     row.push(u8::from(is_whole));
-    row
+    row.into()
 }
 
 /// The format, and whether the store is whole.
@@ -46,43 +46,31 @@ pub(crate) fn ensure(engine: &Tikv) -> Result<(), OpenError> {
 }
 
 /// The store's own row.
-async fn find_or_make(shared: &Shared, deadline: Instant) -> Result<Vec<u8>, Cause> {
-    let mut pause = PAUSE_MIN;
+async fn find_or_make(shared: &Shared, deadline: Instant) -> Result<Bytes, Cause> {
+    let mut backoff = Backoff::new(deadline);
     loop {
-        let loan = shared.clients.take(Use::Urgent, deadline).await?;
-        let attempt_deadline = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
-        let failure = match timeout_at(attempt_deadline, attempt(shared, &loan.client)).await {
-            Ok(Ok(Some(found))) => {
-                loan.succeeded();
-                return Ok(found);
-            }
+        match attempt(shared, deadline).await {
+            Ok(Some(found)) => return Ok(found),
             // It is read in any case: what was written may have been written by another.
-            Ok(Ok(None)) => continue,
-            Ok(Err(error)) => outcome::cause(&error),
-            Err(_) => no_answer(),
-        };
-        loan.failed();
-        if Instant::now() + pause >= deadline {
-            return Err(failure);
+            Ok(None) => {}
+            Err(failure) => backoff.wait(Duration::ZERO, failure).await?,
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
 /// Reads the store's own row; writes it and the head if it is not there.
-async fn attempt(shared: &Shared, client: &TransactionClient) -> Result<Option<Vec<u8>>, Error> {
-    let options = TransactionOptions::new_optimistic().drop_check(CheckLevel::None);
-    let mut transaction = client.begin_with_options(options).await?;
-    let found = transaction.get(shared.keys.store()).await?;
-    if let Some(found) = found.filter(|row| !row.is_empty()) {
-        return Ok(Some(found));
-    }
+async fn attempt(shared: &Shared, deadline: Instant) -> Result<Option<Bytes>, Cause> {
     let incarnation = u128::from(RandomState::new().hash_one(0)) << 64;
     let head = Head { epoch: 1, seq: 1, revision: 1, batch_id: incarnation | 1 };
-    transaction.put(shared.keys.head(), crate::key::stored(&head.encode())).await?;
-    transaction.put(shared.keys.store(), about(true)).await?;
-    transaction.commit().await?;
+    let keys = &shared.keys;
+    let mutations =
+        Mutations::from([put(keys.head(), crate::key::stored(&head.encode())), put(keys.store(), about(true))]);
+    let transaction = Transaction::begin(shared.client.clone(), mutations, deadline).await?;
+    let found = transaction.reader().get(&[keys.store()], deadline).await?.pop();
+    if let Some((_, found)) = found.filter(|(_, row)| !row.is_empty()) {
+        return Ok(Some(found));
+    }
+    transaction.commit(shared.allows_one_phase, deadline).await?;
     tracing::info!(schema = shared.options.schema, "a store was made in TiKV");
     Ok(None)
 }
@@ -90,21 +78,20 @@ async fn attempt(shared: &Shared, client: &TransactionClient) -> Result<Option<V
 /// The head as it is now, for whoever is about to change what the store says of itself.
 pub(crate) fn head(engine: &Tikv) -> Result<Head, Cause> {
     let (deadline, shared) = (engine.read_deadline(), engine.shared.clone());
-    engine.run(deadline, async move {
-        let head_key = shared.keys.head();
-        let question = |client: TransactionClient| {
-            let head_key = head_key.clone();
-            async move {
-                let now = client.current_timestamp().await?;
-                client.snapshot(now, crate::commit::read_options()).get(head_key).await
-            }
-        };
-        stored_head(shared.clients.ask(Use::Urgent, deadline, question).await?)
-    })
+    engine.run(deadline, async move { read_head(&shared, deadline).await })
+}
+
+/// The head as it is now.
+pub(crate) async fn read_head(shared: &Shared, deadline: Instant) -> Result<Head, Cause> {
+    let now = shared.client.timestamp(deadline).await?;
+    let reader = Reader::new(shared.client.clone(), Use::Urgent, now);
+    stored_head(reader.get(&[shared.keys.head()], deadline).await?.pop())
 }
 
 #[cfg(test)]
 mod tests {
+    use kubewharf_engine::Batch;
+
     use super::*;
 
     #[test]
@@ -114,5 +101,24 @@ mod tests {
         }
         assert_eq!(read_about(&[2, 0, 0, 0, 1, 7]), Some((2, false)));
         assert_eq!(read_about(b"abc"), None);
+    }
+    /// In the cluster that the tests of the crate use.
+    #[test]
+    fn what_another_version_left_is_refused() {
+        let Some(place) = kubewharf_testkit::tikv::Tikv::from_environment() else { return };
+        let options = crate::Options { schema: place.schema, ..crate::Options::new(place.url) };
+        let engine = Tikv::open(options.clone()).unwrap();
+        let write_about = |row: &'static [u8]| {
+            let expected = head(&engine).unwrap();
+            let next = Head { seq: expected.seq + 1, ..expected };
+            let batch = Batch { expected, next, ..Batch::default() };
+            crate::commit::apply(&engine, &batch, Some(Bytes::from_static(row))).unwrap();
+        };
+        write_about(&[2, 0, 0, 0, 1]);
+        let error = Tikv::open(options.clone()).map(|_| ()).unwrap_err();
+        assert_eq!(error, OpenError::Format { schema: options.schema.clone(), found: 2, supported: 1 });
+        write_about(b"?");
+        let error = Tikv::open(options).map(|_| ()).unwrap_err();
+        assert!(matches!(&error, OpenError::Failed(failed) if failed.is_corrupt()), "{error}");
     }
 }

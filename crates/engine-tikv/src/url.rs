@@ -38,10 +38,8 @@ pub(crate) struct Target {
 pub(crate) struct TlsFiles {
     /// Whose signature on a server's certificate counts.
     pub(crate) ca: PathBuf,
-    /// The client's own certificate.
-    pub(crate) cert: PathBuf,
-    /// The key of `cert`.
-    pub(crate) key: PathBuf,
+    /// The client's own certificate and its key, where servers ask for one.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl Target {
@@ -79,9 +77,10 @@ impl Target {
         }
         let tls = match (ca, cert, key) {
             (None, None, None) => None,
-            (Some(ca), Some(cert), Some(key)) => Some(TlsFiles { ca, cert, key }),
-            // The client library knows no other TLS.
-            _ => return Err("ca, cert and key go together".to_owned()),
+            (Some(ca), None, None) => Some(TlsFiles { ca, identity: None }),
+            (Some(ca), Some(cert), Some(key)) => Some(TlsFiles { ca, identity: Some((cert, key)) }),
+            (None, ..) => return Err("cert and key need ca, which says whom to trust".to_owned()),
+            _ => return Err("cert and key go together".to_owned()),
         };
         Ok(Self { endpoints, tls, keyspace, gc_life_time, collects_garbage, allows_one_phase })
     }
@@ -138,8 +137,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!(target.endpoints, ["a:1", "b:2379", "[::1]:3", "[::1]:2379"]);
-        let tls = TlsFiles { ca: "/ca dir/ca.crt".into(), cert: "/c".into(), key: "/k".into() };
-        assert_eq!(target.tls, Some(tls));
+        let identity = Some(("/c".into(), "/k".into()));
+        assert_eq!(target.tls, Some(TlsFiles { ca: "/ca dir/ca.crt".into(), identity }));
+        let tls = Target::parse("a:1?ca=/ca").unwrap().tls;
+        assert_eq!(tls, Some(TlsFiles { ca: "/ca".into(), identity: None }), "servers need not ask for a certificate");
         assert_eq!(target.keyspace.as_deref(), Some("mine"));
         assert_eq!((target.gc_life_time, target.collects_garbage), (Duration::from_secs(90), true));
         assert!(!target.allows_one_phase);
@@ -170,8 +171,9 @@ mod tests {
             ("a:b", "host:port"),
             ("::1:2379", "host:port"),
             (":1", "host:port"),
-            ("a:1?ca=/ca", "go together"),
-            ("a:1?cert=/c&key=/k", "go together"),
+            ("a:1?ca=/ca&cert=/c", "go together"),
+            ("a:1?ca=/ca&key=/k", "go together"),
+            ("a:1?cert=/c&key=/k", "need ca"),
             ("a:1?gc=maybe", "gc=maybe"),
             ("a:1?one_phase=", "one_phase"),
             ("a:1?gc_life_time=10", "gc_life_time"),

@@ -20,14 +20,13 @@ use kubewharf_testkit::cluster::{PD_PIDS_VARIABLE, STORE_PIDS_VARIABLE, Server};
 use kubewharf_testkit::tikv::Tikv as Place;
 use libtest_mimic::{Arguments, Trial};
 
-const TESTS: [(&str, fn()); 14] = [
+const TESTS: [(&str, fn()); 13] = [
     ("tikv_conforms", tikv_conforms),
     ("tikv_conforms_with_two_phases", tikv_conforms_with_two_phases),
     ("a_deposed_process_is_fenced", fencing::a_deposed_process_is_fenced_and_sees_what_the_new_one_wrote),
     ("engines_that_race_take_turns_and_lose_nothing", fencing::engines_that_race_take_turns_and_lose_nothing),
     ("large_batches_race_and_one_wins", fencing::large_batches_race_and_one_wins),
     ("an_empty_place_is_opened_by_many_at_once", opening::an_empty_place_is_opened_by_many_at_once),
-    ("what_another_version_left_is_refused", opening::what_another_version_left_is_refused),
     ("a_cluster_that_is_not_there_is_an_error", opening::a_cluster_that_is_not_there_is_an_error),
     ("one_pd_that_is_away_is_passed_over", opening::one_pd_that_is_away_is_passed_over),
     ("a_caller_within_a_runtime_is_no_trouble", commits::a_caller_within_a_runtime_is_no_trouble),

@@ -28,31 +28,6 @@ pub(crate) fn an_empty_place_is_opened_by_many_at_once() {
     }
 }
 
-pub(crate) fn what_another_version_left_is_refused() {
-    let options = options();
-    drop(Tikv::open(options.clone()).unwrap());
-    write_about(&options, vec![2, 0, 0, 0, 1]);
-    let error = Tikv::open(options.clone()).map(|_| ()).unwrap_err();
-    assert_eq!(error, OpenError::Format { schema: options.schema.clone(), found: 2, supported: 1 });
-    write_about(&options, b"?".to_vec());
-    let error = Tikv::open(options).map(|_| ()).unwrap_err();
-    assert!(matches!(&error, OpenError::Failed(failed) if failed.is_corrupt()), "{error}");
-}
-
-/// Writes what the store says of itself, as another program might.
-fn write_about(options: &Options, row: Vec<u8>) {
-    let addresses = options.url.trim_start_matches("tikv://").split('?').next().unwrap();
-    let addresses: Vec<String> = addresses.split(',').map(str::to_owned).collect();
-    let key = [b"kw/", options.schema.as_bytes(), b"\0mstore"].concat();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let client = tikv_client::TransactionClient::new(addresses).await.unwrap();
-        let mut transaction = client.begin_optimistic().await.unwrap();
-        transaction.put(key, row).await.unwrap();
-        transaction.commit().await.unwrap();
-    });
-}
-
 pub(crate) fn a_cluster_that_is_not_there_is_an_error() {
     let closed = kubewharf_testkit::address::free_port();
     let options = Options { read_timeout: Duration::from_millis(500), ..Options::new(format!("tikv://{closed}")) };

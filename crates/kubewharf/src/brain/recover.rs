@@ -7,6 +7,7 @@ use clap::Parser;
 use kubewharf_brain::cluster::recover;
 use kubewharf_engine::Engine;
 use kubewharf_engine_postgres::{Options, Postgres};
+use kubewharf_engine_tikv::Tikv;
 
 /// Make a store usable again whose database or cluster has lost acknowledged writes, as after the failover to a standby that lagged. Members then start again;
 /// revisions go on a thousand million higher, and every client lists anew. What is lost stays lost.
@@ -59,14 +60,13 @@ fn recovered(arguments: Arguments) -> anyhow::Result<i64> {
             };
             Box::new(Postgres::open(options)?)
         }
-        #[cfg(feature = "tikv")]
         "tikv" => {
-            use kubewharf_engine_tikv::{Options, Tikv};
-            let options = Options { schema: arguments.engine_schema, ..Options::new(arguments.engine_url) };
+            let options = kubewharf_engine_tikv::Options {
+                schema: arguments.engine_schema,
+                ..kubewharf_engine_tikv::Options::new(arguments.engine_url)
+            };
             Box::new(Tikv::open(options)?)
         }
-        #[cfg(not(feature = "tikv"))]
-        "tikv" => anyhow::bail!("--engine: this program was built without tikv: build it with `--features tikv`"),
         other => anyhow::bail!("--engine: {other:?} is none of postgres, tikv"),
     };
     Ok(recover(&*engine)?)
