@@ -18,11 +18,14 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use kubewharf_engine::Cause;
 use tokio::time::{Instant, sleep};
 
-use super::locks::{Caller, Status, describe};
+use super::locks::{Caller, Status, describe, is_locked};
+use super::region_error::Missed;
 use super::regions::Region;
 use super::{Backoff, Client, Reader, Use, unavailable};
 use crate::generated::kvrpcpb::{CommitRequest, Mutation, PrewriteRequest, TxnHeartBeatRequest};
 
+/// What a row counts for in a message beside its bytes.
+const ROW_BYTES: usize = 64;
 /// What a message of the first phase should not exceed, in keys and values: an entry of the log may have some megabytes, and others wait behind it.
 const PREWRITE_BYTES_MAX: usize = 512 << 10;
 /// What a message of the second phase should not exceed, in keys.
@@ -121,7 +124,7 @@ impl Transaction {
     async fn prewrite_first(&self, may_be_one_phase: bool, deadline: Instant) -> Result<(Prewritten, usize), Cause> {
         let mut backoff = Backoff::new(deadline);
         let mut was_one_phase = false;
-        for attempt in 0.. {
+        loop {
             let (region, rows) = self.message(0..self.mutations.len(), PREWRITE_BYTES_MAX, deadline).await?;
             let is_one_phase = may_be_one_phase && rows.len() == self.mutations.len();
             if was_one_phase && !is_one_phase {
@@ -130,25 +133,22 @@ impl Transaction {
             }
             was_one_phase = is_one_phase;
             let last = rows.end;
-            let sent = self.send(&region, rows, is_one_phase, attempt > 0, &mut backoff, deadline).await?;
+            let sent = self.send(&region, rows, is_one_phase, &mut backoff, deadline).await?;
             if let Some(prewritten) = sent {
                 return Ok((prewritten, last));
             }
         }
-        unreachable!("it is tried until it succeeds or fails")
     }
 
     /// The first phase for some rows, in as many messages as it takes by now.
     async fn prewrite(&self, mut rows: Range<usize>, deadline: Instant) -> Result<(), Cause> {
         let mut backoff = Backoff::new(deadline);
-        let mut is_retry = false;
         while !rows.is_empty() {
             let (region, part) = self.message(rows.clone(), PREWRITE_BYTES_MAX, deadline).await?;
             let end = part.end;
-            if self.send(&region, part, false, is_retry, &mut backoff, deadline).await?.is_some() {
+            if self.send(&region, part, false, &mut backoff, deadline).await?.is_some() {
                 rows.start = end;
             }
-            is_retry = true;
         }
         Ok(())
     }
@@ -159,7 +159,6 @@ impl Transaction {
         region: &Region,
         rows: Range<usize>,
         is_one_phase: bool,
-        is_retry: bool,
         backoff: &mut Backoff,
         deadline: Instant,
     ) -> Result<Option<Prewritten>, Cause> {
@@ -175,7 +174,7 @@ impl Transaction {
             min_commit_ts: self.start + 1,
             try_one_pc: is_one_phase,
         };
-        let answer = match self.client.send(Use::Urgent, region, request, is_retry, deadline).await {
+        let answer = match self.client.send(Use::Urgent, region, request, backoff).await {
             Ok(answer) => answer,
             Err(missed) => {
                 backoff.after(missed).await?;
@@ -194,11 +193,10 @@ impl Transaction {
             let text = describe(&error);
             locks.push(error.locked.ok_or_else(|| unavailable(text))?);
         }
-        let waits_for = locks[0].lock_version;
-        if !self.client.meet(Use::Urgent, locks, &mut Caller::Writer, deadline).await? {
-            let failure = unavailable(format!("a row is locked by the transaction {waits_for}, which is alive"));
-            backoff.wait(Duration::ZERO, failure).await?;
-        }
+        let locked = is_locked(&locks[0]);
+        let is_free = self.client.meet(Use::Urgent, locks, &mut Caller::Writer, deadline).await?;
+        let missed = if is_free { Missed::AtOnce(locked) } else { Missed::again(locked, Duration::ZERO) };
+        backoff.after(missed).await?;
         Ok(None)
     }
 
@@ -206,11 +204,11 @@ impl Transaction {
     async fn commit_primary(&self, deadline: Instant) -> Result<(u64, usize), Cause> {
         let mut at = self.client.timestamp(deadline).await?;
         let mut backoff = Backoff::new(deadline);
-        for attempt in 0.. {
+        loop {
             let (region, rows) = self.message(0..self.mutations.len(), COMMIT_BYTES_MAX, deadline).await?;
             let keys = self.mutations[rows.clone()].iter().map(|mutation| mutation.key.clone()).collect();
             let request = CommitRequest { context: None, start_version: self.start, keys, commit_version: at };
-            match self.client.send(Use::Urgent, &region, request, attempt > 0, deadline).await {
+            match self.client.send(Use::Urgent, &region, request, &backoff).await {
                 Ok(answer) => match answer.error {
                     None => return Ok((at, rows.end)),
                     // A reader was told that it would be committed later, and so it is.
@@ -222,7 +220,6 @@ impl Transaction {
                 Err(missed) => backoff.after(missed).await?,
             }
         }
-        unreachable!("it is tried until it succeeds or fails")
     }
 
     /// Keeps others from taking it for dead, for as long as it is polled.
@@ -258,7 +255,8 @@ impl Transaction {
     ) -> Result<(Arc<Region>, Range<usize>), Cause> {
         let region = self.client.region(&self.mutations[rows.start].key, deadline).await?;
         let counts_values = bytes_max == PREWRITE_BYTES_MAX;
-        let size_of = |mutation: &Mutation| mutation.key.len() + if counts_values { mutation.value.len() } else { 0 };
+        let size_of =
+            |mutation: &Mutation| ROW_BYTES + mutation.key.len() + if counts_values { mutation.value.len() } else { 0 };
         let end = rows.start + fitting(&self.mutations[rows.clone()], bytes_max, size_of, |row| region.holds(&row.key));
         Ok((region, rows.start..end))
     }
@@ -311,10 +309,10 @@ impl Client {
         let mut from = 0;
         while let Some(first) = keys.get(from) {
             let region = self.region(first, deadline).await?;
-            let count = fitting(&keys[from..], COMMIT_BYTES_MAX, Bytes::len, |key| region.holds(key));
+            let count = fitting(&keys[from..], COMMIT_BYTES_MAX, |key| ROW_BYTES + key.len(), |key| region.holds(key));
             let keys = keys[from..from + count].to_vec();
             let request = CommitRequest { context: None, start_version: start, keys, commit_version: at };
-            match self.send(Use::Urgent, &region, request, true, deadline).await {
+            match self.send(Use::Urgent, &region, request, &backoff).await {
                 Ok(answer) => match answer.error {
                     None => from += count,
                     Some(error) => return Err(unavailable(describe(&error))),
