@@ -331,7 +331,7 @@ pub(crate) fn unavailable(why: impl fmt::Display) -> Cause {
 }
 
 /// A text, which may hold keys and be long, in short.
-pub(crate) fn shortened(mut text: String) -> String {
+fn shortened(mut text: String) -> String {
     if text.len() > TEXT_BYTES_MAX {
         text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
         text.push('…');
