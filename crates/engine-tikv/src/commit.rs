@@ -22,7 +22,7 @@ use crate::outcome::{self, Verdict, verdict};
 use crate::{Shared, Tikv, key, store};
 
 /// What a commit gets beyond its time for each second's worth of bytes.
-const BYTES_PER_SECOND: usize = 4 << 20;
+const BYTES_PER_SECOND: usize = 1 << 20;
 /// What an operation counts for beside its bytes.
 const OPERATION_BYTES: usize = 100;
 

@@ -51,9 +51,9 @@ use crate::key::Keys;
 use crate::url::Target;
 
 /// A row is one entry of Raft's log, which TiKV limits to 8 MiB by default; a key has the other engines' bound, which keeps stores portable. A batch
-/// is held twice while it is sent, and has the bounds that it has over PostgreSQL.
+/// is held twice while it is sent. What it deletes is stepped over by scans until the cluster cleans it up, so there is a bound to that as well.
 const LIMITS: Limits =
-    Limits { key_bytes_max: 1980, value_bytes_max: 6 << 20, batch_bytes_max: 64 << 20, batch_operations_max: 1 << 17 };
+    Limits { key_bytes_max: 1980, value_bytes_max: 6 << 20, batch_bytes_max: 32 << 20, batch_operations_max: 1 << 15 };
 
 /// Beyond a call's deadline, for its task to say so itself.
 const GRACE: Duration = Duration::from_millis(500);
@@ -71,7 +71,7 @@ pub struct Options {
     pub schema: String,
     /// Connections for views, to each of the cluster's servers. One more is kept for commits and for views that others wait for.
     pub connections: usize,
-    /// How long a commit is tried. Large batches are given a second more for each 4 MiB.
+    /// How long a commit is tried. Large batches are given a second more for each MiB.
     pub commit_timeout: Duration,
     /// How long a read is tried, and how long the outcome of a commit that failed is asked for.
     pub read_timeout: Duration,

@@ -11,7 +11,7 @@ use kubewharf_engine::{Batch, Cause, CommitError, EngineError, Head, Operation, 
 use crate::error::OpenError;
 use crate::{Options, Tikv, commit, store};
 
-/// Rows that are loaded with one commit: larger ones cost more, not less.
+/// Rows that are loaded with one commit: enough of them for what a commit costs by itself not to count.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 const BATCH_ROWS_MAX: usize = 2048;
 /// How often a commit without an outcome is sent again.

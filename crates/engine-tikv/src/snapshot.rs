@@ -20,13 +20,12 @@ use crate::{LIMITS, Tikv, key, wait_for};
 /// Rows of the first page of a scan, of the second, and of all others, where nobody says how many are wanted: most such scans are short or
 /// end early, and what a page brings too much has been read in vain.
 const PAGE_ROWS: [u32; 3] = [32, 256, 1024];
-/// Rows of the first page where it is said how many are wanted.
-const FIRST_PAGE_ROWS_MAX: u32 = 1024;
-/// Rows of a page, however small.
-const PAGE_ROWS_MAX: u32 = 4096;
+/// Rows of the first page where it is said how many are wanted: the cluster bounds no answer in bytes, and how large rows are is not known yet.
+const FIRST_PAGE_ROWS_MAX: u32 = 128;
+/// Rows of a page, however small: those behind may be larger.
+const PAGE_ROWS_MAX: u32 = 1024;
 /// What a page should not exceed, by the size of the rows before it.
 const PAGE_BYTES: usize = 4 << 20;
-const PAGE_ROWS_MIN: u32 = 4;
 /// Keys that are fetched with one question.
 const PREFETCH_KEYS_MAX: usize = 1024;
 
@@ -174,7 +173,7 @@ fn page_rows(page: usize, row_bytes: usize, wanted: Option<usize>) -> u32 {
         }
         None => PAGE_ROWS[page.min(PAGE_ROWS.len() - 1)],
     };
-    rows.min(u32::try_from(PAGE_BYTES / row_bytes.max(1)).unwrap_or(u32::MAX)).max(PAGE_ROWS_MIN)
+    rows.min(u32::try_from(PAGE_BYTES / row_bytes.max(1)).unwrap_or(u32::MAX)).max(1)
 }
 
 impl Snapshot for View<'_> {
@@ -255,15 +254,15 @@ mod tests {
     fn pages_grow_unless_rows_are_large() {
         assert_eq!([0, 1, 2, 3, 9].map(|page| page_rows(page, 500, None)), [32, 256, 1024, 1024, 1024]);
         assert_eq!([1, 2, 3].map(|page| page_rows(page, 64 << 10, None)), [64, 64, 64]);
-        assert_eq!([1, 2, 3].map(|page| page_rows(page, 6 << 20, None)), [4, 4, 4]);
+        assert_eq!([1, 2, 3].map(|page| page_rows(page, 6 << 20, None)), [1, 1, 1]);
         assert_eq!(page_rows(1, 0, None), 256);
     }
 
     #[test]
     fn pages_have_what_is_wanted_within_their_bytes() {
-        assert_eq!([0, 1].map(|page| page_rows(page, 0, Some(501))), [501, 501]);
-        assert_eq!([0, 1].map(|page| page_rows(page, 512, Some(100_000))), [1024, 4096]);
-        assert_eq!(page_rows(1, 4 << 10, Some(100_000)), 1024);
+        assert_eq!([0, 1].map(|page| page_rows(page, 0, Some(501))), [128, 501]);
+        assert_eq!([0, 1].map(|page| page_rows(page, 512, Some(100_000))), [128, 1024]);
+        assert_eq!(page_rows(1, 8 << 10, Some(100_000)), 512);
         assert_eq!(page_rows(2, 100, Some(0)), 32, "what was said was wrong");
     }
 }

@@ -142,26 +142,25 @@ impl Client {
         for (transaction, locks) in by_transaction {
             let caller_timestamp = if let Caller::Reader(timestamp, _) = caller { *timestamp } else { 0 };
             let status = self.status_of(what_for, &locks[0], caller_timestamp, deadline).await?;
+            // Its other locks are being taken away just now, one after another.
+            let is_own = self.is_finishing(transaction);
             let was_told = match (status, &mut *caller) {
                 (Status::Alive { is_pushed: true }, Caller::Reader(_, passed)) => {
-                    // Who does not pass by although it was told to has to wait.
-                    is_free &= !Passed::add(&mut passed.unseen, transaction);
-                    continue;
+                    Passed::add(&mut passed.unseen, transaction)
                 }
-                (Status::Alive { .. }, _) => {
-                    is_free = false;
-                    continue;
-                }
+                (Status::Alive { .. }, _) => true,
                 (Status::Committed(at), Caller::Reader(timestamp, passed)) if at <= *timestamp => {
                     Passed::add(&mut passed.committed, transaction)
                 }
                 (_, Caller::Reader(_, passed)) => Passed::add(&mut passed.unseen, transaction),
-                (_, Caller::Writer) => true,
+                (_, Caller::Writer) => false,
             };
-            // A reader goes on at once, and whoever has committed it takes the locks away just now; unless it comes back to them.
-            let is_own = self.is_finishing(transaction);
-            if was_told || !is_own {
-                self.resolve(what_for, &locks, status, deadline).await?;
+            let is_alive = matches!(status, Status::Alive { .. });
+            if is_alive || (is_own && matches!(caller, Caller::Reader(..))) {
+                // A store that does not pass by although it was told to has to be waited for.
+                is_free &= !was_told;
+            } else {
+                self.resolve(what_for, &locks, status, !is_own, deadline).await?;
             }
         }
         Ok(is_free)
@@ -218,11 +217,19 @@ impl Client {
     }
 
     /// Takes locks of one transaction away, which is over.
-    async fn resolve(&self, what_for: Use, locks: &[LockInfo], status: Status, deadline: Instant) -> Result<(), Cause> {
+    async fn resolve(
+        &self,
+        what_for: Use,
+        locks: &[LockInfo],
+        status: Status,
+        may_be_whole_regions: bool,
+        deadline: Instant,
+    ) -> Result<(), Cause> {
         let mut keys: Vec<Bytes> = locks.iter().map(|lock| lock.key.clone()).collect();
         keys.sort_unstable();
         let is_large = locks.len() > KEYS_MAX || locks.iter().any(|lock| lock.txn_size > KEYS_MAX as u64);
-        self.resolve_keys(what_for, locks[0].lock_version, status, &keys, is_large, deadline).await
+        let in_whole_regions = may_be_whole_regions && is_large;
+        self.resolve_keys(what_for, locks[0].lock_version, status, &keys, in_whole_regions, deadline).await
     }
 
     /// Takes locks of a transaction away, at these keys, which are in order, or in all of their regions.
@@ -247,7 +254,7 @@ impl Client {
                 commit_version: status.commit_version(),
                 keys: if in_whole_regions { Vec::new() } else { keys[from..from + inside].to_vec() },
             };
-            match self.send(what_for, &region, request, false, deadline).await {
+            match self.send(what_for, &region, request, &backoff).await {
                 Ok(answer) => {
                     if let Some(error) = answer.error {
                         return Err(unavailable(format!("a lock can't be taken away: {}", describe(&error))));
@@ -274,7 +281,7 @@ impl Client {
                 limit: SCANNED_MAX,
                 end_key: region.end.clone(),
             };
-            let answer = match self.send(Use::Views, &region, request, false, deadline).await {
+            let answer = match self.send(Use::Views, &region, request, &backoff).await {
                 Ok(answer) => answer,
                 Err(missed) => {
                     backoff.after(missed).await?;
@@ -296,7 +303,7 @@ impl Client {
                 if let Status::Alive { .. } = status {
                     clear_before = clear_before.min(lock.lock_version.saturating_sub(1));
                 } else {
-                    self.resolve(Use::Views, &[lock], status, deadline).await?;
+                    self.resolve(Use::Views, &[lock], status, true, deadline).await?;
                 }
             }
             start = match last {
@@ -314,6 +321,11 @@ pub(crate) fn lock_of(error: KeyError) -> Result<LockInfo, Cause> {
         Some(lock) => Ok(lock),
         None => Err(unavailable(format!("a row can't be read: {}", describe(&error)))),
     }
+}
+
+/// What is told where it is not waited for any longer.
+pub(crate) fn is_locked(lock: &LockInfo) -> Cause {
+    unavailable(format!("a row is locked by the transaction {}", lock.lock_version))
 }
 
 /// An error without the keys in it.

@@ -47,10 +47,12 @@ use crate::generated::kvrpcpb::ApiVersion;
 use crate::generated::pdpb::{GetRegionRequest, ScanRegionsRequest, UpdateGcSafePointRequest};
 use crate::url::Target;
 
-/// How long one attempt at anything may take, where there can be another.
+/// How long the first attempt at anything may take.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(10);
 pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How often that is doubled.
+const ATTEMPT_DOUBLINGS_MAX: u32 = 3;
 /// Attempts that may follow each other at once.
 const AT_ONCE_MAX: u32 = 3;
 /// Regions that are asked for at once: who needs one mostly needs the next ones too.
@@ -211,16 +213,16 @@ impl Client {
         what_for: Use,
         region: &Region,
         mut request: R,
-        is_retry: bool,
-        deadline: Instant,
+        backoff: &Backoff,
     ) -> Result<R::Answer, Missed> {
-        let within = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+        let timeout = backoff.attempt_timeout();
+        let within = backoff.deadline.min(Instant::now() + timeout);
         let context = request.context();
         context.region_id = region.id;
         context.region_epoch = Some(region.epoch);
         context.peer = Some(region.leader);
-        context.is_retry_request = is_retry;
-        context.max_execution_duration_ms = ATTEMPT_TIMEOUT.as_millis() as u64;
+        context.is_retry_request = backoff.attempts > 0;
+        context.max_execution_duration_ms = timeout.as_millis() as u64;
         if let Some(keyspace) = self.keyspace.get() {
             context.set_api_version(ApiVersion::V2);
             context.keyspace_id = *keyspace;
@@ -260,14 +262,13 @@ impl Client {
         deadline: Instant,
     ) -> Result<R::Answer, Cause> {
         let mut backoff = Backoff::new(deadline);
-        for attempt in 0.. {
+        loop {
             let region = self.region(key, deadline).await?;
-            match self.send(what_for, &region, request.clone(), attempt > 0, deadline).await {
+            match self.send(what_for, &region, request.clone(), &backoff).await {
                 Ok(answer) => return Ok(answer),
                 Err(missed) => backoff.after(missed).await?,
             }
         }
-        unreachable!("it is tried until it succeeds or fails")
     }
 }
 
@@ -275,13 +276,20 @@ impl Client {
 pub(crate) struct Backoff {
     pause: Duration,
     deadline: Instant,
+    /// Attempts that have failed.
+    attempts: u32,
     /// Attempts in a row without a pause.
     at_once: u32,
 }
 
 impl Backoff {
     pub(crate) fn new(deadline: Instant) -> Self {
-        Self { pause: PAUSE_MIN, deadline, at_once: 0 }
+        Self { pause: PAUSE_MIN, deadline, attempts: 0, at_once: 0 }
+    }
+
+    /// How long the next attempt may take: what is slow has more time each time, and what stands still is not waited for at first.
+    fn attempt_timeout(&self) -> Duration {
+        ATTEMPT_TIMEOUT * (1 << self.attempts.min(ATTEMPT_DOUBLINGS_MAX))
     }
 
     /// Waits before the next attempt; fails with the last one's failure when there is no time for another.
@@ -291,6 +299,7 @@ impl Backoff {
             return Err(failure);
         }
         tracing::debug!(%failure, "TiKV is asked again");
+        self.attempts += 1;
         sleep(pause).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(())
@@ -301,6 +310,7 @@ impl Backoff {
             // Two peers may each take the other for the leader.
             Missed::AtOnce(_) if self.at_once < AT_ONCE_MAX => {
                 self.at_once += 1;
+                self.attempts += 1;
                 Ok(())
             }
             Missed::AtOnce(cause) => self.after_pause(Duration::ZERO, cause).await,
@@ -321,7 +331,7 @@ pub(crate) fn unavailable(why: impl fmt::Display) -> Cause {
 }
 
 /// A text, which may hold keys and be long, in short.
-pub(crate) fn shortened(mut text: String) -> String {
+fn shortened(mut text: String) -> String {
     if text.len() > TEXT_BYTES_MAX {
         text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
         text.push('…');
@@ -358,6 +368,7 @@ mod tests {
             last = Instant::now();
         };
         assert_eq!(pauses[..7], [10, 20, 40, 80, 160, 320, 500]);
+        assert_eq!(backoff.attempt_timeout(), ATTEMPT_TIMEOUT * 8);
         assert!(begun.elapsed() < Duration::from_secs(5));
         assert_eq!(failure, unavailable(pauses.len()), "the last one's failure");
         let mut backoff = Backoff::new(Instant::now() + Duration::from_secs(5));

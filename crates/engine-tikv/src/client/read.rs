@@ -14,12 +14,15 @@ use kubewharf_engine::{Cause, Direction};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::locks::{Caller, Passed, lock_of};
+use super::locks::{Caller, Passed, is_locked, lock_of};
+use super::region_error::Missed;
 use super::regions::Region;
 use super::rpc::RegionRpc;
-use super::{Backoff, Client, Use, unavailable};
+use super::{Backoff, Client, Use};
 use crate::generated::kvrpcpb::{BatchGetRequest, KeyError, KvPair, ScanRequest};
 
+/// How much less is asked for where there was no answer.
+const SMALLER: usize = 4;
 /// Regions that are asked at once for rows by their keys.
 const REGIONS_AT_ONCE: usize = 4;
 
@@ -84,7 +87,7 @@ impl Reader {
                     found.extend(rows);
                     from += inside;
                 }
-                None => keys_max = (keys_max / 2).max(1),
+                None => keys_max = (keys_max / SMALLER).max(1),
             }
         }
         Ok(found)
@@ -122,7 +125,7 @@ impl Reader {
                 error: answer.error,
             });
             let Some(rows) = answer.await? else {
-                rows_max = (rows_max / 2).max(1);
+                rows_max = (rows_max / SMALLER as u32).max(1);
                 continue;
             };
             match (rows.last().filter(|_| rows.len() >= rows_max as usize), direction) {
@@ -154,7 +157,7 @@ impl Reader {
             context.resolved_locks = passed.unseen.clone();
             context.committed_locks = passed.committed.clone();
         }
-        let answer = match self.client.send(self.what_for, region, request, false, deadline).await {
+        let answer = match self.client.send(self.what_for, region, request, backoff).await {
             Ok(answer) => parts(answer),
             Err(missed) => {
                 backoff.after(missed).await?;
@@ -172,15 +175,13 @@ impl Reader {
         if locks.is_empty() {
             return Ok(Some(rows));
         }
-        let waits_for = locks[0].lock_version;
+        let locked = is_locked(&locks[0]);
         let mut passed = self.passed.lock().clone();
         let mut caller = Caller::Reader(self.timestamp, &mut passed);
         let is_free = self.client.meet(self.what_for, locks, &mut caller, deadline).await?;
         *self.passed.lock() = passed;
-        if !is_free {
-            let failure = unavailable(format!("a row is locked by the transaction {waits_for}, which is alive"));
-            backoff.wait(Duration::ZERO, failure).await?;
-        }
+        let missed = if is_free { Missed::AtOnce(locked) } else { Missed::again(locked, Duration::ZERO) };
+        backoff.after(missed).await?;
         Ok(None)
     }
 }

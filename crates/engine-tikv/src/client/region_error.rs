@@ -7,7 +7,7 @@ use std::time::Duration;
 use kubewharf_engine::Cause;
 
 use super::regions::Region;
-use super::{Client, shortened, unavailable};
+use super::{Client, unavailable};
 use crate::generated::{errorpb, metapb};
 
 /// A store that is busy for longer is asked before.
@@ -86,9 +86,10 @@ fn meaning(error: &mut errorpb::Error) -> Meaning {
 impl Client {
     /// Corrects what is remembered.
     pub(super) fn missed(&self, region: &Region, mut error: errorpb::Error) -> Missed {
-        let why = if error.message.is_empty() { shortened(format!("{error:?}")) } else { error.message.clone() };
+        let meaning = meaning(&mut error);
+        let why = if error.message.is_empty() { format!("{meaning:?}") } else { error.message };
         let cause = unavailable(format!("region {}: {why}", region.id));
-        match meaning(&mut error) {
+        match meaning {
             Meaning::Leads(leader) => {
                 self.regions.set_leader(region, leader);
                 Missed::AtOnce(cause)

@@ -18,15 +18,17 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use kubewharf_engine::Cause;
 use tokio::time::{Instant, sleep};
 
-use super::locks::{Caller, Status, describe};
+use super::locks::{Caller, Status, describe, is_locked};
+use super::region_error::Missed;
 use super::regions::Region;
 use super::{Backoff, Client, Reader, Use, unavailable};
 use crate::generated::kvrpcpb::{CommitRequest, Mutation, PrewriteRequest, TxnHeartBeatRequest};
 
-/// What a message of the first phase should not exceed, in keys and values: an entry of the log may have some megabytes, and others wait behind it.
-const PREWRITE_BYTES_MAX: usize = 512 << 10;
-/// What a message of the second phase should not exceed, in keys.
-const COMMIT_BYTES_MAX: usize = 256 << 10;
+/// What a row counts for in a message beside its bytes.
+const ROW_BYTES: usize = 64;
+/// What a message should not exceed, in keys and values: an entry of the log may have some megabytes, and others wait behind it. Those of the second
+/// phase have keys only, but there are stores that move the values then.
+const MESSAGE_BYTES_MAX: usize = 512 << 10;
 /// Messages that are under way at once.
 const MESSAGES_AT_ONCE: usize = 4;
 /// How long locks stay when their process is gone.
@@ -80,7 +82,7 @@ impl Transaction {
             (Prewritten::Locked, first) => first,
         };
         let committed = async {
-            let others = self.messages(first..self.mutations.len(), PREWRITE_BYTES_MAX, deadline).await?;
+            let others = self.messages(first..self.mutations.len(), deadline).await?;
             let prewrites = others.into_iter().map(|rows| Box::pin(self.prewrite(rows, deadline)));
             stream::iter(prewrites).buffer_unordered(MESSAGES_AT_ONCE).try_collect::<()>().await?;
             self.commit_primary(deadline).await
@@ -91,8 +93,8 @@ impl Transaction {
         };
         self.client.locks.remember(self.start, Status::Committed(at));
         if committed < self.mutations.len() {
-            let keys: Vec<Bytes> = self.mutations[committed..].iter().map(|mutation| mutation.key.clone()).collect();
-            self.client.clone().finish(self.start, at, keys);
+            let rows = self.mutations[committed..].iter().map(|row| (row.key.clone(), size_of(row))).collect();
+            self.client.clone().finish(self.start, at, rows);
         }
         Ok(())
     }
@@ -121,8 +123,8 @@ impl Transaction {
     async fn prewrite_first(&self, may_be_one_phase: bool, deadline: Instant) -> Result<(Prewritten, usize), Cause> {
         let mut backoff = Backoff::new(deadline);
         let mut was_one_phase = false;
-        for attempt in 0.. {
-            let (region, rows) = self.message(0..self.mutations.len(), PREWRITE_BYTES_MAX, deadline).await?;
+        loop {
+            let (region, rows) = self.message(0..self.mutations.len(), deadline).await?;
             let is_one_phase = may_be_one_phase && rows.len() == self.mutations.len();
             if was_one_phase && !is_one_phase {
                 // The region was split. The message before may have been carried out as a whole, so this transaction can't go on in parts.
@@ -130,25 +132,22 @@ impl Transaction {
             }
             was_one_phase = is_one_phase;
             let last = rows.end;
-            let sent = self.send(&region, rows, is_one_phase, attempt > 0, &mut backoff, deadline).await?;
+            let sent = self.send(&region, rows, is_one_phase, &mut backoff, deadline).await?;
             if let Some(prewritten) = sent {
                 return Ok((prewritten, last));
             }
         }
-        unreachable!("it is tried until it succeeds or fails")
     }
 
     /// The first phase for some rows, in as many messages as it takes by now.
     async fn prewrite(&self, mut rows: Range<usize>, deadline: Instant) -> Result<(), Cause> {
         let mut backoff = Backoff::new(deadline);
-        let mut is_retry = false;
         while !rows.is_empty() {
-            let (region, part) = self.message(rows.clone(), PREWRITE_BYTES_MAX, deadline).await?;
+            let (region, part) = self.message(rows.clone(), deadline).await?;
             let end = part.end;
-            if self.send(&region, part, false, is_retry, &mut backoff, deadline).await?.is_some() {
+            if self.send(&region, part, false, &mut backoff, deadline).await?.is_some() {
                 rows.start = end;
             }
-            is_retry = true;
         }
         Ok(())
     }
@@ -159,7 +158,6 @@ impl Transaction {
         region: &Region,
         rows: Range<usize>,
         is_one_phase: bool,
-        is_retry: bool,
         backoff: &mut Backoff,
         deadline: Instant,
     ) -> Result<Option<Prewritten>, Cause> {
@@ -175,7 +173,7 @@ impl Transaction {
             min_commit_ts: self.start + 1,
             try_one_pc: is_one_phase,
         };
-        let answer = match self.client.send(Use::Urgent, region, request, is_retry, deadline).await {
+        let answer = match self.client.send(Use::Urgent, region, request, backoff).await {
             Ok(answer) => answer,
             Err(missed) => {
                 backoff.after(missed).await?;
@@ -194,11 +192,10 @@ impl Transaction {
             let text = describe(&error);
             locks.push(error.locked.ok_or_else(|| unavailable(text))?);
         }
-        let waits_for = locks[0].lock_version;
-        if !self.client.meet(Use::Urgent, locks, &mut Caller::Writer, deadline).await? {
-            let failure = unavailable(format!("a row is locked by the transaction {waits_for}, which is alive"));
-            backoff.wait(Duration::ZERO, failure).await?;
-        }
+        let locked = is_locked(&locks[0]);
+        let is_free = self.client.meet(Use::Urgent, locks, &mut Caller::Writer, deadline).await?;
+        let missed = if is_free { Missed::AtOnce(locked) } else { Missed::again(locked, Duration::ZERO) };
+        backoff.after(missed).await?;
         Ok(None)
     }
 
@@ -206,11 +203,11 @@ impl Transaction {
     async fn commit_primary(&self, deadline: Instant) -> Result<(u64, usize), Cause> {
         let mut at = self.client.timestamp(deadline).await?;
         let mut backoff = Backoff::new(deadline);
-        for attempt in 0.. {
-            let (region, rows) = self.message(0..self.mutations.len(), COMMIT_BYTES_MAX, deadline).await?;
+        loop {
+            let (region, rows) = self.message(0..self.mutations.len(), deadline).await?;
             let keys = self.mutations[rows.clone()].iter().map(|mutation| mutation.key.clone()).collect();
             let request = CommitRequest { context: None, start_version: self.start, keys, commit_version: at };
-            match self.client.send(Use::Urgent, &region, request, attempt > 0, deadline).await {
+            match self.client.send(Use::Urgent, &region, request, &backoff).await {
                 Ok(answer) => match answer.error {
                     None => return Ok((at, rows.end)),
                     // A reader was told that it would be committed later, and so it is.
@@ -222,7 +219,6 @@ impl Transaction {
                 Err(missed) => backoff.after(missed).await?,
             }
         }
-        unreachable!("it is tried until it succeeds or fails")
     }
 
     /// Keeps others from taking it for dead, for as long as it is polled.
@@ -250,29 +246,17 @@ impl Transaction {
     }
 
     /// The rows of the next message, which are in one region: at least one, and no more than fit.
-    async fn message(
-        &self,
-        rows: Range<usize>,
-        bytes_max: usize,
-        deadline: Instant,
-    ) -> Result<(Arc<Region>, Range<usize>), Cause> {
+    async fn message(&self, rows: Range<usize>, deadline: Instant) -> Result<(Arc<Region>, Range<usize>), Cause> {
         let region = self.client.region(&self.mutations[rows.start].key, deadline).await?;
-        let counts_values = bytes_max == PREWRITE_BYTES_MAX;
-        let size_of = |mutation: &Mutation| mutation.key.len() + if counts_values { mutation.value.len() } else { 0 };
-        let end = rows.start + fitting(&self.mutations[rows.clone()], bytes_max, size_of, |row| region.holds(&row.key));
+        let end = rows.start + fitting(&self.mutations[rows.clone()], size_of, |row| region.holds(&row.key));
         Ok((region, rows.start..end))
     }
 
     /// These rows by messages.
-    async fn messages(
-        &self,
-        mut rows: Range<usize>,
-        bytes_max: usize,
-        deadline: Instant,
-    ) -> Result<Vec<Range<usize>>, Cause> {
+    async fn messages(&self, mut rows: Range<usize>, deadline: Instant) -> Result<Vec<Range<usize>>, Cause> {
         let mut messages = Vec::new();
         while !rows.is_empty() {
-            let (_, message) = self.message(rows.clone(), bytes_max, deadline).await?;
+            let (_, message) = self.message(rows.clone(), deadline).await?;
             rows.start = message.end;
             messages.push(message);
         }
@@ -280,12 +264,17 @@ impl Transaction {
     }
 }
 
+/// What a row counts for in a message.
+fn size_of(row: &Mutation) -> usize {
+    ROW_BYTES + row.key.len() + row.value.len()
+}
+
 /// How many items go together: the first, and those behind it that are meant and still fit.
-fn fitting<T>(items: &[T], bytes_max: usize, size_of: impl Fn(&T) -> usize, is_meant: impl Fn(&T) -> bool) -> usize {
+fn fitting<T>(items: &[T], size_of: impl Fn(&T) -> usize, is_meant: impl Fn(&T) -> bool) -> usize {
     let mut bytes = 0;
     let fits = |item: &&T| {
         bytes += size_of(item);
-        bytes <= bytes_max && is_meant(item)
+        bytes <= MESSAGE_BYTES_MAX && is_meant(item)
     };
     items.iter().take_while(fits).count().max(1)
 }
@@ -293,12 +282,12 @@ fn fitting<T>(items: &[T], bytes_max: usize, size_of: impl Fn(&T) -> usize, is_m
 impl Client {
     /// The second phase for the rows that are left, while nobody waits. Not for more transactions at once than are meant to: whoever meets the
     /// locks of others takes them away.
-    fn finish(self: Arc<Self>, start: u64, at: u64, keys: Vec<Bytes>) {
+    fn finish(self: Arc<Self>, start: u64, at: u64, rows: Vec<(Bytes, usize)>) {
         let Ok(permit) = self.finishing.clone().try_acquire_owned() else { return };
         self.set_finishing(start, true);
         tokio::spawn(async move {
             let deadline = Instant::now() + FINISH_TIMEOUT;
-            if let Err(cause) = self.commit_keys(start, at, &keys, deadline).await {
+            if let Err(cause) = self.commit_rows(start, at, &rows, deadline).await {
                 tracing::debug!(%cause, "locks of a transaction that is committed are left to others");
             }
             self.set_finishing(start, false);
@@ -306,15 +295,16 @@ impl Client {
         });
     }
 
-    async fn commit_keys(&self, start: u64, at: u64, keys: &[Bytes], deadline: Instant) -> Result<(), Cause> {
+    /// The second phase for rows, of which each has its key and what it counts for.
+    async fn commit_rows(&self, start: u64, at: u64, rows: &[(Bytes, usize)], deadline: Instant) -> Result<(), Cause> {
         let mut backoff = Backoff::new(deadline);
         let mut from = 0;
-        while let Some(first) = keys.get(from) {
+        while let Some((first, _)) = rows.get(from) {
             let region = self.region(first, deadline).await?;
-            let count = fitting(&keys[from..], COMMIT_BYTES_MAX, Bytes::len, |key| region.holds(key));
-            let keys = keys[from..from + count].to_vec();
+            let count = fitting(&rows[from..], |(_, bytes)| *bytes, |(key, _)| region.holds(key));
+            let keys = rows[from..from + count].iter().map(|(key, _)| key.clone()).collect();
             let request = CommitRequest { context: None, start_version: start, keys, commit_version: at };
-            match self.send(Use::Urgent, &region, request, true, deadline).await {
+            match self.send(Use::Urgent, &region, request, &backoff).await {
                 Ok(answer) => match answer.error {
                     None => from += count,
                     Some(error) => return Err(unavailable(describe(&error))),
@@ -332,12 +322,11 @@ mod tests {
 
     #[test]
     fn messages_have_what_fits_and_at_least_one_row() {
-        let rows = [3, 4, 5, 1];
-        let all = |_: &usize| true;
-        for (bytes_max, expected) in [(0, 1), (3, 1), (7, 2), (11, 2), (12, 3), (13, 4), (99, 4)] {
-            assert_eq!(fitting(&rows, bytes_max, |row| *row, all), expected, "{bytes_max}");
-        }
-        assert_eq!(fitting(&rows, 99, |row| *row, |row| *row != 5), 2);
-        assert_eq!(fitting(&rows, 99, |row| *row, |_| false), 1);
+        let rows = [3, 4, 5, 1].map(|eighths| MESSAGE_BYTES_MAX / 8 * eighths);
+        let fitting_from = |from: usize| fitting(&rows[from..], |row| *row, |_| true);
+        assert_eq!([0, 1, 2, 3].map(fitting_from), [2, 1, 2, 1]);
+        assert_eq!(fitting(&rows, |_| MESSAGE_BYTES_MAX + 1, |_| true), 1);
+        assert_eq!(fitting(&rows, |_| 1, |row| *row != rows[2]), 2);
+        assert_eq!(fitting(&rows, |_| 1, |_| false), 1);
     }
 }

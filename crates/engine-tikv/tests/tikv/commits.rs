@@ -22,7 +22,7 @@ pub(crate) fn batches_of_all_sizes_are_applied() {
     let engine = Tikv::open(options()).unwrap();
     let mut model = Rows::new();
     for (count, bytes) in
-        [(1, 10), (10, 1000), (30, 1000), (400, 600), (3, 1 << 20), (1, engine.limits().value_bytes_max)]
+        [(1, 10), (10, 1000), (400, 600), (30_000, 10), (60, 512 << 10), (1, engine.limits().value_bytes_max)]
     {
         let row = |number: u32| (format!("{count}/{number:05}").into_bytes(), vec![number as u8; bytes]);
         let batch: Vec<_> = (0..count).map(row).collect();
