@@ -16,7 +16,7 @@ mod commit;
 mod error;
 mod gc;
 #[rustfmt::skip]
-#[allow(unreachable_pub, dead_code, reason = "it is generated")]
+#[allow(unreachable_pub, dead_code, clippy::enum_variant_names, reason = "it is generated")]
 mod generated {
     pub mod errorpb;
     pub mod keyspacepb;
