@@ -21,7 +21,7 @@ pub(crate) async fn run(shared: Arc<Shared>, life_time: Duration) {
         let turn_time = life_time / TURNS;
         sleep(turn_time).await;
         // Locks are looked for in the whole cluster, which may take its time.
-        match turn(&shared, life_time, Instant::now() + turn_time).await {
+        match turn(&shared, life_time, Instant::now() + life_time).await {
             Ok(safe_point) => tracing::debug!(safe_point, "what TiKV may clean up"),
             Err(cause) => tracing::warn!(%cause, "TiKV was not told what to clean up"),
         }

@@ -90,6 +90,8 @@ impl<'e> View<'e> {
         self.check_age()?;
         let (deadline, reader) = (self.engine.read_deadline(), self.reader.clone());
         let rows = self.engine.run(deadline, async move { reader.get(&keys, deadline).await })?;
+        // The answer may have taken its time.
+        self.check_age()?;
         Ok(rows.into_iter().collect())
     }
 
@@ -116,6 +118,7 @@ impl<'e> View<'e> {
         for page in 1.. {
             let Some(task) = fetching.page.take() else { break };
             let Page { rows, rest } = wait_for(fetching.deadline, task)?;
+            self.check_age()?;
             let bytes: usize = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
             let row_bytes = bytes / rows.len().max(1);
             wanted = wanted.map(|wanted| wanted.saturating_sub(rows.len()));

@@ -295,10 +295,11 @@ impl Client {
             let last = answer.locks.last().map(|lock| lock.key.clone());
             for lock in answer.locks {
                 let is_ours = !lock.use_async_commit && lock.lock_type() != Op::PessimisticLock;
-                let status = if is_ours {
-                    self.status_of(Use::Views, &lock, 0, deadline).await?
-                } else {
-                    Status::Alive { is_pushed: false }
+                // One that can't be judged stays, as those of others do, and holds the point.
+                let stays = Status::Alive { is_pushed: false };
+                let status = match is_ours {
+                    true => self.status_of(Use::Views, &lock, 0, deadline).await.unwrap_or(stays),
+                    false => stays,
                 };
                 if let Status::Alive { .. } = status {
                     clear_before = clear_before.min(lock.lock_version.saturating_sub(1));

@@ -44,15 +44,21 @@ use self::stores::Stores;
 use self::tso::Oracle;
 use crate::generated::keyspacepb::{KeyspaceState, LoadKeyspaceRequest};
 use crate::generated::kvrpcpb::ApiVersion;
-use crate::generated::pdpb::{GetRegionRequest, ScanRegionsRequest, UpdateGcSafePointRequest};
+use crate::generated::pdpb::{
+    GetRegionRequest, ScanRegionsRequest, UpdateGcSafePointRequest, UpdateServiceGcSafePointRequest,
+};
 use crate::url::Target;
 
 /// How long the first attempt at anything may take.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(10);
 pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// How often that is doubled.
+/// How often the time of an attempt is doubled.
 const ATTEMPT_DOUBLINGS_MAX: u32 = 3;
+/// How long PD is asked at a time where a store is: of one that is gone it never says.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Who moves the cluster's safe point, as PD knows it.
+const GC_SERVICE: &[u8] = b"gc_worker";
 /// Attempts that may follow each other at once.
 const AT_ONCE_MAX: u32 = 3;
 /// Regions that are asked for at once: who needs one mostly needs the next ones too.
@@ -136,8 +142,16 @@ impl Client {
         self.oracle.timestamp(deadline).await
     }
 
-    /// Tells the cluster that nobody will read as of earlier than that; gives the point that holds.
+    /// Tells the cluster that nobody will read as of earlier than that; gives the point that holds, which is earlier where others (backups, change
+    /// feeds) still need it so.
     pub(crate) async fn move_safe_point(&self, safe_point: u64, deadline: Instant) -> Result<u64, Cause> {
+        let request = UpdateServiceGcSafePointRequest {
+            header: None,
+            service_id: Bytes::from_static(GC_SERVICE),
+            ttl: i64::MAX,
+            safe_point,
+        };
+        let safe_point = self.pd.ask(request, deadline).await?.min_safe_point.min(safe_point);
         let answer = self.pd.ask(UpdateGcSafePointRequest { header: None, safe_point }, deadline).await?;
         Ok(answer.new_safe_point)
     }
@@ -229,7 +243,8 @@ impl Client {
         }
         let id = region.leader.store_id;
         let again = |cause| Missed::again(cause, Duration::ZERO);
-        let store = self.stores.get(id, &self.pd, within).await.map_err(|cause| {
+        let lookup_deadline = within.min(Instant::now() + LOOKUP_TIMEOUT);
+        let store = self.stores.get(id, &self.pd, lookup_deadline).await.map_err(|cause| {
             self.regions.forget(region);
             again(cause)
         })?;
@@ -245,7 +260,7 @@ impl Client {
                 line.give_up(Some(generation));
             }
             self.regions.forget(region);
-            again(unavailable(format!("{}: {failure}", line.address())))
+            Missed::Lost(unavailable(format!("{}: {failure}", line.address())))
         })?;
         match R::region_error(&mut answer) {
             None => Ok(answer),
@@ -313,7 +328,7 @@ impl Backoff {
                 self.attempts += 1;
                 Ok(())
             }
-            Missed::AtOnce(cause) => self.after_pause(Duration::ZERO, cause).await,
+            Missed::AtOnce(cause) | Missed::Lost(cause) => self.after_pause(Duration::ZERO, cause).await,
             Missed::Again { cause, at_least } => self.after_pause(at_least, cause).await,
             Missed::Failed(cause) => Err(cause),
         }

@@ -43,6 +43,15 @@ pub(crate) struct Page {
     pub(crate) rest: Option<(Bytes, Bytes)>,
 }
 
+/// What came of a question to a region.
+enum Asked {
+    Rows(Vec<(Bytes, Bytes)>),
+    /// It is to be asked again.
+    Again,
+    /// The same, for less: there was no answer.
+    ForLess,
+}
+
 /// What answers to reads have in common.
 struct Answer {
     pairs: Vec<KvPair>,
@@ -83,11 +92,12 @@ impl Reader {
                 error: answer.error,
             });
             match answer.await? {
-                Some(rows) => {
+                Asked::Rows(rows) => {
                     found.extend(rows);
                     from += inside;
                 }
-                None => keys_max = (keys_max / SMALLER).max(1),
+                Asked::Again => {}
+                Asked::ForLess => keys_max = (keys_max / SMALLER).max(1),
             }
         }
         Ok(found)
@@ -124,9 +134,13 @@ impl Reader {
                 pairs: answer.pairs,
                 error: answer.error,
             });
-            let Some(rows) = answer.await? else {
-                rows_max = (rows_max / SMALLER as u32).max(1);
-                continue;
+            let rows = match answer.await? {
+                Asked::Rows(rows) => rows,
+                Asked::Again => continue,
+                Asked::ForLess => {
+                    rows_max = (rows_max / SMALLER as u32).max(1);
+                    continue;
+                }
             };
             match (rows.last().filter(|_| rows.len() >= rows_max as usize), direction) {
                 (Some((last, _)), Direction::Forward) => start = [&last[..], &[0]].concat().into(),
@@ -141,7 +155,7 @@ impl Reader {
         }
     }
 
-    /// Asks a region once; `None` if it is to be asked again.
+    /// Asks a region once.
     async fn ask<R: RegionRpc>(
         &self,
         region: &Region,
@@ -149,7 +163,7 @@ impl Reader {
         backoff: &mut Backoff,
         deadline: Instant,
         parts: impl FnOnce(R::Answer) -> Answer,
-    ) -> Result<Option<Vec<(Bytes, Bytes)>>, Cause> {
+    ) -> Result<Asked, Cause> {
         let mut request = request;
         {
             let passed = self.passed.lock();
@@ -160,8 +174,9 @@ impl Reader {
         let answer = match self.client.send(self.what_for, region, request, backoff).await {
             Ok(answer) => parts(answer),
             Err(missed) => {
+                let asked = if matches!(missed, Missed::Lost(_)) { Asked::ForLess } else { Asked::Again };
                 backoff.after(missed).await?;
-                return Ok(None);
+                return Ok(asked);
             }
         };
         let mut locks = answer.error.into_iter().map(lock_of).collect::<Result<Vec<_>, Cause>>()?;
@@ -173,7 +188,7 @@ impl Reader {
             }
         }
         if locks.is_empty() {
-            return Ok(Some(rows));
+            return Ok(Asked::Rows(rows));
         }
         let locked = is_locked(&locks[0]);
         let mut passed = self.passed.lock().clone();
@@ -182,6 +197,6 @@ impl Reader {
         *self.passed.lock() = passed;
         let missed = if is_free { Missed::AtOnce(locked) } else { Missed::again(locked, Duration::ZERO) };
         backoff.after(missed).await?;
-        Ok(None)
+        Ok(Asked::Again)
     }
 }

@@ -19,6 +19,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum Missed {
     /// It is now known where it belongs.
     AtOnce(Cause),
+    /// The store may have got it, and nothing came back.
+    Lost(Cause),
     /// It may be answered later.
     Again { cause: Cause, at_least: Duration },
     /// It never will.

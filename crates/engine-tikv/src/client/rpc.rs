@@ -88,6 +88,7 @@ pd! {
     pdpb::GetStoreRequest => pdpb::GetStoreResponse: "/pdpb.PD/GetStore";
     pdpb::GetRegionRequest => pdpb::GetRegionResponse: "/pdpb.PD/GetPrevRegion";
     pdpb::ScanRegionsRequest => pdpb::ScanRegionsResponse: "/pdpb.PD/ScanRegions";
+    pdpb::UpdateServiceGcSafePointRequest => pdpb::UpdateServiceGcSafePointResponse: "/pdpb.PD/UpdateServiceGCSafePoint";
     pdpb::UpdateGcSafePointRequest => pdpb::UpdateGcSafePointResponse: "/pdpb.PD/UpdateGCSafePoint";
     keyspacepb::LoadKeyspaceRequest => keyspacepb::LoadKeyspaceResponse: "/keyspacepb.Keyspace/LoadKeyspace";
 }

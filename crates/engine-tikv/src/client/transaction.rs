@@ -104,6 +104,9 @@ impl Transaction {
         let status = self.client.settle(&self.mutations[0].key, self.start, deadline).await?;
         let sent = self.sent.load(Ordering::Relaxed);
         let keys: Vec<Bytes> = self.mutations[..sent].iter().skip(1).map(|mutation| mutation.key.clone()).collect();
+        if matches!(status, Status::Alive { .. }) {
+            return Ok(status);
+        }
         // Whoever meets the locks does the same, so it does not matter if it is not done here.
         if let (Ok(permit), false) = (self.client.finishing.clone().try_acquire_owned(), keys.is_empty()) {
             let (client, start) = (self.client.clone(), self.start);

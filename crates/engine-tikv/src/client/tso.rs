@@ -3,7 +3,8 @@
 //! Job: one stream to the PD that leads, over which all that wait for a timestamp at one time ask with one message. A stream that fails or stands
 //! still is opened anew, and who waited asks again.
 //!
-//! Invariant: a timestamp is asked for after its caller wanted it, so it is above all that was confirmed before. No two callers get the same.
+//! Invariant: a timestamp is asked for after its caller wanted it, so it is above all that was confirmed before. No two callers get the same, and
+//! the one right below each is nobody's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,9 @@ use crate::generated::pdpb::{Timestamp, TsoRequest, TsoResponse};
 
 /// Callers that wait at most, and so ask with one message.
 const WAITING_MAX: usize = 4096;
+/// Timestamps that are asked for each caller, who gets the highest. A store that commits in one phase takes the timestamp above the highest that it has seen,
+/// without asking PD. A transaction that began at the very same one could be undone, as overdue, without a trace, and come back.
+const PER_CALLER: u64 = 2;
 /// Bits of a timestamp below its milliseconds.
 pub(crate) const LOGICAL_BITS: u32 = 18;
 
@@ -106,7 +110,8 @@ impl Asker {
     /// Asks for as many as there are callers, on the stream that is open or a new one.
     async fn ask(&mut self, stream: &mut Option<Stream>) -> Result<Timestamp, Cause> {
         let deadline = Instant::now() + ATTEMPT_TIMEOUT;
-        let request = TsoRequest { header: None, count: self.callers.len() as u32 };
+        let wanted = (self.callers.len() as u64 * PER_CALLER) as u32;
+        let request = TsoRequest { header: None, count: wanted };
         let mut open = stream.take();
         let (leader, answer) = match &mut open {
             Some(stream) => (stream.leader.clone(), timeout_at(deadline, stream.ask(request)).await),
@@ -123,9 +128,7 @@ impl Asker {
             }
         };
         let why = match answer {
-            Ok(Ok(TsoResponse { timestamp: Some(timestamp), header, count }))
-                if count as usize == self.callers.len() =>
-            {
+            Ok(Ok(TsoResponse { timestamp: Some(timestamp), header, count })) if count == wanted => {
                 match header.and_then(|header| header.error) {
                     None => {
                         *stream = open;
@@ -144,10 +147,10 @@ impl Asker {
     }
 
     fn hand_out(&mut self, last: &Timestamp) {
-        let count = self.callers.len() as u64;
+        let count = self.callers.len() as u64 * PER_CALLER;
         for (at, caller) in (1..).zip(self.callers.drain(..)) {
             // Nobody may wait any more.
-            let _ = caller.send(nth(last, count, at));
+            let _ = caller.send(nth(last, count, at * PER_CALLER));
         }
     }
 }

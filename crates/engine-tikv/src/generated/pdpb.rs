@@ -165,6 +165,30 @@ pub struct ScanRegionsResponse {
     #[prost(message, repeated, tag = "4")]
     pub regions: ::prost::alloc::vec::Vec<Region>,
 }
+/// Says until when a service needs what was overwritten.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateServiceGcSafePointRequest {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<RequestHeader>,
+    /// The service.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub service_id: ::prost::bytes::Bytes,
+    /// For how long it does, in seconds.
+    #[prost(int64, tag = "3")]
+    pub ttl: i64,
+    /// What is earlier, it needs no more; a timestamp.
+    #[prost(uint64, tag = "4")]
+    pub safe_point: u64,
+}
+/// What all services need.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateServiceGcSafePointResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// What is earlier, none of them needs; a timestamp.
+    #[prost(uint64, tag = "4")]
+    pub min_safe_point: u64,
+}
 /// Asks for the safe point.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateGcSafePointRequest {
