@@ -134,6 +134,17 @@ impl Cluster {
         self.post("/operators", &order)
     }
 
+    /// The timestamp before which the cluster may clean up what was overwritten.
+    ///
+    /// # Errors
+    /// When no PD tells it.
+    pub fn safe_point(&self) -> Result<u64> {
+        let answer = self.get("/gc/safepoint")?;
+        answer["gc_safe_point"]
+            .as_u64()
+            .ok_or_else(|| Error::Request { what: "asking for the safe point".to_owned(), why: answer.to_string() })
+    }
+
     fn get(&self, path: &str) -> Result<Value> {
         self.ask(path, |agent, url| agent.get(url).call())
     }

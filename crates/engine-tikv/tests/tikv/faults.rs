@@ -14,10 +14,12 @@ use kubewharf_engine_tikv::{Options, Tikv};
 use kubewharf_testkit::cluster::{Cluster, PD_PIDS_VARIABLE, STORE_PIDS_VARIABLE, Server};
 
 use crate::random::Random;
-use crate::stores::options;
+use crate::stores::{options, with_parameter};
 use crate::writer::{ROWS, duration, under_load};
 
 const SPLIT_WITHIN: Duration = Duration::from_secs(30);
+/// Some of the turns in which it moves.
+const SAFE_POINT_WITHIN: Duration = Duration::from_secs(90);
 const STARTED_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 /// Each region is work for the cluster's servers for ever, or until they merge it.
 const SPLITS_MAX: u32 = 40;
@@ -50,6 +52,31 @@ fn key_of_load(random: &mut Random) -> (Table, Vec<u8>) {
     let row = random.below(ROWS.into()) as u16;
     // Right at a row, or behind it.
     (Table::Current, [&row.to_be_bytes()[..], &vec![0; random.below(2) as usize]].concat())
+}
+
+pub(crate) fn the_safe_point_moves_where_that_is_wanted() {
+    let cluster = Cluster::from_environment().unwrap();
+    let before = cluster.safe_point().unwrap();
+    let engine = Tikv::open(with_parameter(with_parameter(options(), "gc=true"), "gc_life_time=60s")).unwrap();
+    let deadline = Instant::now() + SAFE_POINT_WITHIN;
+    // Twice, as the first time may be another's.
+    let mut moved = before;
+    for _ in 0..2 {
+        let last = moved;
+        while moved == last {
+            assert!(Instant::now() < deadline, "the safe point stays at {moved}");
+            thread::sleep(Duration::from_millis(200));
+            moved = cluster.safe_point().unwrap();
+        }
+        assert!(moved > last, "it went back from {last} to {moved}");
+    }
+    apply(&engine, vec![put(Table::Current, b"row", b"value")]);
+    assert_scans(
+        &engine,
+        Table::Current,
+        &BTreeMap::from([(b"row".to_vec(), b"value".to_vec())]),
+        (Bound::Unbounded, Bound::Unbounded),
+    );
 }
 
 pub(crate) fn regions_split_and_move_under_load() {

@@ -37,7 +37,8 @@ const TESTS: [(&str, fn()); 13] = [
 ];
 
 /// Those that do something to the cluster.
-const FAULTS: [Fault; 4] = [
+const FAULTS: [Fault; 5] = [
+    Fault { name: "the_safe_point_moves", test: faults::the_safe_point_moves_where_that_is_wanted, needs: None },
     Fault { name: "regions_split_and_move_under_load", test: faults::regions_split_and_move_under_load, needs: None },
     Fault {
         name: "a_table_of_many_regions_is_one_table",
